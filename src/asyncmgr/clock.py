@@ -1,0 +1,136 @@
+"""The time that schedules. The only module that reads the wall clock; everything below gets moments handed in.
+
+Instants are integers in microseconds, so that the edge of a window is exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple, Protocol
+
+SECOND = 1_000_000
+"""Microseconds in a second."""
+
+JUMP = 1 * SECOND
+"""A wall clock that moved by more than this against the loop's clock was stepped (contract 3)."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_us(seconds: float | timedelta) -> int:
+    """Microseconds, rounded to the nearest: 0.29 s is 290,000 and not 289,999."""
+    if isinstance(seconds, timedelta):
+        return seconds // timedelta(microseconds=1)
+    return round(seconds * SECOND)
+
+
+def to_datetime(wall: int) -> datetime:
+    """The aware UTC datetime of a wall-clock instant in microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=wall)
+
+
+def read_wall() -> int:
+    """The wall clock, microseconds since 1970; rounded, since fakes shift it by floats."""
+    return (time.time_ns() + 500) // 1000
+
+
+class Moment(NamedTuple):
+    """One reading of a clock.
+
+    `now` is scheduling time, which never goes back; its zero means nothing. `wall` is microseconds since 1970.
+    """
+
+    now: int
+    wall: int
+
+
+class Clock(Protocol):
+    """What a scheduler reads its time from."""
+
+    def read(self) -> Moment:
+        """The present moment; `now` is never less than at the previous reading."""
+        ...  # pragma: no cover
+
+
+class WallClock:
+    """Scheduling time outside a service: it advances as the wall does and stands still while the wall goes back.
+
+    So a frozen or shifted `datetime.now()` drives a pass exactly, and a clock set back an hour repeats nothing.
+    """
+
+    __slots__ = ("_now", "_wall")
+
+    def __init__(self) -> None:
+        self._now = 0
+        self._wall = read_wall()
+
+    def read(self) -> Moment:
+        wall = read_wall()
+        self._now += max(0, wall - self._wall)
+        self._wall = wall
+        return Moment(self._now, wall)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A jump of the wall clock against the loop's clock."""
+
+    kind: Literal["forward", "back", "stopped"]
+    """`forward`: set forward, or the machine was suspended. `back`: set back. `stopped`: it stands still."""
+    seconds: float
+    """By how much, always positive; for `stopped` how long it has stood still so far."""
+
+
+class LoopClock:
+    """Scheduling time under a service: the loop's own time plus every forward jump of the wall.
+
+    `time.monotonic` stands still while a machine sleeps (Linux) and never follows a clock that is set; the jump is
+    added so that what became due meanwhile runs, once. A jump is found when `notice_steps` is called, which the
+    runner does at each wake-up and at least every `CHECK` microseconds.
+    """
+
+    CHECK = 9 * SECOND
+    """Microseconds between two looks at the wall: jumps are noticed within 10 s."""
+
+    __slots__ = ("_loop", "_loop_seen", "_skipped", "_stopped", "_wall_seen")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._skipped = 0
+        self._stopped = False
+        self._loop_seen = to_us(loop.time())
+        self._wall_seen = read_wall()
+
+    def read(self) -> Moment:
+        return Moment(to_us(self._loop.time()) + self._skipped, read_wall())
+
+    def loop_time(self, now: int) -> float:
+        """The time of the loop, in its seconds, at which scheduling time will be `now`."""
+        return (now - self._skipped) / SECOND
+
+    def notice_steps(self) -> Step | None:
+        """Compare the wall with the loop since the last look; takes a forward jump into scheduling time."""
+        loop, wall = to_us(self._loop.time()), read_wall()
+        elapsed, moved = loop - self._loop_seen, wall - self._wall_seen
+        if abs(moved - elapsed) <= JUMP:
+            self._loop_seen, self._wall_seen = loop, wall
+            self._stopped = self._stopped and moved == 0
+            return None
+        if moved == 0:
+            return self._stands_still(elapsed)
+        self._loop_seen, self._wall_seen, self._stopped = loop, wall, False
+        jump = moved - elapsed
+        self._skipped += max(0, jump)
+        return Step("forward" if jump > 0 else "back", abs(jump) / SECOND)
+
+    def _stands_still(self, elapsed: int) -> Step | None:
+        # The reference stays where the wall stopped only until this is reported; it then follows the loop, so that
+        # a later jump is measured against the stopped wall and not against a wall that should have moved.
+        self._loop_seen += elapsed
+        if self._stopped:
+            return None
+        self._stopped = True
+        return Step("stopped", elapsed / SECOND)

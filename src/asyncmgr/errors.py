@@ -1,0 +1,102 @@
+"""Every condition that asyncmgr reports by raising, in one tree.
+
+::
+
+    AsyncmgrError
+    ├── InvalidPeriodicTaskArg (TypeError)   a declaration that cannot be meant
+    ├── InvalidRpcMethod (TypeError)         a method that cannot be called from afar
+    ├── InvalidCapabilities (ValueError)     capabilities that are not JSON values
+    ├── InvalidSettings (ValueError)         a key, a value or a file of the settings
+    ├── InvalidName (ValueError)             a name that fits no subject or key
+    ├── InvalidTarget (ValueError)           a ``module:attribute`` that names nothing usable
+    ├── ManagerInUse                         a second driver for one manager
+    ├── ManagerNotInitialised                ``super().__init__()`` was forgotten
+    ├── TaskFailed                           a run ended by a CancelledError that nobody asked for
+    ├── ServiceStateError                    a call that the service's state does not allow
+    │   └── ServiceStopped                   the service was stopped while it started
+    ├── TransportError                       messages or keys cannot be carried
+    │   ├── TransportClosed                  the transport was closed
+    │   ├── MessageTooLarge                  more than 1 MiB
+    │   └── RevisionConflict                 a key changed since it was read
+    └── RpcError                             a call of another service failed
+        ├── NoResponders                     nobody serves this
+        ├── NoSuchMethod                     served, but without this method
+        ├── UnsupportedVersion               served, but not in this version
+        ├── InvalidArguments                 the arguments do not fit the method
+        ├── RemoteError                      the method raised
+        └── RpcTimeout                       no answer before the deadline
+"""
+
+from __future__ import annotations
+
+
+class AsyncmgrError(Exception):
+    """Base of everything that asyncmgr raises on purpose."""
+
+
+class InvalidPeriodicTaskArg(AsyncmgrError, TypeError):
+    """A periodic task is declared with something that cannot be meant."""
+
+
+class InvalidRpcMethod(AsyncmgrError, TypeError):
+    """A method that is offered to callers on other hosts cannot be offered so."""
+
+
+class InvalidCapabilities(AsyncmgrError, ValueError):
+    """Capabilities hold something that is not a JSON value; the text gives its path."""
+
+
+class InvalidSettings(AsyncmgrError, ValueError):
+    """A setting is unknown or wrong; the text gives the place, the key and what is accepted."""
+
+
+class InvalidName(AsyncmgrError, ValueError):
+    """A name, subject or key cannot be written on the wire, or is too long for it."""
+
+
+class InvalidTarget(AsyncmgrError, ValueError):
+    """A target or import string names nothing, or nothing that can be used."""
+
+
+class ManagerInUse(AsyncmgrError):
+    """A manager has one driver at a time: a pass or a service."""
+
+
+class ManagerNotInitialised(AsyncmgrError):
+    """A manager's ``__init__`` did not call ``super().__init__()``."""
+
+
+class TaskFailed(AsyncmgrError):
+    """A run ended with a ``CancelledError`` that nobody had asked for (its ``__cause__``)."""
+
+
+class ServiceStateError(AsyncmgrError):
+    """The service is not in a state that allows this call."""
+
+
+class ServiceStopped(ServiceStateError):
+    """The service was stopped before it had started."""
+
+
+class TransportError(AsyncmgrError):
+    """A transport cannot carry messages or keep keys at the moment."""
+
+
+class TransportClosed(TransportError):
+    """The transport was closed; open a new one."""
+
+
+class MessageTooLarge(TransportError):
+    """A message or value is larger than the limit (1 MiB)."""
+
+
+class RevisionConflict(TransportError):
+    """A key does not have the revision that the writer expected."""
+
+
+class RpcError(AsyncmgrError):
+    """A call of another service failed."""
+
+
+class NoResponders(RpcError):
+    """Nobody serves the subject that a request was sent to."""

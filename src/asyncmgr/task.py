@@ -1,0 +1,353 @@
+"""Declares periodic tasks: `@periodic_task` attaches one immutable record to a coroutine function, nothing more."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Literal, Protocol, TypeVar, get_args, overload
+
+from asyncmgr.clock import SECOND, to_us
+from asyncmgr.errors import InvalidPeriodicTaskArg
+from asyncmgr.schedules import Cron, Every, EveryPass, Schedule
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Overlap = Literal["skip", "queue", "allow"]
+"""What happens to a slot whose task still runs: `skip` refuses it, `queue` keeps one for later, `allow` starts it."""
+
+SHORTEST = timedelta(milliseconds=1)
+LONGEST = timedelta(days=36525)
+"""The range of a spacing, 1 ms to 100 years."""
+
+_RECORD = "__periodic_task__"
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"
+    """The body returned."""
+    FAILED = "failed"
+    """The body raised."""
+    TIMED_OUT = "timed_out"
+    """It ran longer than its `timeout`, whatever the body then did."""
+    CANCELLED = "cancelled"
+    """A cancellation ended it: a requested one, or a stray `CancelledError` of the body's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodicTask:
+    """What one `@periodic_task` says. Inert: it reads no clock, no file and no environment variable."""
+
+    schedule: Schedule
+    switched_off: str | None = None
+    """Why it never runs, in words for a log line; `None` = it runs."""
+    run_immediately: bool = False
+    initial_delay: int | None = None
+    """Microseconds from the start to the first slot; `None` = one spacing."""
+    jitter: int = 0
+    """Microseconds."""
+    tolerance: int | None = None
+    """Microseconds; `None` = the service's."""
+    timeout: int | None = None
+    """Microseconds."""
+    overlap: Overlap = "skip"
+    external_process_ok: bool = False
+    name: str | None = None
+    """`None` = the method's."""
+
+
+@overload
+def periodic_task(function: Function, /) -> Function: ...
+@overload
+def periodic_task(
+    *,
+    spacing: float | timedelta = 0,
+    cron: str = ...,
+    tz: str = "UTC",
+    run_immediately: bool = False,
+    initial_delay: float | timedelta | None = None,
+    jitter: float | timedelta = 0,
+    tolerance: float | timedelta | None = None,
+    timeout: float | timedelta | None = None,
+    overlap: Overlap = "skip",
+    enabled: bool = True,
+    external_process_ok: bool = False,
+    name: str | None = None,
+) -> Callable[[Function], Function]: ...
+def periodic_task(*functions: Any, **options: Any) -> Any:
+    """Make a coroutine method of a manager a periodic task. Written bare, with `()` or with keywords.
+
+    Parameters
+    ----------
+    spacing
+        Seconds between two planned starts, 1 ms to 100 years. 0, the default: on every pass (under a service every
+        60 s). Negative: switched off.
+    cron, tz
+        Instead of `spacing`: a cron expression of 5 or 6 fields or a name such as ``@daily``, and its time zone.
+    run_immediately
+        The first slot is the start itself instead of one spacing later; with `cron` one run more, at the start.
+    initial_delay
+        Seconds from the start to the first slot.
+    jitter
+        Delays each start by a random 0..min(jitter, spacing / 2) seconds; moves no slot.
+    tolerance
+        Seconds that a start may come early, together with another; at most half the spacing. 0: never early.
+        Default: the service's, 0.2. It buys fewer wake-ups of the process.
+    timeout
+        Seconds after which a run is cancelled, once.
+    overlap
+        What to do with a slot whose task still runs: ``"skip"``, ``"queue"`` or ``"allow"``.
+    enabled
+        `False` switches the task off.
+    external_process_ok
+        Not run here where the setting `run_external_periodic_tasks` is false.
+    name
+        The task's name where the method's will not do.
+
+    Raises
+    ------
+    InvalidPeriodicTaskArg
+        At once, where the declaration is written, naming the argument and what is accepted.
+    """
+    if len(functions) == 1 and not options and inspect.isroutine(functions[0]):
+        return _attach(functions[0], _read_options({}))
+    if functions:
+        raise InvalidPeriodicTaskArg(
+            f"@periodic_task takes no positional argument, and got {functions[0]!r}; "
+            f"write @periodic_task(spacing=...). Accepted: {_ACCEPTED}"
+        )
+    record = _read_options(options)
+    return lambda function: _attach(function, record)
+
+
+def declared(value: object) -> PeriodicTask | None:
+    """The record that `@periodic_task` attached to this function, if it did."""
+    record = getattr(value, _RECORD, None)
+    return record if isinstance(record, PeriodicTask) else None
+
+
+def declare(options: Mapping[str, Any]) -> PeriodicTask:
+    """The record that these keywords of `@periodic_task` make."""
+    return _read_options(options)
+
+
+def check_function(function: object, *, takes: str) -> None:
+    """Refuse what cannot be a task: anything but `async def` with the parameters `takes` and no other required one."""
+    name = getattr(function, "__qualname__", repr(function))
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidPeriodicTaskArg(f"{name} is {_kind(function)}; @periodic_task needs 'async def'")
+    count = takes.count(",") + 1
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError as exc:
+        raise InvalidPeriodicTaskArg(
+            f"{name}{inspect.signature(function)} cannot be called with ({takes}): {exc}; "
+            f"write 'async def {getattr(function, '__name__', 'task')}({takes})'"
+        ) from None
+
+
+def _attach(function: Any, record: PeriodicTask) -> Any:
+    check_function(function, takes="self, context")
+    setattr(function, _RECORD, record)
+    return function
+
+
+def _kind(function: object) -> str:
+    if isinstance(function, staticmethod | classmethod):
+        return f"a {type(function).__name__}"
+    if inspect.isasyncgenfunction(function):
+        return "an async generator"
+    if inspect.isgeneratorfunction(function):
+        return "a generator"
+    if inspect.isclass(function):
+        return "a class"
+    return "a plain function" if callable(function) else "no function"
+
+
+# Reading the keywords -------------------------------------------------------------------------------------------
+
+
+def _read_options(options: Mapping[str, Any]) -> PeriodicTask:
+    for keyword in options:
+        if keyword not in _READERS:
+            raise InvalidPeriodicTaskArg(f"@periodic_task has no argument {keyword!r}; accepted: {_ACCEPTED}")
+    given = {keyword: _READERS[keyword](keyword, value) for keyword, value in options.items()}
+    return _combine(**given)
+
+
+def _combine(
+    *,
+    spacing: int | None = None,
+    cron: str | None = None,
+    tz: str | None = None,
+    enabled: bool = True,
+    **rest: Any,
+) -> PeriodicTask:
+    if cron is not None and spacing is not None:
+        raise InvalidPeriodicTaskArg("cron= and spacing= exclude each other; give one of them")
+    if cron is None and tz is not None:
+        raise InvalidPeriodicTaskArg("tz= is the zone of a cron expression; give cron= too, or leave it out")
+    if rest.get("run_immediately") and rest.get("initial_delay") is not None:
+        raise InvalidPeriodicTaskArg(
+            "initial_delay= and run_immediately= exclude each other; give one of them"
+        )
+    if cron is not None and rest.get("tolerance"):
+        raise InvalidPeriodicTaskArg("tolerance= has no meaning with cron=: a cron task is never early")
+    schedule = make_schedule(spacing, cron, tz)
+    return PeriodicTask(schedule, switched_off=why_off(spacing, enabled=enabled), **rest)
+
+
+def make_schedule(spacing: int | None, cron: str | None, tz: str | None) -> Schedule:
+    """The schedule of a checked `spacing` (microseconds) or `cron`."""
+    if cron is not None:
+        try:
+            return Cron(cron, tz or "UTC")
+        except ValueError as exc:
+            raise InvalidPeriodicTaskArg(f"cron=: {exc}") from exc
+    return Every(spacing) if spacing is not None and spacing > 0 else EveryPass()
+
+
+def why_off(spacing: int | None, *, enabled: bool) -> str | None:
+    """Why a task with these never runs; the negative spacing is named first, as the ancestor did."""
+    if spacing is not None and spacing < 0:
+        return "its spacing is negative"
+    return None if enabled else "it is not enabled"
+
+
+def read_spacing(keyword: str, value: object) -> int:
+    """A spacing in microseconds: 0, negative, or 1 ms to 100 years."""
+    span = read_span(keyword, value)
+    if 0 < span < to_us(SHORTEST) or span > to_us(LONGEST):
+        raise _refuse(keyword, value, "1 ms to 100 years, 0 for every pass, negative for off")
+    return span
+
+
+def read_span(keyword: str, value: object) -> int:
+    """A number of seconds or a `timedelta`, as microseconds."""
+    if isinstance(value, timedelta):
+        return to_us(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _refuse(keyword, value, "seconds as int or float, or a timedelta")
+    if not math.isfinite(value) or abs(value) > LONGEST.total_seconds() * 2:
+        raise _refuse(keyword, value, "a finite number of seconds, at most 100 years")
+    span = to_us(value)
+    if span == 0 != value:
+        # 0 means something else than the shortest time before or after it.
+        return 1 if value > 0 else -1
+    return span
+
+
+def read_length(keyword: str, value: object) -> int:
+    """A length of time of 0 or more, as microseconds."""
+    span = read_span(keyword, value)
+    if span < 0:
+        raise _refuse(keyword, value, "0 or more seconds")
+    return span
+
+
+def read_optional_length(keyword: str, value: object) -> int | None:
+    return None if value is None else read_length(keyword, value)
+
+
+def read_timeout(keyword: str, value: object) -> int | None:
+    """A timeout in microseconds, at least 1 ms, or `None`."""
+    length = read_optional_length(keyword, value)
+    if length is not None and length < SECOND // 1000:
+        raise _refuse(keyword, value, "at least 1 ms, or None for no timeout")
+    return length
+
+
+def _read_bool(keyword: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _refuse(keyword, value, "True or False")
+    return value
+
+
+def _read_text(keyword: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _refuse(keyword, value, "a text that is not empty")
+    return value
+
+
+def _read_overlap(keyword: str, value: object) -> str:
+    if value not in get_args(Overlap):
+        raise _refuse(keyword, value, "'skip', 'queue' or 'allow'")
+    return str(value)
+
+
+def _read_name(keyword: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or not value.replace("-", "_").replace("_", "a").isalnum():
+        raise _refuse(keyword, value, "letters, digits, '_' and '-'")
+    return value
+
+
+def _refuse(keyword: str, value: object, accepted: str) -> InvalidPeriodicTaskArg:
+    return InvalidPeriodicTaskArg(f"{keyword}={value!r} is not accepted; {keyword} is {accepted}")
+
+
+_READERS: dict[str, Callable[[str, object], Any]] = {
+    "spacing": read_spacing,
+    "cron": _read_text,
+    "tz": _read_text,
+    "run_immediately": _read_bool,
+    "initial_delay": read_optional_length,
+    "jitter": read_length,
+    "tolerance": read_optional_length,
+    "timeout": read_timeout,
+    "overlap": _read_overlap,
+    "enabled": _read_bool,
+    "external_process_ok": _read_bool,
+    "name": _read_name,
+}
+_ACCEPTED = ", ".join(_READERS)
+
+
+# Overriding by settings -----------------------------------------------------------------------------------------
+
+
+class Override(Protocol):
+    """What settings may say of one task; `None` = nothing. Lengths are seconds."""
+
+    spacing: float | None
+    cron: str | None
+    tz: str | None
+    enabled: bool | None
+    timeout: float | None
+    jitter: float | None
+    tolerance: float | None
+
+
+def override_options(options: PeriodicTask, override: Override) -> PeriodicTask:
+    """The options in force: those of the declaration with what the settings say laid over them.
+
+    A spacing replaces a cron or a negative spacing; `enabled` wins over both.
+
+    Raises
+    ------
+    InvalidPeriodicTaskArg
+        A value cannot be meant.
+    """
+    changes: dict[str, Any] = {
+        keyword: _READERS[keyword](keyword, value)
+        for keyword in ("timeout", "jitter", "tolerance")
+        if (value := getattr(override, keyword)) is not None
+    }
+    if override.spacing is not None:
+        spacing = read_spacing("spacing", override.spacing)
+        changes |= {
+            "schedule": make_schedule(spacing, None, None),
+            "switched_off": why_off(spacing, enabled=True),
+        }
+    elif override.cron is not None:
+        changes |= {"schedule": make_schedule(None, override.cron, override.tz), "switched_off": None}
+    elif override.tz is not None and isinstance(options.schedule, Cron):
+        changes["schedule"] = make_schedule(None, options.schedule.expression, override.tz)
+    if override.enabled is not None:
+        changes["switched_off"] = why_off(None, enabled=override.enabled)
+    return replace(options, **changes)
