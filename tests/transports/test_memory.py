@@ -1,0 +1,207 @@
+"""What memory:// promises beyond the contract of transports."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from asyncmgr.errors import NoResponders, TransportError
+from asyncmgr.testing import VirtualTime, run_virtual
+from asyncmgr.transports import Transport, memory, open_transport
+from asyncmgr.transports.memory import Fabric, MemoryTransport, Shelf
+
+
+@pytest.fixture(autouse=True)
+def _no_fabric_left() -> Any:
+    """Each test ends with every named fabric forgotten."""
+    yield
+    assert not any(fabrics for loop, fabrics in memory._shared.items() if not loop.is_closed())
+
+
+async def put_and_get(transport: Transport) -> bytes | None:
+    """The value of a key from before, which is then written."""
+    store = await transport.store("s", ttl=60)
+    before = await store.get("key")
+    await store.put("key", b"x")
+    return before.value if before else None
+
+
+async def test_unnamed_is_private() -> None:
+    """Two transports opened as memory:// do not meet."""
+    async with open_transport("memory://") as one, open_transport("memory://") as other:
+        async with one.subscribe("subject"):
+            with pytest.raises(NoResponders):
+                await other.request("subject", b"", timeout=1)
+        assert await put_and_get(one) is None
+        assert await put_and_get(other) is None
+
+
+async def test_named_is_shared_by_name() -> None:
+    """The same name is the same fabric, another name another."""
+    async with AsyncExitStack() as stack:
+        one, other, third = [
+            await stack.enter_async_context(open_transport(f"memory://{name}")) for name in ("a", "a", "b")
+        ]
+        assert await put_and_get(one) is None
+        assert await put_and_get(other) == b"x"
+        assert await put_and_get(third) is None
+
+
+async def test_state_lives_as_long_as_somebody_has_it_open() -> None:
+    """The first may leave; after the last one the name begins anew."""
+    async with open_transport("memory://a") as other:
+        async with open_transport("memory://a") as one:
+            await put_and_get(one)
+        assert await put_and_get(other) == b"x"
+    async with open_transport("memory://a") as later:
+        assert await put_and_get(later) is None
+
+
+def test_event_loops_one_after_another() -> None:
+    """Each event loop has its own fabrics, whatever an earlier one left open."""
+    left_open: list[object] = []
+
+    async def leave_open() -> bytes | None:
+        left_open.append(manager := open_transport("memory://a"))
+        return await put_and_get(await manager.__aenter__())
+
+    assert asyncio.run(leave_open()) is None
+    assert run_virtual(leave_open()) is None
+    assert asyncio.run(leave_open()) is None
+
+
+def test_a_dead_loop_is_forgotten() -> None:
+    """What was left open in a loop that is closed goes away at the next opening."""
+    left_open: list[object] = []
+
+    async def leave_open() -> weakref.ref[asyncio.AbstractEventLoop]:
+        left_open.append(manager := open_transport("memory://a"))
+        await manager.__aenter__()
+        return weakref.ref(asyncio.get_running_loop())
+
+    async def open_again() -> None:
+        async with open_transport("memory://b"):
+            pass
+
+    loop = asyncio.run(leave_open())
+    assert loop() is not None
+    asyncio.run(open_again())
+    left_open.clear()
+    gc.collect()
+    assert loop() is None
+
+
+async def test_publishing_runs_no_subscriber() -> None:
+    """A reader runs when the loop comes to it, not inside publish; the publisher passes the loop first."""
+    seen: list[str] = []
+    async with open_transport("memory://") as transport, transport.subscribe("subject") as messages:
+
+        async def read() -> None:
+            seen.append((await anext(messages)).data.decode())
+
+        reader = asyncio.create_task(read())
+        await asyncio.sleep(0)
+        other = asyncio.create_task(_note(seen, "loop was passed"))
+        await transport.publish("subject", b"read")
+        seen.append("published")
+        await asyncio.gather(reader, other)
+    assert seen == ["loop was passed", "published", "read"]
+
+
+async def _note(seen: list[str], text: str) -> None:
+    seen.append(text)
+
+
+async def test_group_members_take_turns() -> None:
+    """Among members that are equally fast the work is equal."""
+    async with open_transport("memory://") as one, AsyncExitStack() as stack:
+        members = [await stack.enter_async_context(one.subscribe("s", group="g")) for _ in range(3)]
+        for number in range(9):
+            await one.publish("s", str(number).encode())
+        got = [[int((await anext(member)).data) for _ in range(3)] for member in members]
+        assert got == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+
+
+async def test_expiry_is_exact(virtual_time: VirtualTime) -> None:
+    """A key is there just before its TTL is over and not when it is."""
+    async with open_transport("memory://") as transport:
+        store = await transport.store("s", ttl=60)
+        await store.put("key", b"")
+        await virtual_time.advance(59.999)
+        entry = await store.get("key")
+        assert entry is not None
+        assert entry.age == pytest.approx(59.999)
+        await virtual_time.advance(0.001)
+        assert await store.get("key") is None
+
+
+async def test_expired_keys_take_no_memory(virtual_time: VirtualTime) -> None:
+    """Keys that nobody reads any more are dropped as others are written."""
+    shelf = Shelf("s", ttl=60)
+    for number in range(1000):
+        shelf.write(f"key-{number}", b"")
+        await virtual_time.advance(1)
+    assert len(shelf._records) <= 60
+
+
+@pytest.mark.usefixtures("virtual_time")
+async def test_nothing_is_kept_of_what_ended() -> None:
+    """Routes, inboxes, watches and subscriptions are gone after requests of every outcome, readers and groups."""
+    fabric = Fabric()
+    transport = MemoryTransport(fabric)
+    store = await transport.store("s", ttl=60)
+    async with transport.subscribe("s"), transport.subscribe("s", group="g"), store.watch():
+        with pytest.raises(TimeoutError):
+            await transport.request("s", b"", timeout=1)
+        with pytest.raises(NoResponders):
+            await transport.request("t", b"", timeout=1)
+        await _cancelled(transport.request("s", b"", timeout=1))
+    assert not fabric._routes
+    assert not fabric.shelves["s"].watches
+    assert not transport._subscriptions
+    assert not transport._watches
+    await transport.aclose()
+
+
+async def _cancelled(call: Coroutine[Any, Any, object]) -> None:
+    task = asyncio.create_task(call)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_outage_is_of_one_transport() -> None:
+    """A simulated outage cuts off one transport; messages go on between the others."""
+    async with AsyncExitStack() as stack:
+        one, other, cut = [await stack.enter_async_context(open_transport("memory://a")) for _ in range(3)]
+        assert isinstance(cut, MemoryTransport)
+        heard = await stack.enter_async_context(other.subscribe("s", group="g"))
+        missed = await stack.enter_async_context(cut.subscribe("s", group="g"))
+        with cut.outage():
+            for number in range(4):
+                await one.publish("s", str(number).encode())
+            with pytest.raises(TransportError, match="not connected"):
+                await cut.publish("s", b"")
+        assert [(await anext(heard)).data for _ in range(4)] == [b"0", b"1", b"2", b"3"]
+        await one.publish("s", b"4")
+        await one.publish("s", b"5")
+        assert {(await anext(heard)).data, (await anext(missed)).data} == {b"4", b"5"}
+
+
+async def test_lost_twice_is_told_once() -> None:
+    """Listeners hear of changes only, not of a loss while the connection is lost."""
+    told: list[bool] = []
+    async with open_transport("memory://") as transport:
+        assert isinstance(transport, MemoryTransport)
+        transport.add_state_listener(told.append)
+        with transport.outage(), transport.outage():
+            assert told == [False]
+    assert told == [False, True]
