@@ -1,0 +1,115 @@
+"""Reports what this machine really has, and watches what all machines report.
+
+``asyncmgr run examples/host_agent.py:HostAgent examples/host_agent.py:Watch``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Any
+
+import psutil
+import structlog
+from pydantic import BaseModel
+
+from asyncmgr import Hosts, Manager, RunContext, SchedulerDependentManager, periodic_task
+
+log = structlog.get_logger("host_agent")
+
+
+class Disk(BaseModel):
+    mount: str
+    total_gib: float
+    free_gib: float
+
+
+class Capabilities(BaseModel):
+    """What this host offers."""
+
+    cpus: int
+    load: float
+    """Runnable processes per CPU, averaged over a minute."""
+    memory_total_mib: int
+    memory_free_mib: int
+    disks: list[Disk]
+    addresses: list[str]
+    received_mib: int
+    sent_mib: int
+
+
+class HostAgent(SchedulerDependentManager):
+    """Measures this host and publishes what it found."""
+
+    service_name = "compute"
+
+    async def init_host(self) -> None:
+        await self.measure(None)
+
+    @periodic_task(spacing=5, timeout=4)
+    async def measure(self, context: RunContext | None) -> None:
+        # Reading mounts may block on a dead network share, which must not stop the event loop.
+        capabilities = await asyncio.to_thread(measure)
+        self.update_service_capabilities(capabilities)
+        log.info("host.measured", load=capabilities.load, memory_free_mib=capabilities.memory_free_mib)
+
+
+class Watch(Manager):
+    """Logs what becomes different about any host."""
+
+    async def post_start_hook(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def cleanup_host(self) -> None:
+        self._watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watcher
+
+    async def _watch(self) -> None:
+        assert self.service is not None
+        async with Hosts(self.service.transport) as hosts:
+            async for change in hosts.changes():
+                seen: dict[str, Any] = {"host": change.host.host, "service": change.host.service}
+                log.info(f"host.{change.kind}", **seen, memory_free_mib=change.host.capabilities.get("memory_free_mib"))
+
+
+def measure() -> Capabilities:
+    """Read the operating system's own figures."""
+    memory, network = psutil.virtual_memory(), psutil.net_io_counters()
+    cpus = psutil.cpu_count() or 1
+    return Capabilities(
+        cpus=cpus,
+        load=round(psutil.getloadavg()[0] / cpus, 2),
+        memory_total_mib=memory.total >> 20,
+        memory_free_mib=memory.available >> 20,
+        disks=list(_disks()),
+        addresses=sorted(_addresses()),
+        received_mib=network.bytes_recv >> 20,
+        sent_mib=network.bytes_sent >> 20,
+    )
+
+
+def _disks() -> list[Disk]:
+    disks = []
+    for partition in psutil.disk_partitions():
+        with contextlib.suppress(OSError):
+            usage = psutil.disk_usage(partition.mountpoint)
+            disks.append(
+                Disk(
+                    mount=partition.mountpoint,
+                    total_gib=round(usage.total / 2**30, 1),
+                    free_gib=round(usage.free / 2**30, 1),
+                )
+            )
+    return disks
+
+
+def _addresses() -> set[str]:
+    families = (socket.AF_INET, socket.AF_INET6)
+    return {
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in families
+    }

@@ -1,0 +1,66 @@
+"""What a change has to pass. `nox` runs all of it; `nox -s tests-3.12` one session."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests"]
+
+PROJECT = nox.project.load_toml()
+
+
+def _works(python: str) -> bool:
+    """A name on the path may be a shim for something that is not installed."""
+    found = shutil.which(python)
+    return found is not None and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+PYTHONS = [version for version in ("3.11", "3.12", "3.13") if _works(f"python{version}")]
+
+
+def _group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+def _build(session: nox.Session) -> str:
+    """Build the wheel, which is what is tested, and return its requirement with all extras."""
+    directory = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(directory, ignore_errors=True)
+    session.install("build")
+    session.run("python", "-m", "build", "--outdir", str(directory), silent=True)
+    return f"asyncmgr[cli,host,testing] @ {next(directory.glob('*.whl')).resolve().as_uri()}"
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the suite against the built wheel."""
+    session.install("--force-reinstall", "--no-deps", _build(session))
+    session.install(_build(session), *_group("test"))
+    if session.python == PYTHONS[0] and not session.posargs:
+        session.run("coverage", "run", "-m", "pytest")
+        session.run("coverage", "report", "--skip-covered", "--fail-under=90")
+    else:
+        session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types inside, and that users see complete ones."""
+    session.install("-e", ".[cli,host,testing]", *_group("test"), *_group("types"))
+    session.run("mypy")
+    session.run("pyright", "--verifytypes", "asyncmgr", "--ignoreexternal")
+    session.run("pyright", "tests/typing")

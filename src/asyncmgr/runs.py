@@ -1,0 +1,134 @@
+"""One run: what its body is told of it, and what the runner notes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from asyncmgr.agenda import Due, Entry
+from asyncmgr.clock import SECOND, Moment
+from asyncmgr.heap import NO_TICKET
+
+Trigger = Literal["schedule", "catch_up", "queue"]
+"""Why a run was started: its slot was due; it stands for missed slots too; it waited for the run before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where runs happen: the same for all runs of one service."""
+
+    host: str
+    service: str
+    incarnation: str
+    """Eight hexadecimal digits, drawn at each start of a service."""
+
+
+class Run(Due):
+    """One execution of a task, from its slot to its outcome; the runner's own record."""
+
+    __slots__ = (
+        "body",
+        "cause",
+        "looked_at",
+        "moment",
+        "number",
+        "queued",
+        "scope",
+        "site",
+        "started",
+        "task",
+        "ticket",
+    )
+
+    site: Site
+    number: int
+    moment: Moment
+    """When the slot was handed out."""
+    looked_at: float
+    """The same in loop time."""
+    started: float
+    """Loop time."""
+    body: Generator[Any, Any, Any]
+    scope: contextvars.Context
+    """Its own copy of the context variables."""
+
+    def __init__(self, entry: Entry, planned: int, missed: int) -> None:
+        super().__init__(entry, planned, missed)
+        self.queued = False
+        self.ticket = NO_TICKET
+        """Its deadline's."""
+        self.cause: Literal["timed_out", "cancelled"] | None = None
+        """Who cancelled it: its own timeout, or the service that stops."""
+        self.task: asyncio.Task[None] | None = None
+        """Its own from the moment at which it first waits."""
+
+    @property
+    def lateness(self) -> float:
+        """Seconds from the slot to the actual start."""
+        handed_out = self.entry.reference(self.moment)
+        return round((handed_out - self.planned) / SECOND + self.started - self.looked_at, 6)
+
+    @property
+    def slot(self) -> datetime:
+        return self.entry.slot_datetime(self.planned, self.moment)
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.site.incarnation}-{self.number}"
+
+    @property
+    def trigger(self) -> Trigger:
+        if self.queued:
+            return "queue"
+        return "catch_up" if self.missed else "schedule"
+
+
+class RunContext:
+    """What a run's body gets as its `context`: facts about this run, fresh for each."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def task(self) -> str:
+        """The full name, ``manager.task``."""
+        return self._run.entry.full_name
+
+    @property
+    def slot(self) -> datetime:
+        """The planned moment that this run is for; aware, UTC."""
+        return self._run.slot
+
+    @property
+    def lateness(self) -> float:
+        """Seconds from the slot to the actual start; negative if it was nearly due."""
+        return self._run.lateness
+
+    @property
+    def run_id(self) -> str:
+        """Unique to this run."""
+        return self._run.run_id
+
+    @property
+    def trigger(self) -> Trigger:
+        """Why it was started."""
+        return self._run.trigger
+
+    @property
+    def host(self) -> str:
+        """The name under which the service instance is known."""
+        return self._run.site.host
+
+    @property
+    def service(self) -> str:
+        """The service's name."""
+        return self._run.site.service
+
+    def __repr__(self) -> str:
+        return f"<RunContext {self.task} slot={self.slot.isoformat()} run_id={self.run_id}>"

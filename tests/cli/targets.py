@@ -1,0 +1,152 @@
+"""Targets for the tests of the command line."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import Any
+
+from asyncmgr import Manager, Service, periodic_task
+
+
+class Volumes(Manager):
+    """A bit of everything."""
+
+    @periodic_task
+    async def heartbeat(self, context: Any) -> None: ...
+
+    @periodic_task(spacing=30, run_immediately=True, timeout=10, jitter=5)
+    async def sync(self, context: Any) -> None: ...
+
+    @periodic_task(spacing=300, tolerance=0, overlap="queue")
+    async def sweep(self, context: Any) -> None: ...
+
+    @periodic_task(cron="30 2 * * *", tz="Europe/Berlin")
+    async def backup(self, context: Any) -> None: ...
+
+    @periodic_task(spacing=60, enabled=False)
+    async def legacy(self, context: Any) -> None: ...
+
+    @periodic_task(spacing=60, external_process_ok=True)
+    async def elsewhere(self, context: Any) -> None: ...
+
+
+class Snapshots(Manager):
+    """A second one, which shares a task's name with the first."""
+
+    @periodic_task(spacing=3600)
+    async def sweep(self, context: Any) -> None: ...
+
+
+class Driver(ABC):
+    """What `Driven` is given by the settings."""
+
+    @abstractmethod
+    def size(self) -> int: ...
+
+
+class LvmDriver(Driver):
+    """One driver."""
+
+    def size(self) -> int:
+        return 3
+
+
+class Driven(Manager):
+    """A manager with an argument."""
+
+    def __init__(self, driver: Driver, limit: int = 1) -> None:
+        super().__init__()
+        self.driver = driver
+        self.limit = limit
+
+    @periodic_task(spacing=1)
+    async def poll(self, context: Any) -> None: ...
+
+
+class Idle(Manager):
+    """No task."""
+
+
+class Quits(Manager):
+    """Ends the process in its first run."""
+
+    @periodic_task(spacing=10, run_immediately=True)
+    async def quit(self, context: Any) -> None:
+        raise SystemExit(7)
+
+
+class Stops(Manager):
+    """Stops its service in its first run."""
+
+    @periodic_task(spacing=10, run_immediately=True)
+    async def stop(self, context: Any) -> None:
+        assert self.service is not None
+        self.service.request_stop()
+
+    @periodic_task(spacing=10)
+    async def other(self, context: Any) -> None: ...
+
+
+class Interrupted(Manager):
+    """Raises `KeyboardInterrupt` in its first run."""
+
+    @periodic_task(spacing=10, run_immediately=True)
+    async def interrupt(self, context: Any) -> None:
+        raise KeyboardInterrupt
+
+
+class Unstartable(Manager):
+    """Cannot start, for a reason of its own."""
+
+    async def init_host(self) -> None:
+        raise RuntimeError("no disk")
+
+
+class Misdeclared(Manager):
+    """Cannot start, for a reason that asyncmgr knows."""
+
+    async def init_host(self) -> None:
+        self.add_periodic_task(print)
+
+
+class Fails(Manager):
+    """Fails in its first run, with something in a local variable, and stops the service."""
+
+    @periodic_task(spacing=10, run_immediately=True)
+    async def fail(self, context: Any) -> None:
+        secret = "hunter2"  # noqa: S105
+        assert self.service is not None
+        self.service.request_stop()
+        raise ValueError(f"{len(secret)} is wrong")
+
+
+volumes = Volumes()
+number = 5
+
+
+def service() -> Service:
+    return Service(Volumes(), name="shop", host="till-1")
+
+
+def several() -> list[Manager]:
+    return [Volumes(), Snapshots()]
+
+
+def class_of_it() -> type[Manager]:
+    return Volumes
+
+
+def nothing() -> None: ...
+
+
+def with_argument(path: str) -> Manager:
+    return Volumes(host=path)
+
+
+def raising() -> Manager:
+    return Volumes(host=os.environ["NOT_THERE"])
+
+
+async def asynchronous() -> Manager:
+    return Volumes()
