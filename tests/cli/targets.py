@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import os
 from abc import ABC, abstractmethod
 from typing import Any
 
 from asyncmgr import Manager, Service, periodic_task
+from asyncmgr.service import State
 
 
 class Volumes(Manager):
@@ -76,6 +80,14 @@ class Quits(Manager):
         raise SystemExit(7)
 
 
+class Complains(Manager):
+    """Ends the process in its first run, and says why."""
+
+    @periodic_task(spacing=10, run_immediately=True)
+    async def complain(self, context: Any) -> None:
+        raise SystemExit("the disk is full")
+
+
 class Stops(Manager):
     """Stops its service in its first run."""
 
@@ -115,10 +127,48 @@ class Fails(Manager):
 
     @periodic_task(spacing=10, run_immediately=True)
     async def fail(self, context: Any) -> None:
-        secret = "hunter2"  # noqa: S105
+        secret = "hunter2"
         assert self.service is not None
         self.service.request_stop()
         raise ValueError(f"{len(secret)} is wrong")
+
+
+class Holds(Manager):
+    """Has a run in progress until somebody ends it."""
+
+    @periodic_task(spacing=100, run_immediately=True)
+    async def hold(self, context: Any) -> None:
+        logging.getLogger(__name__).info("holding")
+        await asyncio.Event().wait()
+
+
+class Lets(Manager):
+    """Has a run in progress until the service stops."""
+
+    @periodic_task(spacing=100, run_immediately=True)
+    async def go(self, context: Any) -> None:
+        assert self.service is not None
+        logging.getLogger(__name__).info("holding")
+        while self.service.state is not State.STOPPING:  # noqa: ASYNC110 - what a user might write
+            await asyncio.sleep(0)
+
+
+class Swallows(Manager):
+    """Has a run in progress for ever."""
+
+    @periodic_task(spacing=100, run_immediately=True)
+    async def swallow(self, context: Any) -> None:
+        logging.getLogger(__name__).info("holding")
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+
+class Misscheduled(Manager):
+    """Its declaration and the settings of its test do not go together."""
+
+    @periodic_task(cron="@daily")
+    async def daily(self, context: Any) -> None: ...
 
 
 volumes = Volumes()
@@ -146,6 +196,22 @@ def with_argument(path: str) -> Manager:
 
 def raising() -> Manager:
     return Volumes(host=os.environ["NOT_THERE"])
+
+
+def refused() -> Service:
+    return Service(Volumes(), Volumes())
+
+
+def quitting() -> Manager:
+    raise SystemExit(3)
+
+
+def empty() -> list[Manager]:
+    return []
+
+
+def odd() -> list[object]:
+    return [Volumes(), 5]
 
 
 async def asynchronous() -> Manager:

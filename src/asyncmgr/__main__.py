@@ -1,0 +1,8 @@
+"""``python -m asyncmgr`` is the command ``asyncmgr``."""
+
+from __future__ import annotations
+
+from asyncmgr.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Says what went wrong: one line, and of what the user's own code raised the lines of it that led there."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import traceback
+from collections.abc import Iterator
+
+import anyio
+import click
+import pydantic
+
+import asyncmgr
+from asyncmgr.errors import InvalidSettings
+
+_FRAMES = 5
+"""So many of the user's frames are shown, those nearest to the error."""
+
+_PACKAGES = tuple(package.__path__[0] + os.sep for package in (anyio, asyncmgr, click, pydantic))
+_STDLIB = sysconfig.get_path("stdlib") + os.sep
+
+
+def in_words(error: BaseException) -> str:
+    """The error's own text and, indented, where in the user's code it came from."""
+    return "\n".join([str(error) or type(error).__name__, *_where(error.__cause__ or error)])
+
+
+def facts(error: BaseException) -> list[str]:
+    """Each thing that is wrong by itself: one error of the settings may hold many."""
+    if not isinstance(error, InvalidSettings):
+        return [in_words(error)]
+    _, *several = str(error).split("\n  ")
+    return several or [in_words(error)]
+
+
+def in_short(error: BaseException) -> str:
+    """Type and text, for errors that are not asyncmgr's own."""
+    return "\n".join([f"{type(error).__name__}: {error}", *_where(error)])
+
+
+def without_our_frames(error: Exception) -> Exception:
+    """Let the traceback begin where the user's code does, if it comes there."""
+    at = error.__traceback__
+    while at is not None and not _is_users(at.tb_frame.f_code.co_filename):
+        at = at.tb_next
+    return error.with_traceback(at or error.__traceback__)
+
+
+def _where(error: BaseException) -> Iterator[str]:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    for frame in frames[-_FRAMES:]:
+        yield f"  {frame.filename}:{frame.lineno} in {frame.name}"
+        yield from [f"    {frame.line}"] if frame.line else []
+
+
+def _is_users(file: str) -> bool:
+    if file.startswith((*_PACKAGES, "<frozen ")):
+        return False
+    return "site-packages" in file or not file.startswith(_STDLIB)

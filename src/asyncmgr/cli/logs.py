@@ -1,0 +1,88 @@
+"""Configures structlog, and the standard library's logging with it: every line on stderr in one format."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+LogFormat = Literal["console", "json"]
+
+_HANDLER = "asyncmgr"
+_EVENT_WIDTH = 18
+"""Columns for the name of an event on the console: most of asyncmgr's own fit."""
+
+
+def choose_format(wanted: str, stream: TextIO) -> LogFormat:
+    """`auto` is for people on a terminal, and for programs otherwise."""
+    if wanted == "auto":
+        return "console" if stream.isatty() else "json"
+    return "json" if wanted == "json" else "console"
+
+
+def configure(level: str, log_format: LogFormat, stream: TextIO) -> None:
+    """Write events of `level` and above to `stream`; warnings of Python's among them.
+
+    An application that configures structlog itself while it is imported has the last word.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    render = _renderers(log_format, stream)
+    structlog.configure(
+        processors=[*_gatherers(log_format), *render],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            *_gatherers(log_format),
+        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+    )
+    _handle_standard_logging(number, formatter, stream)
+
+
+def _handle_standard_logging(level: int, formatter: logging.Formatter, stream: TextIO) -> None:
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if handler.name == _HANDLER]:
+        root.removeHandler(handler)
+    ours = logging.StreamHandler(stream)
+    ours.name = _HANDLER
+    ours.setFormatter(formatter)
+    root.addHandler(ours)
+    root.setLevel(level)
+    # All it says at debug is which selector it uses.
+    logging.getLogger("asyncio").setLevel(max(level, logging.INFO))
+    logging.captureWarnings(True)
+
+
+def _gatherers(log_format: LogFormat) -> list[Processor]:
+    on_console = log_format == "console"
+    stamp = structlog.processors.TimeStamper(
+        fmt="%Y-%m-%d %H:%M:%S" if on_console else "iso", utc=not on_console
+    )
+    return [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, stamp]
+
+
+def _put_event_first(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """What every line has comes first, for those who read them after all."""
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
+
+
+def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
+    if log_format == "json":
+        return [structlog.processors.format_exc_info, _put_event_first, structlog.processors.JSONRenderer()]
+    console: Any = structlog.dev.ConsoleRenderer(
+        _EVENT_WIDTH,
+        colors=stream.isatty() and not os.environ.get("NO_COLOR"),
+        # Rich's own would print the values of all local variables.
+        exception_formatter=structlog.dev.plain_traceback,
+        sort_keys=False,
+    )
+    return [console]
