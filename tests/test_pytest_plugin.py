@@ -38,7 +38,8 @@ def is_travelling():
 
 """
 # The inner run finds modules imported that it would like to rewrite; every other warning is an error in it.
-OPTIONS = ("--strict-markers", "-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+WARNINGS = ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+OPTIONS = ("--strict-markers", *WARNINGS, "-p", "no:hypothesispytest")  # that plugin takes a second each time
 BOTH_MODES = pytest.mark.parametrize("mode", ["auto", "strict"])
 
 

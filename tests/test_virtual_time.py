@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -207,6 +208,7 @@ def test_a_day_of_seconds_is_fast() -> None:
     """86,400 steps take seconds, not minutes (measured: about one; the limit is for slow machines)."""
 
     async def main() -> None:
+        asyncio.get_running_loop().set_debug(False)  # which records a traceback for every timer
         for _ in range(86_400):
             await asyncio.sleep(1)
 
@@ -360,21 +362,24 @@ def test_abandoned_executor_call_does_not_hold_time_up() -> None:
 
 def test_closing_waits_for_executor_threads_in_real_time() -> None:
     """The end of the loop waits for its worker threads, and its own timeout does not jump to its end."""
+    began, done = threading.Event(), threading.Event()
     finished: list[bool] = []
 
-    def work(done: threading.Event) -> None:
+    def work() -> None:
+        began.set()
         done.wait()
         time.sleep(REAL)
         finished.append(True)
 
     async def main() -> None:
-        done = threading.Event()
-        call = asyncio.get_running_loop().run_in_executor(None, work, done)
+        loop = asyncio.get_running_loop()
+        call = loop.run_in_executor(None, work)
+        await loop.run_in_executor(None, began.wait)
         call.cancel()
         done.set()
 
     run_virtual(main())
-    assert finished in ([], [True])  # never begun, or waited for; no warning of a timeout in either case
+    assert finished == [True]
 
 
 @pytest.mark.parametrize("limiter", [None, 1])
@@ -401,6 +406,23 @@ def test_jumps_again_after_an_anyio_thread() -> None:
 
     with takes_less_than(10):
         run_virtual(main())
+
+
+def test_anyio_thread_that_lingers_after_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the loop has a result, time jumps even if the thread has not gone idle yet: nobody would tell it."""
+    task_done = queue.Queue.task_done
+
+    def linger(self: queue.Queue[Any]) -> None:
+        time.sleep(REAL)
+        task_done(self)
+
+    async def main() -> float:
+        await anyio.to_thread.run_sync(int)
+        return await virtual_seconds(asyncio.sleep(HOUR))
+
+    monkeypatch.setattr(queue.Queue, "task_done", linger)
+    with takes_less_than(10):
+        assert run_virtual(main()) == pytest.approx(HOUR)
 
 
 @posix
@@ -512,6 +534,21 @@ def test_wake_up_by_a_thread_is_noticed_while_time_jumps() -> None:
     run_virtual(main())
 
 
+@posix
+def test_signal_is_handled_before_time_jumps() -> None:
+    """What has come in already is handled at its own instant, not after the next jump."""
+    handled: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: handled.append(loop.time()))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.sleep(HOUR)
+
+    run_virtual(main())
+    assert handled == [0.0]
+
+
 # --- a program that waits for ever
 
 
@@ -586,19 +623,19 @@ def test_patience_with_unknown_threads_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 @posix
 def test_signal_handlers_may_end_the_wait() -> None:
-    """With a signal handler in place the loop waits for the signal."""
+    """With a signal handler in place the loop waits for the signal, as long as it takes."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         called = asyncio.Event()
-        loop.add_signal_handler(signal.SIGUSR1, called.set)
-        thread = threading.Timer(REAL, os.kill, [os.getpid(), signal.SIGUSR1])
-        thread.start()
+        loop.add_signal_handler(signal.SIGALRM, called.set)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)  # longer than the loop takes to find a deadlock
         await called.wait()
-        loop.remove_signal_handler(signal.SIGUSR1)
-        thread.join()
 
-    run_virtual(main())
+    try:
+        run_virtual(main())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def test_loop_can_be_used_after_a_deadlock() -> None:

@@ -288,11 +288,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _wait_really(self, timeout: float | None) -> _Events:
         began = time.monotonic_ns()
-        try:
-            return self._io.really_select(timeout)
-        finally:
-            passed = (time.monotonic_ns() - began) // 1000
-            self._advance(passed if timeout is None else min(passed, _microseconds(timeout)))
+        events = self._io.really_select(timeout)
+        passed = (time.monotonic_ns() - began) // 1000
+        if timeout is not None:
+            # The selector's timer may end early by less than it can tell: nothing came, so all of it is over.
+            passed = min(passed, _microseconds(timeout)) if events else _microseconds(timeout)
+        self._advance(passed)
+        return events
 
     def _wait_for_strangers(self) -> _Events:
         """Wait for the call of a thread or a signal; with none to come, raise.
