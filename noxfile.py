@@ -18,7 +18,10 @@ PROJECT = nox.project.load_toml()
 def _works(python: str) -> bool:
     """A name on the path may be a shim for something that is not installed."""
     found = shutil.which(python)
-    return found is not None and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0
+    return (
+        found is not None
+        and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0
+    )
 
 
 PYTHONS = [version for version in ("3.11", "3.12", "3.13") if _works(f"python{version}")]

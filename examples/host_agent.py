@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Any
 
 import psutil
 import structlog
 from pydantic import BaseModel
 
-from asyncmgr import Hosts, Manager, RunContext, SchedulerDependentManager, periodic_task
+from asyncmgr import Hosts, HostState, Manager, RunContext, SchedulerDependentManager, periodic_task
 
 log = structlog.get_logger("host_agent")
 
@@ -47,12 +46,10 @@ class HostAgent(SchedulerDependentManager):
     async def init_host(self) -> None:
         await self.measure(None)
 
-    @periodic_task(spacing=5, timeout=4)
+    @periodic_task(spacing=10, timeout=5)
     async def measure(self, context: RunContext | None) -> None:
         # Reading mounts may block on a dead network share, which must not stop the event loop.
-        capabilities = await asyncio.to_thread(measure)
-        self.update_service_capabilities(capabilities)
-        log.info("host.measured", load=capabilities.load, memory_free_mib=capabilities.memory_free_mib)
+        self.update_service_capabilities(await asyncio.to_thread(measure))
 
 
 class Watch(Manager):
@@ -69,9 +66,16 @@ class Watch(Manager):
     async def _watch(self) -> None:
         assert self.service is not None
         async with Hosts(self.service.transport) as hosts:
+            for state in hosts.snapshot():
+                tell("found", state)
             async for change in hosts.changes():
-                seen: dict[str, Any] = {"host": change.host.host, "service": change.host.service}
-                log.info(f"host.{change.kind}", **seen, memory_free_mib=change.host.capabilities.get("memory_free_mib"))
+                tell(change.kind, change.host)
+
+
+def tell(what: str, state: HostState) -> None:
+    offered = state.capabilities
+    facts = {key: offered[key] for key in ("load", "memory_free_mib") if key in offered}
+    log.info(f"host.{what}", host=state.host, service=state.service, **facts)
 
 
 def measure() -> Capabilities:

@@ -39,7 +39,10 @@ async def tasks() -> list[dict[str, Any]]:
     """What runs when."""
     managers = app.state.service.managers
     statuses = [status for manager in managers for status in manager.task_status()]
-    return [{"task": status.full_name, "last_run": status.last_run, "next_due": status.next_due} for status in statuses]
+    return [
+        {"task": status.full_name, "last_run": status.last_run, "next_due": status.next_due}
+        for status in statuses
+    ]
 
 
 @app.get("/health")

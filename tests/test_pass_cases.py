@@ -1,4 +1,4 @@
-"""The pass, against expected outcomes computed with a reference model over Nova's, oslo.service's and generated cases."""
+"""The pass, against outcomes that a reference model gave for Nova's, oslo.service's and generated cases."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ class Bench:
 
     def managers(self) -> list[Manager]:
         tasks = self.case["tasks"]
-        base = self._make_class("Base", (Manager,), [task for task in tasks if task.get("defined_in") != "sub"])
+        base = self._make_class(
+            "Base", (Manager,), [task for task in tasks if task.get("defined_in") != "sub"]
+        )
         cls = self._make_class("Sub", (base,), [task for task in tasks if task.get("defined_in") == "sub"])
         count = self.case["settings"].get("instances", 1)
-        settings = Settings(run_external_periodic_tasks=self.case["settings"].get("run_external_periodic_tasks", True))
+        settings = Settings(
+            run_external_periodic_tasks=self.case["settings"].get("run_external_periodic_tasks", True)
+        )
         managers = [cls(settings=settings) for _ in range(count)]
         for index, manager in enumerate(managers):
             manager.suffix = f"@{index}" if count > 1 else ""

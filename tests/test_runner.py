@@ -15,7 +15,7 @@ import pytest
 import structlog
 import time_machine
 
-from asyncmgr import Manager, Outcome, RunContext, Service, periodic_task
+from asyncmgr import Manager, Outcome, RunContext, Service, Settings, periodic_task
 from asyncmgr.clock import LoopClock
 from asyncmgr.events import ClockStepped, RunFinished, RunLeaked, ScheduleFailed, SlotSkipped, SlotsMissed
 from tests.helpers import Bare, Recorded, task
@@ -143,7 +143,7 @@ async def test_jitter_delays_starts_and_moves_no_slot() -> None:
             timedelta(seconds=begun + 10 * n) for n in range(1, len(log.at) + 1)
         ]
         assert len(log.at) in (99, 100)
-        assert all(0 <= context.lateness + 0.2 for context in log.contexts)
+        assert all(context.lateness + 0.2 >= 0 for context in log.contexts)
         assert max(context.lateness for context in log.contexts) <= 5
         assert len({context.lateness for context in log.contexts}) > 50
         return [round(at - begun, 6) for at in log.at]
@@ -255,7 +255,9 @@ async def test_failures_are_logged_on_change_of_state(logs: list[Any]) -> None:
         ("task.still_failing", 8),
         ("task.recovered", None),
     ]
-    assert isinstance(next(entry for entry in logs if entry["event"] == "task.failed")["exc_info"], ValueError)
+    assert isinstance(
+        next(entry for entry in logs if entry["event"] == "task.failed")["exc_info"], ValueError
+    )
 
 
 async def test_stray_cancelled_error_is_the_tasks_own() -> None:
@@ -345,9 +347,7 @@ async def test_context_variables_are_each_runs_own() -> None:
         variable.set("left behind")
 
     variable.set("start")
-    recorded = Recorded(
-        task(change, spacing=1, name="a"), task(change_without_waiting, spacing=1, name="b")
-    )
+    recorded = Recorded(task(change, spacing=1, name="a"), task(change_without_waiting, spacing=1, name="b"))
     async with recorded.service:
         variable.set("later")
         await asyncio.sleep(3.9)
@@ -616,7 +616,9 @@ async def test_raising_schedule_leaves_the_batch_whole() -> None:
     """Its slot is reported failed; its neighbours run; it is asked again a minute later."""
     before, after = Log(), Log()
     recorded = Recorded(
-        task(before.run, spacing=10, name="a"), task(before.run, spacing=10, name="b"), task(after.run, spacing=10, name="c")
+        task(before.run, spacing=10, name="a"),
+        task(before.run, spacing=10, name="b"),
+        task(after.run, spacing=10, name="c"),
     )
     entry = recorded.manager._asyncmgr.entries()["b"]
     object.__setattr__(entry, "options", entry.options.__class__(schedule=BrokenSchedule()))  # type: ignore[arg-type]
@@ -792,3 +794,39 @@ async def test_two_services_share_a_loop() -> None:
         await asyncio.sleep(25)
     assert one.at == [10, 20]
     assert two.at == [10, 20, 30, 40, 50]
+
+
+# Phase
+
+
+async def test_phase_auto_spreads_first_slots_stably() -> None:
+    """Each host and task begins at its own share of the spacing, the same at each start, and then keeps the grid."""
+
+    async def starts(host: str) -> list[float]:
+        logs = [Log() for _ in range(20)]
+        manager = Bare()
+        for number, log in enumerate(logs):
+            manager.add_periodic_task(log.run, spacing=100, name=f"t{number}", tolerance=0)
+        async with Service(manager, host=host, settings=Settings(phase="auto")):
+            begun = elapsed()
+            await asyncio.sleep(201)
+        firsts = [log.at[0] - begun for log in logs]
+        assert [log.at[1] - begun for log in logs] == pytest.approx([first + 100 for first in firsts])
+        return [round(first, 6) for first in firsts]
+
+    one = await starts("one")
+    assert one == await starts("one")
+    assert one != await starts("two")
+    assert min(one) < 20
+    assert max(one) > 80
+
+
+async def test_phase_of_one_task() -> None:
+    """A task can ask for it alone; its siblings begin after one spacing."""
+    spread, plain = Log(), Log()
+    async with Recorded(
+        task(spread.run, spacing=100, phase="auto", name="spread"), task(plain.run, spacing=100, name="plain")
+    ).service:
+        await asyncio.sleep(100.5)
+    assert plain.at == [100]
+    assert spread.at[0] < 100

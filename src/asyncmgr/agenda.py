@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from asyncmgr.clock import SECOND, Moment, to_datetime
 from asyncmgr.heap import NO_TICKET, LazyHeap
@@ -33,8 +33,10 @@ class Entry:
         "declared",
         "delay",
         "failures",
+        "function",
         "full_name",
         "grid",
+        "jitter",
         "last_run",
         "last_slot",
         "log_level",
@@ -48,52 +50,80 @@ class Entry:
         "skipped",
         "skipping",
         "slot",
+        "spread",
         "start",
         "ticket",
+        "timeout",
         "tolerance",
+        "waits",
         "window",
     )
 
     def __init__(
-        self, owner: object, attribute: str, full_name: str, options: PeriodicTask, *, tolerance: int
+        self,
+        owner: object,
+        attribute: str,
+        full_name: str,
+        options: PeriodicTask,
+        *,
+        tolerance: int,
+        function: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.owner = owner
-        self.attribute = attribute
-        self.full_name = full_name
-        self.name = full_name.rpartition(".")[2]
-        self.declared = options
+        self.owner: object = owner
+        self.attribute: str = attribute
+        self.function: Callable[[Any], Any] | None = function
+        """What to call where it is no method; `None` = the owner's attribute, looked up at each run."""
+        self.full_name: str = full_name
+        self.name: str = full_name.rpartition(".")[2]
+        self.declared: PeriodicTask = options
         """What the code says; settings may lay something over it."""
-        self.options = options
-        """What is in force."""
-        self.tolerance = tolerance
+        self.adopt(options)
+        self.tolerance: int = tolerance
         """The nearly-due window of tasks that say nothing of it, microseconds."""
         self.log_level: str | None = None
         """The level at which a successful run is logged; `None` = not at all."""
 
+        self.spread: int | None = None
+        """A stable 32-bit number for the host and task, where the task is to begin at that share of its spacing."""
+
         self.grid: Schedule = options.schedule
-        self.window = 0
-        self.slot = 0
+        self.window: int = 0
+        self.slot: int = 0
         """The next planned slot, on the grid's own scale."""
-        self.delay = 0
+        self.delay: int = 0
         """Jitter of that slot; it moves the start and never the slot."""
         self.start: int | None = None
         """Where the grid begins: the reference of `reschedule` until there was a slot."""
         self.last_slot: int | None = None
         self.last_run: int | None = None
         """Wall time, microseconds."""
-        self.ticket = NO_TICKET
+        self.ticket: int = NO_TICKET
         """The agenda's mark of this entry's one valid place in the heap."""
         self._first_pass_is_start = options.run_immediately
 
-        self.running = 0
+        self.running: int = 0
         """Runs handed out and not yet ended."""
-        self.queued = False
-        self.runs = 0
-        self.failures = 0
+        self.queued: bool = False
+        self.waits: bool = False
+        """Whether its last run had to wait for anything."""
+        self.runs: int = 0
+        self.failures: int = 0
         """In a row."""
-        self.skipped = 0
-        self.missed = 0
-        self.skipping = False
+        self.skipped: int = 0
+        self.missed: int = 0
+        self.skipping: bool = False
+
+    def adopt(self, options: PeriodicTask) -> None:
+        """Put options in force, but for the schedule, which `plan` and `reschedule` do."""
+        self.options: PeriodicTask = options
+        # Once more at hand: with very many tasks each object that a run has to touch costs a miss of the cache.
+        self.jitter: int = options.jitter
+        self.timeout: int | None = options.timeout
+
+    def call(self, context: Any) -> Any:
+        """Call the body; a method is looked up now, so an overridden or patched one is what runs."""
+        function = self.function
+        return getattr(self.owner, self.attribute)(context) if function is None else function(context)
 
     def plan(self, moment: Moment, *, by_service: bool = False) -> None:
         """Make `moment` this task's start: what was planned earlier is forgotten, `last_run` is not."""
@@ -113,6 +143,8 @@ class Entry:
             return start + self.options.initial_delay
         if self.options.run_immediately or self.options.schedule != self.grid:
             return start
+        if self.spread is not None and isinstance(self.grid, Every):
+            return start + (self.grid.step * self.spread >> 32)
         return self.grid.first(start)
 
     def _set_window(self) -> None:
@@ -141,16 +173,16 @@ class Entry:
         """Microseconds to the next slot, negative if it is past."""
         return self.slot - self.reference(moment)
 
-    def begin(self, moment: Moment) -> tuple[int, int]:
-        """Take the slot that a start at `moment` is for: (the slot, how many older ones it stands for).
+    def begin(self, reference: int, wall: int) -> tuple[int, int]:
+        """Take the slot that a start at this moment is for: (the slot, how many older ones it stands for).
 
         Computes first and commits last, so that a schedule that raises leaves this entry as it was.
         """
         # What the jitter held back is not lateness: it must not make the grid skip a slot.
-        slot, missed, following = self.grid.turn(self.slot, self.reference(moment) - self.delay, self.window)
-        self.last_slot, self.slot = slot, following
-        self.missed += missed
-        self.last_run = moment.wall
+        slot, missed, following = self.grid.turn(self.slot, reference - self.delay, self.window)
+        self.last_slot, self.slot, self.last_run = slot, following, wall
+        if missed:
+            self.missed += missed
         return slot, missed
 
     def reschedule(self, options: PeriodicTask, moment: Moment, *, by_service: bool) -> None:
@@ -158,7 +190,8 @@ class Entry:
         anchor = self.start if self.last_slot is None else self.last_slot
         if self.grid.on_wall and anchor is not None:
             anchor += moment.now - moment.wall
-        last_slot, self.options = self.last_slot, options
+        last_slot = self.last_slot
+        self.adopt(options)
         self.plan(moment, by_service=by_service)
         self._first_pass_is_start = False
         if not self.grid.on_wall and anchor is not None:
@@ -213,10 +246,10 @@ class Due:
     __slots__ = ("entry", "missed", "planned")
 
     def __init__(self, entry: Entry, planned: int, missed: int) -> None:
-        self.entry = entry
-        self.planned = planned
+        self.entry: Entry = entry
+        self.planned: int = planned
         """The slot, on the scale of the entry's grid."""
-        self.missed = missed
+        self.missed: int = missed
         """How many older slots it stands for too."""
 
 
@@ -241,8 +274,8 @@ class Lane(LazyHeap[Entry]):
 
     def __init__(self, *, on_wall: bool, window: int) -> None:
         super().__init__()
-        self.on_wall = on_wall
-        self.window = window
+        self.on_wall: bool = on_wall
+        self.window: int = window
 
 
 class Agenda(Generic[D]):
@@ -267,7 +300,7 @@ class Agenda(Generic[D]):
 
     def add(self, entry: Entry) -> None:
         """Take in a planned entry."""
-        self._lane(entry).push(self._planned_start(entry), entry)
+        self._lane(entry).push(entry.slot + self._draw(entry), entry)
 
     def remove(self, entry: Entry) -> None:
         """Let go of an entry, before it is changed; a run of it in progress is not touched. It may be absent."""
@@ -282,28 +315,33 @@ class Agenda(Generic[D]):
         """Hand out every slot that is due or nearly due, and plan the next slot of each."""
         batch: Batch[D] = Batch()
         for lane in tuple(self._lanes.values()):
-            limit = (moment.wall if lane.on_wall else moment.now) + lane.window
+            reference = moment.wall if lane.on_wall else moment.now
+            limit = reference + lane.window
             while (head := lane.head()) is not None and head[0] <= limit:
-                self._take_one(lane, head[2], moment, batch)
+                self._take_head(lane, head[2], reference, moment.wall, batch)
         return batch
 
-    def _take_one(self, lane: Lane, entry: Entry, moment: Moment, batch: Batch[D]) -> None:
+    def _take_head(self, lane: Lane, entry: Entry, reference: int, wall: int, batch: Batch[D]) -> None:
         try:
-            planned, missed = entry.begin(moment)
-            start = self._planned_start(entry)
+            planned, missed = entry.begin(reference, wall)
+            start = self._jittered(entry, reference) if entry.jitter else entry.slot
         except Exception as exc:
             batch.failed.append((entry, exc))
-            entry.slot = entry.reference(moment) + RETRY
+            entry.slot, entry.delay = reference + RETRY, 0
             lane.replace_head(entry.slot)
             return
-        # A jittered slot may fall into the window of the one before it; it then starts right after that window.
-        lane.replace_head(max(start, entry.reference(moment) + lane.window + 1))
-        self._admit(self._due(entry, planned, missed), batch)
+        lane.replace_head(start)
+        due = self._due(entry, planned, missed)
+        if entry.running:
+            self._judge_overlap(due, batch)
+        else:
+            entry.running = 1
+            batch.due.append(due)
 
-    def _admit(self, due: D, batch: Batch[D]) -> None:
+    def _judge_overlap(self, due: D, batch: Batch[D]) -> None:
         entry = due.entry
         overlap = entry.options.overlap
-        if not entry.running or (overlap == "allow" and entry.running < MOST_AT_ONCE):
+        if overlap == "allow" and entry.running < MOST_AT_ONCE:
             entry.running += 1
             batch.due.append(due)
         elif overlap == "queue" and not entry.queued:
@@ -339,13 +377,20 @@ class Agenda(Generic[D]):
             lane = self._lanes[key] = Lane(on_wall=entry.grid.on_wall, window=entry.window)
         return lane
 
-    def _planned_start(self, entry: Entry) -> int:
-        most = entry.options.jitter
-        if not most:
-            return entry.slot
-        most = min(most, entry.grid.gap(entry.slot) // 2)
-        entry.delay = self._random.randint(0, most)
-        return entry.slot + entry.delay
+    def _jittered(self, entry: Entry, reference: int) -> int:
+        """Draw the delay of the entry's next slot; where it then starts.
+
+        A slot that is held back may be overtaken by the window of the next one, which then starts right after it.
+        """
+        start = max(entry.slot + self._draw(entry), reference + entry.window + 1)
+        entry.delay = start - entry.slot
+        return start
+
+    def _draw(self, entry: Entry) -> int:
+        if not entry.jitter:
+            return 0
+        entry.delay = self._random.randint(0, min(entry.jitter, entry.grid.gap(entry.slot) // 2))
+        return entry.delay
 
 
 def nearest(entries: Iterable[Entry], moment: Moment) -> int | None:

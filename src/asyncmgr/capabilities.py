@@ -1,29 +1,37 @@
 """What a host offers: capabilities as JSON values, the announcement that carries them, and the manager that has them.
 
 The announcement of one service instance is one value in the store `STORE`, under the key ``SERVICE.HOST`` (each one
-token, see `transports.tokens`). It is the whole truth of that host: nodes that are not in it are gone.
+token, see `transports.tokens`), in UTF-8. It is the whole truth of that host: nodes that are not in it are gone.
 
 ::
 
     {"v": 1, "service": "compute", "host": "n1", "incarnation": 1767225600000000, "sequence": 7, "ttl": 60.0,
      "nodes": [{"node": "", "capabilities": {"memory": 1024}}]}
 
-A reader ignores fields that it does not know, and announcements of an older incarnation or sequence. `ttl` is in
-seconds from the arrival, on the reader's own clock. A host that has reported nothing has one node, ``""``, with no
-capabilities: its presence.
+``incarnation`` is greater for each later start of the host, ``sequence`` for each later announcement of a start; both
+are integers from 0 to 2^63 - 1. ``ttl`` is in seconds from the writing, told by the store's stamps and the reader's
+own clock, and by no clock of the sender. A host that has reported nothing yet has one node, ``""``, with no
+capabilities: its presence; one that reports that it has no nodes has none. Capabilities hold no ``null`` and at most
+`NESTING` levels.
+
+A reader ignores fields that it does not know, announcements of an older incarnation or sequence than it has seen, and
+what is not like this.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from asyncmgr.errors import InvalidCapabilities
+from asyncmgr.errors import InvalidCapabilities, InvalidName
 from asyncmgr.manager import Manager
 from asyncmgr.task import periodic_task
+from asyncmgr.transports.base import VALUE_LIMIT
+from asyncmgr.transports.tokens import encode_token
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -32,67 +40,109 @@ STORE = "asyncmgr-capabilities"
 STORE_TTL = 3600.0
 """Seconds: the store's own TTL is only a backstop; readers go by the announcement's."""
 
-NESTING = 64
-"""Levels of nesting that a value may have."""
+NESTING = 61
+"""Levels of mappings and lists that capabilities may have: with the three around them, 64."""
 
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool"
+NODES_LIMIT = VALUE_LIMIT - 1024
+"""Bytes that the nodes of one service instance may take as JSON; the rest is for what stands around them."""
+
 Node: TypeAlias = tuple[str, Mapping[str, Any]]
-"""A node's name and its capabilities."""
+"""A node's name and its capabilities, which nobody can change."""
+
+
+def _refuse(self: Any, *args: object, **kwargs: object) -> NoReturn:
+    raise TypeError("capabilities cannot be changed; change a copy, which copy.deepcopy() makes")
 
 
 class FrozenDict(dict[str, Any]):
-    """A dict that nobody can change: one reader's snapshot is everybody's."""
-
-    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("capabilities are a snapshot and cannot be changed; make a copy with dict()")
+    """A dict that nobody can change: one reader's snapshot is everybody's. Copies of it are plain dicts."""
 
     __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(json.dumps(self, sort_keys=True))
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
 
 
 class FrozenList(list[Any]):
-    """A list that nobody can change."""
-
-    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("capabilities are a snapshot and cannot be changed; make a copy with list()")
+    """A list that nobody can change. Copies of it are plain lists."""
 
     __setitem__ = __delitem__ = append = clear = extend = insert = pop = remove = reverse = sort = _refuse
     __iadd__ = __imul__ = _refuse
 
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
 
-def freeze(value: Any) -> Any:
-    """The JSON value with nothing in it that could be changed."""
-    if isinstance(value, dict):
-        return FrozenDict((key, freeze(item)) for key, item in value.items())
-    return FrozenList(map(freeze, value)) if isinstance(value, list) else value
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
 
 
-def to_json(value: object, path: str, depth: int = 0) -> Any:
-    """A copy of `value` in JSON values only; `path` says where it is, for the error.
+PRESENCE: tuple[Node, ...] = (("", FrozenDict()),)
+"""The nodes of a host that has reported nothing yet."""
+
+
+def to_json(value: object, path: str, depth: int = 1) -> Any:
+    """A copy of `value` in JSON values that cannot be changed; `path` says where it is, for the error.
 
     Raises
     ------
     InvalidCapabilities
         Something in it is not JSON: another type, a key that is no string, NaN or infinity, `None`, too deep.
     """
+    # The types' own conversions: a subclass, such as that of an enum, may have other ideas.
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(str.__str__(value), path)
+    if isinstance(value, int):
+        return _whole(int.__int__(value), path)
+    if isinstance(value, float):
+        return _finite(float.__float__(value), path)
+    return _composite(_dumped(value, path), path, depth)
+
+
+def _composite(value: object, path: str, depth: int) -> Any:
+    if not isinstance(value, Mapping | list | tuple):
+        raise InvalidCapabilities(
+            f"{path} is {reprlib.repr(value)} ({type(value).__name__}), which is not a JSON value; "
+            "give a mapping, list, string, number or bool, and leave out what is not known"
+        )
     if depth > NESTING:
         raise InvalidCapabilities(f"{path} is nested deeper than {NESTING} levels; flatten it")
-    if isinstance(value, bool | str):
-        return value if isinstance(value, bool) else str(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return _finite(float(value), path)
     if isinstance(value, Mapping):
-        return {_key(key, path): to_json(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
-    raise InvalidCapabilities(
-        f"{path} is {value!r} ({type(value).__name__}), which is not a JSON value; "
-        "give a mapping, list, string, number or bool, and leave out what is not known"
-    )
+        return FrozenDict(
+            (_key(key, path), to_json(item, f"{path}.{key}", depth + 1)) for key, item in value.items()
+        )
+    return FrozenList(to_json(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value))
+
+
+def _dumped(value: Any, path: str) -> object:
+    """A pydantic model as what it is made of, all else as it is."""
+    if not hasattr(value, "model_dump") or isinstance(value, type):
+        return value
+    try:
+        return value.model_dump(mode="json")
+    except ValueError as exc:  # what pydantic's own errors are
+        raise InvalidCapabilities(f"{path} is a {type(value).__name__} that is not JSON: {exc}") from exc
+
+
+def _text(value: str, path: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidCapabilities(
+                f"{path} is {reprlib.repr(value)}, which is no Unicode text; decode it with errors='replace'"
+            ) from None
+    return value
+
+
+def _whole(value: int, path: str) -> int:
+    if value.bit_length() > 1024:
+        raise InvalidCapabilities(f"{path} is a number beyond the range of a float; give it as a string")
+    return value
 
 
 def _finite(value: float, path: str) -> float:
@@ -103,8 +153,15 @@ def _finite(value: float, path: str) -> float:
 
 def _key(key: object, path: str) -> str:
     if not isinstance(key, str):
-        raise InvalidCapabilities(f"{path} has the key {key!r}; keys of JSON are strings")
-    return str(key)
+        raise InvalidCapabilities(
+            f"{path} has the key {reprlib.repr(key)}; keys of JSON are strings, so write str() around it"
+        )
+    return _text(str.__str__(key), f"the key of {path}")
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two JSON values are the same; to Python, but not in JSON, True is 1 and 1 is 1.0."""
+    return one == other and repr(one) == repr(other)
 
 
 def read_capabilities(capabilities: object) -> tuple[Node, ...]:
@@ -115,34 +172,69 @@ def read_capabilities(capabilities: object) -> tuple[Node, ...]:
     InvalidCapabilities
         Something is not JSON, or two have the same `node`.
     """
-    if isinstance(capabilities, Sequence) and not isinstance(capabilities, str | bytes):
-        nodes = [_read_node(item, f"capabilities[{index}]") for index, item in enumerate(capabilities)]
+    if isinstance(capabilities, Sequence) and not isinstance(capabilities, str | bytes | bytearray):
+        items = [(item, f"capabilities[{index}]") for index, item in enumerate(capabilities)]
     else:
-        nodes = [_read_node(capabilities, "capabilities")]
-    _refuse_doubles(name for name, _ in nodes)
-    return tuple(nodes)
+        items = [(capabilities, "capabilities")]
+    return check_nodes(_read_node(item, path) for item, path in items)
 
 
-def _read_node(item: Any, path: str) -> Node:
-    if hasattr(item, "model_dump"):
-        item = item.model_dump(mode="json")
+def _read_node(item: object, path: str) -> Node:
+    item = _dumped(item, path)
     if not isinstance(item, Mapping):
-        raise InvalidCapabilities(f"{path} is {item!r}; give a mapping or a pydantic model")
+        raise InvalidCapabilities(f"{path} is {reprlib.repr(item)}; give a mapping or a pydantic model")
     values = to_json(item, path)
-    node = values.get("node", "")
-    if not isinstance(node, str):
-        raise InvalidCapabilities(f"{path}.node is {node!r}; a node's name is a string")
-    return node, values
+    return _node_name(values.get("node", ""), path), values
 
 
-def _refuse_doubles(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
+def _node_name(name: object, path: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidCapabilities(f"{path}.node is {reprlib.repr(name)}; a node's name is a string")
+    try:
+        encode_token(name, "node name")
+    except InvalidName as exc:
+        raise InvalidCapabilities(f"{path}.node: {exc}") from exc
+    return name
+
+
+def check_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """`nodes` themselves, where they can be announced together.
+
+    Raises
+    ------
+    InvalidCapabilities
+        Two have one name, or all of them are too much for one value of a store.
+    """
+    nodes = _refuse_doubles(nodes)
+    if (size := len(_to_bytes(_to_fields(nodes)))) > NODES_LIMIT:
+        raise InvalidCapabilities(
+            f"capabilities take {size} bytes as JSON, at most {NODES_LIMIT} fit; report less, or where to find it"
+        )
+    return nodes
+
+
+def _refuse_doubles(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    nodes, seen = tuple(nodes), set[str]()
+    for name, _ in nodes:
         if name in seen:
             raise InvalidCapabilities(
                 f"two capabilities are for the node {name!r}; give each its own name under the key 'node'"
             )
         seen.add(name)
+    return nodes
+
+
+def _to_fields(nodes: Iterable[Node]) -> list[dict[str, Any]]:
+    return [{"node": name, "capabilities": values} for name, values in nodes]
+
+
+def _to_bytes(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def announcement_key(service: str, host: str) -> str:
+    """Where the announcement of this host is stored."""
+    return f"{encode_token(service, 'service name')}.{encode_token(host, 'host name')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,64 +248,80 @@ class Announcement:
     ttl: float
     nodes: tuple[Node, ...]
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Greater for what was said later."""
+        return self.incarnation, self.sequence
+
     def encode(self) -> bytes:
         """The value as it is stored."""
-        nodes = self.nodes or (("", {}),)
-        fields = {
-            "v": 1,
-            "service": self.service,
-            "host": self.host,
-            "incarnation": self.incarnation,
-            "sequence": self.sequence,
-            "ttl": self.ttl,
-            "nodes": [{"node": name, "capabilities": values} for name, values in nodes],
-        }
-        return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+        return _to_bytes(
+            {
+                "v": 1,
+                "service": self.service,
+                "host": self.host,
+                "incarnation": self.incarnation,
+                "sequence": self.sequence,
+                "ttl": self.ttl,
+                "nodes": _to_fields(self.nodes),
+            }
+        )
 
     @classmethod
-    def decode(cls, value: bytes) -> Announcement:
-        """Read a stored value.
+    def decode(cls, key: str, value: bytes) -> Announcement:
+        """Read what is stored under `key`.
 
         Raises
         ------
         ValueError
-            It is not an announcement of version 1.
+            It is not an announcement of version 1, or of another host than the key says.
         """
         try:
-            fields = json.loads(value, parse_constant=_refuse_constant)
-            if fields["v"] != 1:
-                raise ValueError(f"version {fields['v']!r} of an announcement, and 1 is known")
-            nodes = tuple(
-                (_typed(node["node"], str), freeze(_typed(node["capabilities"], dict)))
-                for node in fields["nodes"]
-            )
-            return cls(
-                _typed(fields["service"], str),
-                _typed(fields["host"], str),
-                _typed(fields["incarnation"], int),
-                _typed(fields["sequence"], int),
-                _positive(fields["ttl"]),
-                nodes,
-            )
-        except (KeyError, TypeError, RecursionError, AttributeError) as exc:
+            announcement = cls._from_fields(json.loads(value))
+            expected = announcement_key(announcement.service, announcement.host)
+        except (KeyError, TypeError, OverflowError, RecursionError) as exc:
             raise ValueError(f"not an announcement: {exc!r}") from exc
+        if key != expected:
+            raise ValueError(f"the announcement of {expected} under another key")
+        return announcement
+
+    @classmethod
+    def _from_fields(cls, fields: Any) -> Announcement:
+        if fields["v"] != 1:
+            raise ValueError(f"version {reprlib.repr(fields['v'])} of an announcement, and 1 is known")
+        return cls(
+            _typed(fields["service"], str),
+            _typed(fields["host"], str),
+            _count(fields["incarnation"]),
+            _count(fields["sequence"]),
+            _positive(fields["ttl"]),
+            _refuse_doubles(map(_from_node_fields, _typed(fields["nodes"], list))),
+        )
 
 
-def _typed(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
+def _from_node_fields(fields: Any) -> Node:
+    values = to_json(_typed(fields["capabilities"], dict), "capabilities")
+    return _node_name(fields["node"], "capabilities"), values
+
+
+def _typed(value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TypeError(f"{reprlib.repr(value)} is no {kinds[-1].__name__}")
     return value
 
 
-def _positive(value: Any) -> float:
-    number = float(_typed(value, int | float))  # type: ignore[arg-type] # isinstance takes a union
-    if not 0 < number < math.inf:
-        raise ValueError(f"a TTL of {value!r}")
+def _count(value: Any) -> int:
+    number: int = _typed(value, int)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{reprlib.repr(number)} is no number from 0 to 2^63 - 1")
     return number
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _positive(value: Any) -> float:
+    number = float(_typed(value, int, float))
+    if not 0 < number < math.inf:
+        raise ValueError(f"a TTL of {number}")
+    return number
 
 
 class SchedulerDependentManager(Manager):
@@ -237,49 +345,47 @@ class SchedulerDependentManager(Manager):
         Raises
         ------
         InvalidCapabilities
-            Something is not a JSON value (the text has its path), or a node comes twice.
+            Something is not a JSON value (the text has its path), a node comes twice, also where another manager of
+            the service reports it, or it is all together more than one value of a store can hold. What was
+            remembered before stays.
         """
         nodes = read_capabilities(capabilities)
         if self.service is not None:
-            _refuse_doubles([name for name, _ in nodes] + self._nodes_of_others())
-        changed, self.last_capabilities = nodes != self.last_capabilities, nodes
-        if changed and self.service is not None and self.service.announcer is not None:
-            self.service.announcer.announce_soon()
-
-    def _nodes_of_others(self) -> list[str]:
-        assert self.service is not None
-        others = (manager for manager in self.service.managers if manager is not self)
-        return [
-            name
-            for manager in others
-            if isinstance(manager, SchedulerDependentManager)
-            for name, _ in manager.last_capabilities or ()
-        ]
+            others = [manager for manager in self.service.managers if manager is not self]
+            check_nodes((*nodes, *_reported(others)))
+        self.last_capabilities = nodes
+        self._announce_changes()
 
     @periodic_task
     async def publish_service_capabilities(self, context: Any) -> None:
         """Send what is not sent yet. Without a service, or before the first update, this does nothing."""
-        if (
-            self.service is not None
-            and self.service.announcer is not None
-            and self.last_capabilities is not None
-        ):
+        self._announce_changes()
+
+    def _announce_changes(self) -> None:
+        if self.service is not None and self.service.announcer is not None:
             self.service.announcer.announce_changes()
 
 
 def nodes_of(managers: Iterable[Manager]) -> tuple[Node, ...]:
-    """All nodes that these managers report.
+    """All nodes that these managers report; `PRESENCE` before the first of them has.
 
     Raises
     ------
     InvalidCapabilities
-        Two managers report the same node.
+        Two managers report the same node, or all of them too much.
     """
-    nodes = [
+    reporting = [manager for manager in managers if _has_reported(manager)]
+    return check_nodes(_reported(reporting)) if reporting else PRESENCE
+
+
+def _has_reported(manager: Manager) -> bool:
+    return isinstance(manager, SchedulerDependentManager) and manager.last_capabilities is not None
+
+
+def _reported(managers: Iterable[Manager]) -> list[Node]:
+    return [
         node
         for manager in managers
         if isinstance(manager, SchedulerDependentManager)
         for node in manager.last_capabilities or ()
     ]
-    _refuse_doubles(name for name, _ in nodes)
-    return tuple(nodes)

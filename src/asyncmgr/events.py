@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from asyncmgr.log import log
 
@@ -100,7 +100,7 @@ class HostDuplicated:
     host: str
 
 
-Event = (
+Event: TypeAlias = (
     RunFinished
     | RunLeaked
     | SlotSkipped
@@ -111,31 +111,31 @@ Event = (
     | ServiceStopping
     | HostDuplicated
 )
-Listener = Callable[[Event], None]
+Listener: TypeAlias = Callable[[Event], None]
 
 
 class Listeners:
     """The callbacks of one service. Falsy while there is none, so that nobody builds an event for nobody."""
 
     def __init__(self) -> None:
-        self._callbacks: list[tuple[Listener, tuple[type, ...]]] = []
+        self.callbacks: list[tuple[Listener, tuple[type, ...]]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._callbacks)
+        return bool(self.callbacks)
 
     def add(self, callback: Listener, *kinds: type[Event]) -> Callable[[], None]:
         item = (callback, kinds)
-        self._callbacks.append(item)
+        self.callbacks.append(item)
 
         def remove() -> None:
-            if item in self._callbacks:
-                self._callbacks.remove(item)
+            if item in self.callbacks:
+                self.callbacks.remove(item)
 
         return remove
 
     def tell(self, event: Event) -> None:
         """Call every listener; one that raises is logged and stops nothing."""
-        for callback, kinds in tuple(self._callbacks):
+        for callback, kinds in tuple(self.callbacks):
             if kinds and not isinstance(event, kinds):
                 continue
             try:

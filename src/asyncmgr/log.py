@@ -37,4 +37,4 @@ class SafeLog:
             getattr(_logger, level)(event, **keys)
 
 
-log = SafeLog()
+log: SafeLog = SafeLog()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import socket
 import types
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from asyncmgr.agenda import Entry, TaskStatus, status_of
 from asyncmgr.clock import Clock, Moment, WallClock, to_us
@@ -21,10 +23,7 @@ from asyncmgr.task import (
     check_function,
     declare,
     declared,
-    make_schedule,
     override_options,
-    read_spacing,
-    why_off,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +68,15 @@ class _ClassName:
         return owner.__name__
 
 
+class _Uninitialised:
+    """Stands where an instance's state will be, so that a forgotten ``super().__init__()`` is told at first use."""
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise ManagerNotInitialised(
+            f"{owner.__qualname__}.__init__ does not call super().__init__(); call it first"
+        )
+
+
 class Manager:
     """Groups the periodic tasks (and RPC methods) of one aspect of a system.
 
@@ -88,7 +96,7 @@ class Manager:
     RPC_API_NAMESPACE: str | None = None
 
     _asyncmgr_tasks: ClassVar[tuple[tuple[str, PeriodicTask], ...]] = ()
-    _asyncmgr: ManagerState
+    _asyncmgr: ManagerState = _Uninitialised()  # type: ignore[assignment] # a descriptor that only raises
 
     def __init__(self, host: str | None = None, settings: Settings | None = None) -> None:
         self._asyncmgr = ManagerState(self, host, settings)
@@ -97,14 +105,7 @@ class Manager:
         super().__init_subclass__(**kwargs)
         cls._asyncmgr_tasks = tuple(_gather(cls))
         _refuse_doubles(cls)
-
-    def __getattr__(self, attribute: str) -> Any:
-        # Reached only for what is not there at all.
-        if attribute == "_asyncmgr":
-            raise ManagerNotInitialised(
-                f"{type(self).__qualname__}.__init__ does not call super().__init__(); call it first"
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
+        _tell_what_is_off(cls)
 
     @property
     def host(self) -> str:
@@ -137,14 +138,15 @@ class Manager:
         ManagerInUse
             During another pass, or while a service runs this manager.
         TaskFailed
-            With `raise_on_error`, where a task timed out or raised a `CancelledError` that nobody asked for.
+            With `raise_on_error`, where a task raised a `CancelledError` that nobody asked for.
+        TimeoutError
+            With `raise_on_error`, where a task ran longer than its `timeout`.
         """
         state = self._asyncmgr
         state.claim("a pass")
         try:
-            state.note_set_back()
             return await run_pass(
-                state.running_entries(), state.clock, context, raise_on_error=raise_on_error
+                state.running_entries, state.read_clock, context, raise_on_error=raise_on_error
             )
         finally:
             state.release()
@@ -204,7 +206,7 @@ class TaskHandle:
         self._state.remove(self._entry)
 
     def reschedule(
-        self, *, spacing: float | timedelta | None = None, cron: str | None = None, tz: str = "UTC"
+        self, *, spacing: float | timedelta | None = None, cron: str | None = None, tz: str | None = None
     ) -> None:
         """Change its schedule: the next slot is the last one plus the new spacing, or now if that is past.
 
@@ -217,17 +219,10 @@ class TaskHandle:
         """
         if (spacing is None) == (cron is None):
             raise InvalidPeriodicTaskArg("reschedule() takes either spacing= or cron=")
-        step = None if spacing is None else read_spacing("spacing", spacing)
-        schedule = make_schedule(step, cron, tz)
-        off = None if step is None else why_off(step, enabled=True)
-        self._state.reschedule(self._entry, replace(self._entry.options, schedule=schedule, switched_off=off))
-
-
-class _Function:
-    """Stands where a manager does for a task that is a function of its own."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.call = function
+        given = {"spacing": spacing, "cron": cron, "tz": tz}
+        new = declare({keyword: value for keyword, value in given.items() if value is not None})
+        options = replace(self._entry.options, schedule=new.schedule, switched_off=new.switched_off)
+        self._state.reschedule(self._entry, options)
 
 
 class ManagerState:
@@ -277,11 +272,11 @@ class ManagerState:
         """All tasks of this instance by name, those that are switched off too."""
         if self._entries is None:
             records = type(self._manager)._asyncmgr_tasks  # noqa: SLF001 - its own class
-            made = [self._make(self._manager, attribute, record) for attribute, record in records]
-            self._entries = {entry.name: entry for entry in made}
+            made = [self._make(attribute, record) for attribute, record in records]
             self._apply_overrides(made)
             for entry in made:
                 entry.plan(self._born)
+            self._entries = {entry.name: entry for entry in made}
         return self._entries
 
     def running_entries(self) -> list[Entry]:
@@ -294,24 +289,35 @@ class ManagerState:
             return False
         return self.settings.run_external_periodic_tasks or not options.external_process_ok
 
-    def _make(self, owner: object, attribute: str, record: PeriodicTask) -> Entry:
+    def _make(
+        self, attribute: str, record: PeriodicTask, function: Callable[..., Any] | None = None
+    ) -> Entry:
         full_name = f"{self._manager.name}.{record.name or attribute}"
-        return Entry(owner, attribute, full_name, record, tolerance=to_us(self.settings.tolerance))
+        tolerance = to_us(self.settings.tolerance)
+        entry = Entry(self._manager, attribute, full_name, record, tolerance=tolerance, function=function)
+        self._set_spread(entry)
+        return entry
+
+    def _set_spread(self, entry: Entry) -> None:
+        if "auto" in (entry.options.phase, self.settings.phase):
+            entry.spread = zlib.crc32(f"{self.host}/{entry.full_name}".encode())
 
     def _apply_overrides(self, entries: Sequence[Entry]) -> None:
+        if not self.settings.tasks:
+            return
         overrides = self.settings.overrides_for([entry.full_name for entry in entries], strict=False)
         for entry in entries:
             override = overrides.get(entry.full_name)
             if override is not None:
-                entry.options = override_options(entry.options, override)
+                entry.adopt(override_options(entry.options, override))
                 entry.log_level = override.log_level
 
     def add(self, function: Callable[..., Any], options: dict[str, Any]) -> TaskHandle:
-        owner, attribute, record = self._read_addition(function, options)
-        entry = self._make(owner, attribute, record)
-        if record.name is None:
-            entry = self._make(owner, attribute, replace(record, name=getattr(function, "__name__", "task")))
+        function, record = self._read_addition(function, options)
+        name = record.name or getattr(function, "__name__", "task")
+        entry = self._make(name, record, function)
         entries = self.entries()
+        _refuse_reserved(entry.full_name, entry.name)
         if entry.name in entries:
             raise InvalidPeriodicTaskArg(
                 f"{entry.full_name} is there already; give name= or remove the other first"
@@ -320,24 +326,27 @@ class ManagerState:
         entry.plan(self.read_clock(), by_service=self._scheduler is not None)
         entries[entry.name] = entry
         self._schedule(entry)
+        _tell_if_off(self._manager.name, entry.name, entry.options)
         return TaskHandle(self, entry)
 
-    def _read_addition(self, function: Any, options: dict[str, Any]) -> tuple[object, str, PeriodicTask]:
+    def _read_addition(self, function: Any, options: dict[str, Any]) -> tuple[Callable[..., Any], PeriodicTask]:
         record = declared(function)
         if record is None:
             check_function(function, takes="context")
-            return _Function(function), "call", declare(options)
+            return function, declare(options)
         if options.keys() - {"name"}:
             raise InvalidPeriodicTaskArg(
                 f"{function.__qualname__} has its options from @periodic_task; only name= may be given here"
             )
         if not inspect.ismethod(function):
             function = types.MethodType(function, self._manager)
-        return _Function(function), "call", replace(record, name=options.get("name", record.name))
+        return function, replace(record, name=declare(options).name or record.name)
 
     def remove(self, entry: Entry) -> None:
         if self.entries().get(entry.name) is entry:
             del self.entries()[entry.name]
+            # A pass may have it on its list.
+            entry.options = replace(entry.options, switched_off="it was removed")
             if self._scheduler is not None:
                 self._scheduler.remove(entry)
 
@@ -369,7 +378,7 @@ class ManagerState:
             entry.options.switched_off,
         )
         if same or self._scheduler is None:
-            entry.options = options
+            entry.adopt(options)
         else:
             self._scheduler.reschedule(entry, options)
 
@@ -393,6 +402,7 @@ class ManagerState:
         self.clock = scheduler.clock
         moment = self.clock.read()
         for entry in self.entries().values():
+            self._set_spread(entry)
             entry.plan(moment, by_service=True)
             self._schedule(entry)
 
@@ -411,14 +421,12 @@ class ManagerState:
     # Time of a pass
 
     def read_clock(self) -> Moment:
-        return self.clock.read()
-
-    def note_set_back(self) -> None:
-        """Plan wall-clock slots anew where the wall went back by more than a minute since the last look."""
+        """The present moment. Plans wall-clock slots anew if the wall went back by over a minute since the last one."""
         before, self._last = self._last, self.clock.read()
-        if self._last.wall < before.wall - to_us(60):
+        if self._scheduler is None and self._last.wall < before.wall - to_us(60):
             for entry in self.entries().values():
                 entry.set_back(self._last)
+        return self._last
 
 
 def _gather(cls: type) -> Iterator[tuple[str, PeriodicTask]]:
@@ -426,20 +434,15 @@ def _gather(cls: type) -> Iterator[tuple[str, PeriodicTask]]:
     for attribute in _attributes(cls):
         values = [vars(base)[attribute] for base in cls.__mro__ if attribute in vars(base)]
         _refuse_hidden(cls, attribute, values)
-        record = next((record for value in values if (record := declared(value))), None)
-        if record is None or values[0] is None:
+        # `= None` deletes a task, for the classes further down too.
+        kept = takewhile(lambda value: value is not None, values)
+        record = next((record for value in kept if (record := declared(value))), None)
+        if record is None:
             continue
         if declared(values[0]) is None:
-            check_function(values[0], takes="self, context")
-        _refuse_reserved(cls, attribute, record)
+            check_function(values[0], takes="self, context", name=f"{cls.__qualname__}.{attribute}")
+        _refuse_reserved(f"{cls.__name__}.{attribute}", attribute, record.name)
         yield attribute, record
-        if record.switched_off is not None and attribute in vars(cls):
-            log.info(
-                "task.disabled",
-                manager=cls.__name__,
-                task=record.name or attribute,
-                reason=record.switched_off,
-            )
 
 
 def _attributes(cls: type) -> dict[str, None]:
@@ -458,16 +461,15 @@ def _unwrap(value: object) -> object:
 def _refuse_hidden(cls: type, attribute: str, values: list[Any]) -> None:
     if isinstance(values[0], staticmethod | classmethod):
         raise InvalidPeriodicTaskArg(
-            f"{cls.__name__}.{attribute} is a {type(values[0]).__name__}; a periodic task is 'async def (self, context)'"
+            f"{cls.__name__}.{attribute} is a {type(values[0]).__name__}; "
+            f"write 'async def {attribute}(self, context)'"
         )
 
 
-def _refuse_reserved(cls: type, attribute: str, record: PeriodicTask) -> None:
-    for name in (attribute, record.name):
+def _refuse_reserved(task: str, *names: str | None) -> None:
+    for name in names:
         if name in RESERVED:
-            raise InvalidPeriodicTaskArg(
-                f"{cls.__name__}.{attribute}: {name!r} belongs to Manager; give the task another name"
-            )
+            raise InvalidPeriodicTaskArg(f"{task}: {name!r} belongs to Manager; give the task another name")
 
 
 def _refuse_doubles(cls: type[Manager]) -> None:
@@ -479,3 +481,15 @@ def _refuse_doubles(cls: type[Manager]) -> None:
                 f"{cls.__name__} has two tasks named {name!r}: {seen[name]} and {attribute}; give one another name="
             )
         seen[name] = attribute
+
+
+def _tell_what_is_off(cls: type[Manager]) -> None:
+    told = [task for base in cls.__bases__ for task in getattr(base, "_asyncmgr_tasks", ())]
+    for attribute, record in cls._asyncmgr_tasks:
+        if (attribute, record) not in told:
+            _tell_if_off(cls.__name__, record.name or attribute, record)
+
+
+def _tell_if_off(manager: str, task: str, record: PeriodicTask) -> None:
+    if record.switched_off is not None:
+        log.info("task.disabled", manager=manager, task=task, reason=record.switched_off)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from asyncmgr.agenda import Entry, nearest
-from asyncmgr.clock import SECOND, Clock
+from asyncmgr.agenda import RETRY, Entry, nearest
+from asyncmgr.clock import SECOND, Moment
 from asyncmgr.errors import TaskFailed
 from asyncmgr.log import log
 from asyncmgr.schedules import DEFAULT_INTERVAL
@@ -17,26 +17,33 @@ from asyncmgr.task import Outcome
 Result = tuple[Outcome, BaseException | None]
 
 
-async def run_pass(entries: Sequence[Entry], clock: Clock, context: Any, *, raise_on_error: bool) -> float:
+async def run_pass(
+    entries: Callable[[], Iterable[Entry]], read: Callable[[], Moment], context: Any, *, raise_on_error: bool
+) -> float:
     """Start what is due, one after the other, each awaited to its end; how long the caller may idle, in seconds."""
-    moment = clock.read()
-    for entry in entries:
+    moment = read()
+    present = tuple(entries())
+    for entry in present:
         entry.note_first_pass(moment)
     # The set is taken now: what becomes due while these run waits for the next pass.
-    for entry in [entry for entry in entries if entry.is_due(moment)]:
-        await _start(entry, clock, context, raise_on_error=raise_on_error)
+    for entry, slot in [(entry, entry.slot) for entry in present if entry.is_due(moment)]:
+        moment = read()
+        if entry.slot != slot or entry.options.switched_off is not None:
+            continue  # a task before it moved or removed it
+        await _start(entry, moment, context, raise_on_error=raise_on_error)
         await asyncio.sleep(0)
-    moment = clock.read()
-    idle = nearest(entries, moment)
+    moment = read()
+    idle = nearest(entries(), moment)
     return DEFAULT_INTERVAL if idle is None else min(DEFAULT_INTERVAL, max(0.0, idle / SECOND))
 
 
-async def _start(entry: Entry, clock: Clock, context: Any, *, raise_on_error: bool) -> None:
+async def _start(entry: Entry, moment: Moment, context: Any, *, raise_on_error: bool) -> None:
     error: BaseException | None
     try:
-        _, missed = entry.begin(clock.read())
+        _, missed = entry.begin(entry.reference(moment), moment.wall)
     except Exception as exc:
         log.error("schedule.failed", task=entry.full_name, exc_info=exc)
+        entry.slot = entry.reference(moment) + RETRY
         outcome, error = Outcome.FAILED, exc
     else:
         if missed:
@@ -54,7 +61,7 @@ async def _start(entry: Entry, clock: Clock, context: Any, *, raise_on_error: bo
 def _to_raise(entry: Entry, outcome: Outcome, error: BaseException | None) -> BaseException:
     if isinstance(error, Exception):
         return error
-    failure = TaskFailed(f"{entry.full_name} {str(outcome).replace('_', ' ')}")
+    failure = TaskFailed(f"{entry.full_name} was {outcome} by a CancelledError that nobody asked for")
     failure.__cause__ = error
     return failure
 
@@ -68,7 +75,7 @@ async def _await_body(entry: Entry, context: Any) -> Result:
     entry.running += 1
     entry.runs += 1
     try:
-        await getattr(entry.owner, entry.attribute)(context)
+        await entry.call(context)
         result: Result = (Outcome.SUCCEEDED, None)
     except asyncio.CancelledError as exc:
         result = (Outcome.CANCELLED, exc)
@@ -79,7 +86,7 @@ async def _await_body(entry: Entry, context: Any) -> Result:
         timed_out = deadline.disarm()
     if task.cancelling() > requested:
         raise result[1] if isinstance(result[1], asyncio.CancelledError) else asyncio.CancelledError
-    return (Outcome.TIMED_OUT, TimeoutError(deadline.text)) if timed_out else result
+    return (Outcome.TIMED_OUT, deadline.error(result[1])) if timed_out else result
 
 
 class _Deadline:
@@ -88,9 +95,9 @@ class _Deadline:
     def __init__(self, task: asyncio.Task[Any], entry: Entry) -> None:
         self._task = task
         self._expired = False
-        timeout = entry.options.timeout
+        timeout = entry.timeout
         seconds = math.inf if timeout is None else timeout / SECOND
-        self.text = f"{entry.full_name} ran longer than its timeout of {seconds:g} s"
+        self._text = f"{entry.full_name} ran longer than its timeout of {seconds:g} s"
         loop = asyncio.get_running_loop()
         self._timer = None if timeout is None else loop.call_later(seconds, self._expire)
 
@@ -105,3 +112,9 @@ class _Deadline:
         if self._expired:
             self._task.uncancel()
         return self._expired
+
+    def error(self, cause: BaseException | None) -> TimeoutError:
+        """What the run failed with; `cause` is how its body then ended."""
+        late = TimeoutError(self._text)
+        late.__cause__ = cause
+        return late

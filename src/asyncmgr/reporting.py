@@ -25,7 +25,7 @@ class Reporter:
     """Reports for one service."""
 
     def __init__(self, host: str) -> None:
-        self.listeners = Listeners()
+        self.listeners: Listeners = Listeners()
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
@@ -75,9 +75,14 @@ class Reporter:
         if self.listeners:
             self.listeners.tell(SlotSkipped(entry.full_name, slot, reason))
 
-    def started_after_skips(self, entry: Entry) -> None:
-        entry.skipping = False
-        log.info("slot.resumed", task=entry.full_name, host=self._host, skipped=entry.skipped)
+    def starting(self, run: Run) -> None:
+        """A run starts after slots that had none: missed ones, or skipped ones."""
+        if run.missed:
+            self.missed(run)
+        entry = run.entry
+        if entry.skipping:
+            entry.skipping = False
+            log.info("slot.resumed", task=entry.full_name, host=self._host, skipped=entry.skipped)
 
     def missed(self, run: Run) -> None:
         """One run stands for slots that have passed."""

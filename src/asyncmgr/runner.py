@@ -2,7 +2,8 @@
 
 How a run is isolated without paying for a Task each: one Task, the *starter*, starts the due runs one after another,
 stepping each body inside a context of its own. A body that never waits ends right there. A body that waits keeps the
-Task it is on, which is its own from then on, and a new starter goes on with the rest.
+Task it is on, which is its own from then on, and a new starter goes on with the rest. A task whose last run waited
+gets a Task of its own from the beginning.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import random
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sized
 from typing import Any
 
 from asyncmgr.agenda import Agenda, Batch, Entry
@@ -22,7 +23,7 @@ from asyncmgr.clock import SECOND, LoopClock, Moment, Step, to_us
 from asyncmgr.heap import NO_TICKET, LazyHeap
 from asyncmgr.log import log
 from asyncmgr.reporting import Reporter
-from asyncmgr.runs import Run, RunContext, Site
+from asyncmgr.runs import Look, Run, RunContext, Site
 from asyncmgr.task import Outcome, PeriodicTask
 
 LEAKED_AFTER = 10.0
@@ -33,6 +34,15 @@ SET_BACK = 60.0
 
 _SHORTEST_SLEEP = 0.001
 """Seconds. uvloop rounds timers to milliseconds and may fire early; asking it for less is a busy loop."""
+
+_LONGEST_TURN = 0.001
+"""Seconds after which the loop gets its turn even if no callback waits: it may have sockets to look at."""
+
+_ASK_AGAIN = 64
+"""A task whose runs wait is tried without a Task of its own once in so many runs: it may have changed."""
+
+_STARTS_PER_TURN = 16
+"""How many Tasks are made for runs that will wait before the loop gets its turn."""
 
 _ENDED: Any = object()
 
@@ -58,10 +68,11 @@ class Runner:
         `SystemExit` or `KeyboardInterrupt`, `on_death` of an error of the scheduler itself.
         """
         self._loop = asyncio.get_running_loop()
-        self.clock = LoopClock(self._loop)
+        self.clock: LoopClock = LoopClock(self._loop)
         self.agenda: Agenda[Run] = Agenda(Run, random_source)
         self._site = site
         self._report = reporter
+        self._listeners = reporter.listeners.callbacks
         self._context = context
         self._own_context = context.copy()
         self._on_exit = on_exit
@@ -71,6 +82,9 @@ class Runner:
         self._queued: dict[Entry, Run] = {}
         self._waiting: set[Run] = set()
         self._deadlines: LazyHeap[Run] = LazyHeap()
+        # A turn of the loop costs as much as a short run, so none is made for nobody: the loop's own queue tells
+        # whether a callback waits. asyncio has no public name for it; without it a turn is made each time.
+        self._others: Sized = getattr(self._loop, "_ready", "unknown")
         self._starter: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._open = False
@@ -113,10 +127,11 @@ class Runner:
 
     def give_up(self) -> frozenset[Run]:
         """Report the runs that did not end although they were cancelled, and stop looking."""
-        for run in self._waiting:
+        leaked = frozenset(run for run in self._waiting if run.task is not None and not run.task.done())
+        for run in leaked:
             self._report.leaked(run, self._loop.time() - run.started)
         self._drop_timer()
-        return frozenset(self._waiting)
+        return leaked
 
     # What a manager asks of it
 
@@ -187,10 +202,9 @@ class Runner:
             self.agenda.set_back(moment)
 
     def _accept(self, batch: Batch[Run], moment: Moment) -> bool:
-        looked_at = self._loop.time()
+        look = Look(self._site, moment, self._loop.time())
         for run in (*batch.due, *batch.queued, *batch.refused):
-            run.site, run.number = self._site, next(self._numbers)
-            run.moment, run.looked_at = moment, looked_at
+            run.look, run.number = look, next(self._numbers)
         self._ready.extend(batch.due)
         for run in batch.queued:
             run.queued = True
@@ -211,9 +225,11 @@ class Runner:
 
     def _start_ready(self) -> None:
         if self._ready and self._starter is None:
-            self._starter = asyncio.Task(
-                self._start_runs(), loop=self._loop, name="asyncmgr starter", context=self._own_context
-            )
+            self._starter = self._make_task(self._start_runs())
+
+    def _make_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # Not by the loop's task factory: an application's eager one would start the run inside of the wake-up.
+        return asyncio.Task(coroutine, loop=self._loop, context=self._own_context)
 
     async def _start_runs(self) -> None:
         starter = asyncio.current_task()
@@ -236,8 +252,17 @@ class Runner:
 
     @types.coroutine
     def _start_one_by_one(self, starter: asyncio.Task[None]) -> Generator[Any, Any, None]:
+        turn_ends = self._loop.time() + _LONGEST_TURN
+        alone = 0
         while self._ready:
             run = self._ready.popleft()
+            entry = run.entry
+            if entry.waits and entry.runs % _ASK_AGAIN:
+                self._start_alone(run)
+                alone += 1
+                if alone % _STARTS_PER_TURN == 0:
+                    yield
+                continue
             references = getrefcount(starter)
             awaited = self._begin(run, starter)
             if awaited is not _ENDED:
@@ -246,68 +271,112 @@ class Runner:
                 return
             if starter.cancelling() or getrefcount(starter) > references:
                 return  # the run has cancelled this Task, or keeps hold of it and may: not the next run's Task
-            yield  # to the event loop, between any two starts
+            if self._others or run.started > turn_ends:
+                yield  # to the event loop, between any two starts that somebody waits for
+                turn_ends = self._loop.time() + _LONGEST_TURN
+
+    def _start_alone(self, run: Run) -> None:
+        """Start a run whose task waited the last time: in a Task and a context of its own from the beginning."""
+        run.task = asyncio.Task(
+            self._run_alone(run), loop=self._loop, name=run.entry.full_name, context=self._context.copy()
+        )
+        self._waiting.add(run)
+
+    async def _run_alone(self, run: Run) -> None:
+        entry = run.entry
+        run.started = self._loop.time()
+        entry.runs += 1
+        if run.missed or entry.skipping:
+            self._report.starting(run)
+        if entry.timeout is not None:
+            self._set_deadline(run, entry.timeout)
+        try:
+            await entry.call(RunContext(run))
+        except GeneratorExit:
+            self._waiting.discard(run)
+            raise
+        except BaseException as exc:
+            self._end(run, exc)
+        else:
+            self._end(run, None)
 
     def _begin(self, run: Run, starter: asyncio.Task[None]) -> Any:
-        """Make the first step of a run; what it waits for, or `_ENDED`."""
+        """Make the first step of a run on the starter; what it waits for, or `_ENDED`."""
         entry = run.entry
         run.started = self._loop.time()
         run.scope = self._context.copy()
         entry.runs += 1
-        if run.missed:
-            self._report.missed(run)
-        if entry.skipping:
-            self._report.started_after_skips(entry)
+        if run.missed or entry.skipping:
+            self._report.starting(run)
         starter.set_name(entry.full_name)
         try:
-            run.body = getattr(entry.owner, entry.attribute)(RunContext(run))
-        except BaseException as exc:
-            return self._end(run, exc)
-        return self._step(run, run.body.send, None)
-
-    def _step(self, run: Run, resume: Callable[[Any], Any], value: Any) -> Any:
-        """Run the body up to where it waits next, inside its own context; what it waits for, or `_ENDED`."""
-        try:
-            return run.scope.run(resume, value)
+            run.body = entry.call(RunContext(run))
+            awaited = run.scope.run(run.body.send, None)
         except StopIteration:
             return self._end(run, None)
         except BaseException as exc:
             return self._end(run, exc)
+        entry.waits = True
+        return awaited
 
     @types.coroutine
     def _attend(self, run: Run, awaited: Any) -> Generator[Any, Any, None]:
         """Hand what the body waits for to the Task that it is on, and what the Task answers back to the body."""
-        run.task = asyncio.current_task()
-        self._waiting.add(run)
-        self._set_deadline(run)
-        resume: Callable[[Any], Any]
-        while awaited is not _ENDED:
+        self._begin_to_wait(run)
+        body, enter = run.body, run.scope.run
+        while True:
             try:
                 value = yield awaited
             except GeneratorExit:
-                run.body.close()
-                self._forget(run)
+                body.close()
+                self._waiting.discard(run)
                 raise
             except BaseException as exc:
-                resume, value = run.body.throw, exc
+                resume, value = body.throw, exc
             else:
-                resume = run.body.send
-            awaited = self._step(run, resume, value)
+                resume = body.send
+            try:
+                awaited = enter(resume, value)
+            except StopIteration:
+                self._end(run, None)
+                return
+            except BaseException as exc:
+                self._end(run, exc)
+                return
+
+    def _begin_to_wait(self, run: Run) -> None:
+        run.task = asyncio.current_task()
+        self._waiting.add(run)
+        timeout = run.entry.timeout
+        if timeout is not None:
+            self._set_deadline(run, timeout)
+
+    def _set_deadline(self, run: Run, timeout: int) -> None:
+        self._deadlines.push(to_us(run.started) + timeout, run)
+        self._wake_by(run.started + timeout / SECOND)
 
     # Ending runs
 
     def _end(self, run: Run, error: BaseException | None) -> Any:
         entry = run.entry
         entry.running -= 1
-        if run.task is not None:
-            self._forget(run)
+        if run.task is None:
+            entry.waits = False
+        else:
+            self._waiting.discard(run)
+            if run.ticket != NO_TICKET:
+                self._deadlines.remove(run)
+        if error is not None or run.cause is not None or entry.failures or entry.log_level or self._listeners:
+            self._conclude(run, error)
+        if entry.queued:
+            self._start_queued(entry)
+        return _ENDED
+
+    def _conclude(self, run: Run, error: BaseException | None) -> None:
         outcome, error = _judge(run, error)
         self._report.finished(run, outcome, self._loop.time() - run.started, error)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             self._on_exit(error)
-        if entry.queued:
-            self._start_queued(entry)
-        return _ENDED
 
     def _start_queued(self, entry: Entry) -> None:
         run = self._queued.pop(entry, None)
@@ -317,18 +386,7 @@ class Runner:
             self._ready.append(run)
             self._start_ready()
 
-    def _forget(self, run: Run) -> None:
-        self._waiting.discard(run)
-        if run.ticket != NO_TICKET:
-            self._deadlines.remove(run)
-
     # Timeouts
-
-    def _set_deadline(self, run: Run) -> None:
-        timeout = run.entry.options.timeout
-        if timeout is not None:
-            self._deadlines.push(to_us(run.started) + timeout, run)
-            self._wake_by(run.started + timeout / SECOND)
 
     def _wake_by(self, when: float) -> None:
         if self._timer is not None and when < self._timer.when():
@@ -353,7 +411,7 @@ class Runner:
 def _judge(run: Run, error: BaseException | None) -> tuple[Outcome, BaseException | None]:
     """How a run ended: who cancelled decides, not what the body raised."""
     if run.cause == "timed_out":
-        timeout = (run.entry.options.timeout or 0) / SECOND
+        timeout = (run.entry.timeout or 0) / SECOND
         late = TimeoutError(f"{run.entry.full_name} ran longer than its timeout of {timeout:g} s")
         late.__cause__ = error
         return Outcome.TIMED_OUT, late

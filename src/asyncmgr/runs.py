@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Generator
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -27,58 +27,59 @@ class Site:
     """Eight hexadecimal digits, drawn at each start of a service."""
 
 
-class Run(Due):
-    """One execution of a task, from its slot to its outcome; the runner's own record."""
-
-    __slots__ = (
-        "body",
-        "cause",
-        "looked_at",
-        "moment",
-        "number",
-        "queued",
-        "scope",
-        "site",
-        "started",
-        "task",
-        "ticket",
-    )
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The look at the agenda at which slots were handed out: the same for a whole batch."""
 
     site: Site
-    number: int
     moment: Moment
-    """When the slot was handed out."""
-    looked_at: float
-    """The same in loop time."""
+    at: float
+    """The moment in loop time."""
+
+
+class Run(Due):
+    """One execution of a task, from its slot to its outcome; the runner's own record.
+
+    Lean, as there is one for each run: what only a run that waits has is set when it first waits.
+    """
+
+    __slots__ = ("body", "cause", "look", "number", "queued", "scope", "started", "task", "ticket")
+
+    look: Look
+    number: int
     started: float
     """Loop time."""
-    body: Generator[Any, Any, Any]
     scope: contextvars.Context
     """Its own copy of the context variables."""
+    body: Coroutine[Any, Any, object]
+
 
     def __init__(self, entry: Entry, planned: int, missed: int) -> None:
-        super().__init__(entry, planned, missed)
-        self.queued = False
-        self.ticket = NO_TICKET
-        """Its deadline's."""
+        # Not by super(): its call would cost as much as the rest.
+        self.entry: Entry = entry
+        self.planned: int = planned
+        self.missed: int = missed
+        self.queued: bool = False
+        self.ticket: int = NO_TICKET
+        """Of its deadline."""
         self.cause: Literal["timed_out", "cancelled"] | None = None
         """Who cancelled it: its own timeout, or the service that stops."""
         self.task: asyncio.Task[None] | None = None
-        """Its own from the moment at which it first waits."""
+        """Its own, from the moment at which it first waits."""
 
     @property
     def lateness(self) -> float:
         """Seconds from the slot to the actual start."""
-        handed_out = self.entry.reference(self.moment)
-        return round((handed_out - self.planned) / SECOND + self.started - self.looked_at, 6)
+        handed_out = self.entry.reference(self.look.moment)
+        return round((handed_out - self.planned) / SECOND + self.started - self.look.at, 6)
 
     @property
     def slot(self) -> datetime:
-        return self.entry.slot_datetime(self.planned, self.moment)
+        return self.entry.slot_datetime(self.planned, self.look.moment)
 
     @property
     def run_id(self) -> str:
-        return f"{self.site.incarnation}-{self.number}"
+        return f"{self.look.site.incarnation}-{self.number}"
 
     @property
     def trigger(self) -> Trigger:
@@ -123,12 +124,12 @@ class RunContext:
     @property
     def host(self) -> str:
         """The name under which the service instance is known."""
-        return self._run.site.host
+        return self._run.look.site.host
 
     @property
     def service(self) -> str:
         """The service's name."""
-        return self._run.site.service
+        return self._run.look.site.service
 
     def __repr__(self) -> str:
         return f"<RunContext {self.task} slot={self.slot.isoformat()} run_id={self.run_id}>"

@@ -5,14 +5,15 @@ A schedule is asked two things only: its first slot after an instant, and what t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
-from asyncmgr.clock import SECOND, to_datetime
+from asyncmgr.clock import SECOND, to_datetime, to_us
 
 DEFAULT_INTERVAL: float = 60.0
 """Seconds: how long a pass lets its caller idle at most, and the spacing of every-pass tasks under a service."""
@@ -21,8 +22,8 @@ SLOTS_COUNTED = 100
 """A cron schedule counts the slots it missed up to this many: each costs tens of microseconds to find."""
 
 
-_ZONE_CHANGE = 3 * 3600 * SECOND
-"""No zone moves its clocks by more than this at once."""
+_WEEK = 7 * 86_400 * SECOND
+"""No zone moves its clocks and moves them back again within less."""
 
 
 def _load_zone(name: str) -> tzinfo:
@@ -34,15 +35,13 @@ def _load_zone(name: str) -> tzinfo:
         raise ValueError(f"{name!r} is not a time zone of this machine; write e.g. 'Europe/Berlin'") from exc
 
 
-class Turn(NamedTuple):
-    """What one start of a task does to its grid."""
+def _to_wall(time: datetime) -> int:
+    return round(time.timestamp()) * SECOND
 
-    slot: int
-    """The slot that this start is for: the latest one due."""
-    missed: int
-    """How many older slots it stands for too."""
-    next_slot: int
-    """The next planned slot."""
+
+Turn: TypeAlias = tuple[int, int, int]
+"""What one start of a task does to its grid: the slot that it is for, which is the latest one due; how many older
+slots it stands for too; the next planned slot. A plain tuple, as one is made for each run."""
 
 
 class Schedule(Protocol):
@@ -85,9 +84,9 @@ class Every:
     def turn(self, slot: int, now: int, window: int) -> Turn:
         passed = (now + window - slot) // self.step
         if passed <= 0:
-            return Turn(slot, 0, slot + self.step)
+            return slot, 0, slot + self.step
         latest = slot + passed * self.step
-        return Turn(latest, passed, latest + self.step)
+        return latest, passed, latest + self.step
 
     def gap(self, slot: int) -> int:
         return self.step
@@ -110,7 +109,7 @@ class EveryPass:
         return start
 
     def turn(self, slot: int, now: int, window: int) -> Turn:
-        return Turn(now, 0, now)
+        return now, 0, now
 
     def gap(self, slot: int) -> int:
         return int(DEFAULT_INTERVAL * SECOND)
@@ -123,8 +122,9 @@ class EveryPass:
 class Cron:
     """Wall-clock slots of a cron expression (5 or 6 fields) in a time zone.
 
-    Across a change to or from summer time it does what Debian's cron does, as cronsim implements it: a slot in the
-    hour that is left out moves to its end, and a slot in the hour that comes twice runs once.
+    Across a change to or from summer time it does what Debian's cron does. Where neither minute nor hour begin with
+    ``*``, a slot in the hour that is left out moves to its end, and a slot in the hour that comes twice runs once.
+    All others, and those of 6 fields, have a slot at every instant at which a local clock shows such a time.
 
     Raises
     ------
@@ -186,22 +186,19 @@ class Cron:
     def turn(self, slot: int, now: int, window: int) -> Turn:
         following = self._after(slot)
         if following > now:
-            return Turn(slot, 0, following)
+            return slot, 0, following
         latest = self._latest(slot, now)
-        return Turn(latest, self._count(slot, latest), self._after(max(latest, now)))
+        return latest, self._count(slot, latest), self._after(max(latest, now))
 
     def gap(self, slot: int) -> int:
         following = self._after(slot)
         return self._after(following) - following
 
     def _latest(self, slot: int, now: int) -> int:
-        # The search backwards does not always land on a slot of the search forwards near a change of summer time
-        # (cronsim 2.8), so it only says where to begin.
-        guess = next(self._search(now + 1, reverse=True))
-        latest = cursor = max(slot, guess - _ZONE_CHANGE)
-        while (cursor := self._after(cursor)) <= now:
-            latest = cursor
-        return latest
+        # Searched for by halving, second by second: a slot a second for 30 years takes 30 looks.
+        seconds = range((now - slot) // SECOND + 2)
+        past = bisect_left(seconds, True, key=lambda second: self._after(slot + second * SECOND) > now)
+        return self._after(slot + (past - 1) * SECOND)
 
     def _count(self, slot: int, latest: int) -> int:
         count = 0
@@ -211,13 +208,43 @@ class Cron:
         return count
 
     def _after(self, wall: int) -> int:
-        # In the hour that comes twice the first find may be its first passing, which is over.
-        return next(found for found in self._search(wall, reverse=False) if found > wall)
+        return self._after_at_fixed_times(wall) if self._has_fixed_times else self._after_in_real_time(wall)
 
-    def _search(self, wall: int, *, reverse: bool) -> Iterator[int]:
+    @cached_property
+    def _has_fixed_times(self) -> bool:
+        minute, hour, *others = self._fields.split()
+        return len(others) == 3 and not minute.startswith("*") and not hour.startswith("*")
+
+    def _after_at_fixed_times(self, wall: int) -> int:
+        # In the hour that comes twice the first find may be its first passing, which is over.
         local = to_datetime(wall).astimezone(self._zone)
-        for found in self._simulate(self._fields, local, reverse=reverse):
-            yield round(found.timestamp()) * SECOND
+        found = (_to_wall(time) for time in self._simulate(self._fields, local))
+        return next(slot for slot in found if slot > wall)
+
+    def _after_in_real_time(self, wall: int) -> int:
+        # Between two changes of its offset a zone's time is plain arithmetic. Handed the zone itself, cronsim 2.8 loses
+        # slots where clocks change at midnight or by half an hour.
+        while True:
+            offset = self._offset(wall + 1)
+            local = to_datetime(wall + offset).replace(tzinfo=None)
+            found = _to_wall(next(self._simulate(self._fields, local)).replace(tzinfo=UTC)) - offset
+            change = self._next_change(wall + 1, found)
+            if change is None:
+                return found
+            wall = change - 1
+
+    def _next_change(self, start: int, end: int) -> int | None:
+        """The instant in `start` .. `end` from which the zone's offset is another than at `start`."""
+        offset = self._offset(start)
+        while start < end:
+            week = range(start, min(start + _WEEK, end) + 1)
+            if self._offset(week[-1]) != offset:
+                return week[bisect_left(week, True, key=lambda wall: self._offset(wall) != offset)]
+            start = week[-1]
+        return None
+
+    def _offset(self, wall: int) -> int:
+        return to_us(to_datetime(wall).astimezone(self._zone).utcoffset() or timedelta())
 
     def __str__(self) -> str:
         return f"cron {self.expression!r} {self.tz}"

@@ -1,46 +1,48 @@
 """A service: managers, the runner, the transport and the life cycle that wraps them, on one host.
 
-The whole life is one owned asyncio task, so that entering and leaving may happen in different tasks, and so that a
-cancelled caller can never leave a service half started or half stopped.
+What a start and a stop do stands here, step by step; `life` takes the steps, in a task of its own, so that entering
+and leaving may happen in different tasks and a cancelled caller leaves nothing half started or half stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from contextvars import ContextVar
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+from asyncmgr.agenda import Entry
 from asyncmgr.announcer import Announcer
 from asyncmgr.capabilities import nodes_of
+from asyncmgr.draining import CANCEL_GRACE, Drain
+from asyncmgr.draining import StopReport as StopReport
 from asyncmgr.errors import AsyncmgrError, ServiceStateError, ServiceStopped
 from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping
+from asyncmgr.life import Hook, Life, is_cancelled
 from asyncmgr.log import log
 from asyncmgr.manager import Manager, ManagerState
-from asyncmgr.plugins import load_plugins
+from asyncmgr.plugins import Plugin, load_plugins
 from asyncmgr.reporting import Reporter
-from asyncmgr.runner import Runner, wait_for_runs
+from asyncmgr.runner import Runner
 from asyncmgr.runs import Site
+from asyncmgr.task import override_options
 from asyncmgr.transports import Transport, open_transport
 from asyncmgr.transports.tokens import encode_token
 
 if TYPE_CHECKING:
     from asyncmgr.settings import Settings
 
-CANCEL_GRACE = 5.0
-"""Seconds that cancelled runs and calls get to end before they are reported as leaked."""
-
-HURRIED_GRACE = 1.0
-"""Seconds for the same, and for `cleanup_host`, once somebody asked twice or was cancelled while waiting."""
-
-ABANDONED_AFTER = 5.0
-"""Seconds after which even a hurried stop is given up on, where a hook swallows its cancellation."""
+_inside: ContextVar[tuple[Service, ...]] = ContextVar("asyncmgr services", default=())
+"""The services whose runs and hooks the present code belongs to: in there nobody can wait for their end."""
 
 
 class State(StrEnum):
@@ -56,20 +58,6 @@ class State(StrEnum):
     """Nothing new begins; what runs is drained."""
     STOPPED = "stopped"
     """Over, for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopReport:
-    """What a stop did with the runs that it met. Full names of tasks, one per run."""
-
-    drained: tuple[str, ...] = ()
-    """Ended by themselves in time."""
-    cancelled: tuple[str, ...] = ()
-    """Ended when they were cancelled."""
-    leaked: tuple[str, ...] = ()
-    """Go on although they were cancelled."""
-    duration: float = 0.0
-    """Seconds from the request to the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,36 +101,32 @@ class Service:
         settings: Settings | None = None,
     ) -> None:
         self.settings = _read_settings() if settings is None else settings
-        self._managers: list[Manager] = []
         self.name = name or _service_name(managers)
         self.host: str = host or self.settings.resolved_host
-        for manager in managers:
-            self.add_manager(manager)
         encode_token(self.name, what="service name")
         encode_token(self.host, what="host name")
         self._given_transport = self.settings.transport if transport is None else transport
-        self._transport: Transport | None = None
         self._reporter = Reporter(self.host)
-        self._runner: Runner | None = None
+        self._random = random.Random(self.settings.seed)
         self._state = State.NEW
-        self._life: asyncio.Task[None] | None = None
-        self._started = asyncio.Event()
-        self._stop_requested = asyncio.Event()
-        self._drain_over = asyncio.Event()
-        self._drain_timer: asyncio.TimerHandle | None = None
-        self._step_limit: asyncio.Timeout | None = None
-        self._transports = AsyncExitStack()
+        self._life: Life | None = None
+        self._drain = Drain()
+        self._report = StopReport()
+        self._asked_at: float | None = None
+        self._reloading: asyncio.Task[None] | None = None
+        self._reload_again = False
+        # What the start has done so far, and the stop has to undo.
+        self._managers: list[Manager] = []
         self._joined: list[Manager] = []
         self._initialised: list[Manager] = []
+        self._transports = AsyncExitStack()
+        self._transport: Transport | None = None
         self._announcer: Announcer | None = None
-        self._random = random.Random(self.settings.seed)
-        self._context = contextvars.Context()
-        self._hurried = False
-        self._stopper: asyncio.Task[Any] | None = None
-        self._error: BaseException | None = None
-        self._report = StopReport()
+        self._runner: Runner | None = None
         self.failed_plugins: tuple[str, ...] = ()
         """Names of the plugins that could not be loaded or raised."""
+        for manager in managers:
+            self.add_manager(manager)
 
     # What it is
 
@@ -181,6 +165,10 @@ class Service:
         return Health(True, self._state, "the scheduler keeps its time")
 
     @property
+    def _error(self) -> BaseException | None:
+        return None if self._life is None else self._life.error
+
+    @property
     def announcer(self) -> Announcer | None:
         """What keeps this host announced; `None` before that step of the start. For managers."""
         return self._announcer
@@ -195,7 +183,7 @@ class Service:
         ServiceStateError
             The managers have been started already.
         """
-        if getattr(self, "_runner", None) is not None:
+        if self._joined:
             raise ServiceStateError(f"the service {self.name} runs already; add managers before it starts")
         _check_manager(manager, self._managers, self.name)
         self._managers.append(manager)
@@ -241,21 +229,13 @@ class Service:
             )
         self._state = State.STARTING
         self._context = contextvars.copy_context()
-        self._life = asyncio.create_task(self._live(), name=f"asyncmgr service {self.name}")
-        started = asyncio.create_task(self._started.wait())
-        try:
-            await asyncio.wait({self._life, started}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._hurry()
-            await self._wait_for_end()
-            raise
-        finally:
-            started.cancel()
-        if self._started.is_set():
-            return
-        if self._error is not None:
-            raise self._error
-        raise ServiceStopped(f"the service {self.name} was stopped while it started")
+        self._context.run(_inside.set, (*_inside.get(), self))
+        life = self._life = Life(
+            self._start_steps, self._stop_steps(), name=self.name, context=self._context.copy()
+        )
+        await self._reach(life, life.running)
+        if not life.running.done():
+            raise life.error or ServiceStopped(f"the service {self.name} was stopped while it started")
 
     async def stop(self, timeout: float | None = None) -> StopReport:
         """Stop: nothing new begins, runs are drained, hooks undone, the transport closed. Legal in every state.
@@ -263,19 +243,16 @@ class Service:
         Parameters
         ----------
         timeout
-            Seconds that runs and calls in progress get before they are cancelled. Default: the setting
-            `drain_timeout`, 30.
+            Seconds that runs and calls in progress get before they are cancelled. Default: what an earlier call
+            said, else the setting `drain_timeout`, 30. Of several calls the one that ends first counts.
 
         If the caller is cancelled meanwhile, runs are cancelled at once and `cleanup_host` gets one second.
+
+        A run or a hook of this service, which has to end before the service can, gets an empty report at once.
         """
-        if self._life is None:
-            self._state = State.STOPPED
-            return self._report
-        self._request_stop(timeout)
-        if asyncio.current_task() is self._life:
-            return self._report  # called by a hook: this very step has to end first
-        self._stopper = asyncio.current_task()
-        await self._wait_for_end()
+        self._ask(timeout)
+        if self._life is not None and self not in _inside.get():
+            await self._reach(self._life, self._life.over)
         return self._report
 
     async def wait(self) -> None:
@@ -286,143 +263,96 @@ class Service:
         BaseException
             What ended it: the scheduler's own death, or the `SystemExit` or `KeyboardInterrupt` of a run.
         """
-        if self._life is None:
-            raise ServiceStateError(f"the service {self.name} is {self._state}; start it first")
-        await asyncio.wait({self._life})
+        if self._state is State.NEW:
+            raise ServiceStateError(f"the service {self.name} is new; start it first")
+        if self._life is not None:
+            await asyncio.wait({self._life.over})
         if self._error is not None:
             raise self._error
 
-    async def reload(self) -> None:
-        """Read the settings again; schedules, timeouts and log levels of tasks take effect, then the managers' hooks.
-
-        Wrong settings are logged, and the old ones stay in force.
-        """
-        try:
-            settings = self.settings.reload()
-            settings.overrides_for(self._task_names())
-        except AsyncmgrError as exc:
-            log.error("settings.rejected", service=self.name, error=str(exc))
-            return
-        self.settings = settings
-        for manager in self._managers:
-            _state(manager).apply(settings)
-        log.info("settings.reloaded", service=self.name)
-        for manager in self._managers:
-            await self._undo("reload", manager.reload())
-
-    # Asking for the end
-
-    def request_stop(self) -> None:
-        """Ask for a stop without waiting for it; a second request cuts the drain short. For signal handlers."""
-        if self._stop_requested.is_set():
+    def request_stop(self, *, at_once: bool = False) -> None:
+        """Ask for a stop without waiting for it. `at_once` cancels runs now and gives each hook one second."""
+        if at_once:
             self._hurry()
         else:
-            self._request_stop(None)
+            self._ask(None)
 
-    def _request_stop(self, timeout: float | None) -> None:
-        first = not self._stop_requested.is_set()
-        self._stop_requested.set()
-        if first and self._state is State.STARTING and asyncio.current_task() is not self._life:
-            self._life.cancel() if self._life is not None else None
-        self._limit_drain(self.settings.drain_timeout if timeout is None else timeout)
+    async def _reach(self, life: Life, moment: asyncio.Future[None]) -> None:
+        """Wait for the moment or the end; a cancelled caller makes the end come at once, and still waits for it."""
+        try:
+            await asyncio.wait({moment, life.over}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._hurry()
+            await life.wait_out()
+            raise
 
-    def _limit_drain(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._drain_timer is not None:
-            if self._drain_timer.when() <= loop.time() + seconds:
-                return
-            self._drain_timer.cancel()
-        self._drain_timer = loop.call_later(seconds, self._drain_over.set)
+    def _ask(self, timeout: float | None) -> None:
+        """Have it stop; runs get `timeout` seconds, or what they were given before, or what the settings say."""
+        if self._life is None:
+            self._state = State.STOPPED
+        if self._life is None or self._life.over.done():
+            return
+        if self._asked_at is None:
+            self._asked_at = asyncio.get_running_loop().time()
+            timeout = self.settings.drain_timeout if timeout is None else timeout
+        if timeout is not None:
+            self._drain.limit(timeout)
+            self._life.ask(patience=max(0.0, timeout) + CANCEL_GRACE)
 
     def _hurry(self) -> None:
-        """Cut everything short: cancel what runs, give every step that is left one second."""
-        self._hurried = True
-        self._request_stop(0)
-        self._drain_over.set()
-        if self._step_limit is not None:
-            self._step_limit.reschedule(asyncio.get_running_loop().time() + HURRIED_GRACE)
+        self._ask(0)
+        if self._life is not None:
+            self._life.hurry()
 
     def _end_with(self, error: BaseException) -> None:
         """A run wants the process to end, or the scheduler died: stop, and let whoever waits know why."""
-        self._error = self._error or error
-        self._request_stop(None)
+        if self._life is not None and not self._life.over.done():
+            self._life.error = self._life.error or error
+            self._ask(None)
 
-    async def _wait_for_end(self) -> None:
-        """Wait for the end of the life; a cancelled caller makes it come at once, and still waits for it."""
-        assert self._life is not None
-        cancelled: asyncio.CancelledError | None = None
-        while not self._life.done():
-            try:
-                await asyncio.wait({self._life}, timeout=ABANDONED_AFTER if self._hurried else None)
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-                self._hurry()
-            else:
-                if self._hurried and not self._life.done():
-                    log.critical(
-                        "service.abandoned", service=self.name, host=self.host, state=str(self._state)
-                    )
-                    break
-        if cancelled is not None:
-            raise cancelled
+    # The start. Each step notes what it has done, so that the stop undoes exactly that.
 
-    # The life
-
-    async def _live(self) -> None:
-        try:
-            await self._start_steps()
-            self._state = State.RUNNING
-            self._started.set()
-            await self._stop_requested.wait()
-        except asyncio.CancelledError:
-            if not self._stop_requested.is_set():
-                self._hurry()  # the loop itself is being shut down
-        except BaseException as exc:  # also SystemExit of a hook: whoever waits raises it, not this task
-            self._error = self._error or exc
-        self._state = State.STOPPING
-        self._stop_requested.set()
-        began = asyncio.get_running_loop().time()
-        report = await self._unwind()
-        self._report = replace(report, duration=asyncio.get_running_loop().time() - began)
-        self._state = State.STOPPED
-        log.info("service.stopped", service=self.name, host=self.host, **_counts(report))
-
-    async def _start_steps(self) -> None:
-        """Each step notes what it began, so that `_unwind` undoes exactly that."""
+    async def _start_steps(self, life: Life) -> None:
         self._load_plugins()
+        self._join_managers()
+        for manager in self._managers:
+            await life.step(f"{manager.name}.init_host", manager.init_host)
+            self._initialised.append(manager)
+        await life.step("connect transport", self._connect)
+        for manager in self._managers:
+            await life.step(f"{manager.name}.pre_start_hook", manager.pre_start_hook)
+        for manager in self._managers:
+            await life.step(f"{manager.name}.post_start_hook", manager.post_start_hook)
+        await life.step("announce host", self._announce)
+        await life.step("start delay", self._start_delay)
+        await life.step("start tasks", self._start_tasks)
+        life.running.set_result(None)
+        await life.asked.wait()
+
+    def _load_plugins(self) -> None:
+        for plugin in load_plugins(disabled=self.settings.plugins.disabled):
+            error = plugin.error or self._call_plugin(plugin)
+            if error is not None:
+                self.failed_plugins += (plugin.name,)
+                log.error("plugin.failed", plugin=plugin.name, target=plugin.target, exc_info=error)
+
+    def _call_plugin(self, plugin: Plugin) -> BaseException | None:
+        """Hand it the service; what it raised, if it did."""
+        assert plugin.hook is not None
+        try:
+            result = plugin.hook(self)
+        except (Exception, SystemExit) as exc:  # SystemExit too: no plugin may stop a service
+            return exc
+        if inspect.iscoroutine(result):
+            result.close()
+            return TypeError(f"{plugin.target} is 'async def'; a plugin is a plain function")
+        return None
+
+    def _join_managers(self) -> None:
         for manager in self._managers:
             _state(manager).join(self, self.settings, self.host)
             self._joined.append(manager)
         self.settings.overrides_for(self._task_names())
-        for manager in self._managers:
-            await self._step(manager.init_host())
-            self._initialised.append(manager)
-        await self._connect()
-        for manager in self._managers:
-            await self._step(manager.pre_start_hook())
-        for manager in self._managers:
-            await self._step(manager.post_start_hook())
-        await self._announce()
-        await self._start_delay()
-        self._start_tasks()
-
-    async def _step(self, hook: Awaitable[object]) -> None:
-        """Await a hook; a stop that was asked for meanwhile ends the start even where the hook swallowed it."""
-        await hook
-        if self._stop_requested.is_set():
-            raise asyncio.CancelledError
-
-    def _load_plugins(self) -> None:
-        for plugin in load_plugins(disabled=self.settings.plugins.disabled):
-            error = plugin.error
-            if plugin.hook is not None:
-                try:
-                    plugin.hook(self)
-                except Exception as exc:
-                    error = exc
-            if error is not None:
-                self.failed_plugins += (plugin.name,)
-                log.error("plugin.failed", plugin=plugin.name, target=plugin.target, exc_info=error)
 
     async def _connect(self) -> None:
         if isinstance(self._given_transport, str):
@@ -440,13 +370,13 @@ class Service:
             nodes=lambda: nodes_of(self._managers),
             listeners=self._reporter.listeners,
         )
-        await self._step(self._announcer.start())
+        await self._announcer.start()
 
     async def _start_delay(self) -> None:
         if self.settings.start_delay:
             await asyncio.sleep(self._random.uniform(0, self.settings.start_delay))
 
-    def _start_tasks(self) -> None:
+    async def _start_tasks(self) -> None:
         self._runner = Runner(
             Site(self.host, self.name, secrets.token_hex(4)),
             self._reporter,
@@ -458,79 +388,125 @@ class Service:
         for manager in self._managers:
             _state(manager).start(self._runner)
         self._runner.open()
+        self._state = State.RUNNING
         log.info("service.started", service=self.name, host=self.host, tasks=len(self._runner.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
 
-    # Undoing it: nothing new begins, what runs ends, the hooks are undone, the connection is closed
+    # The stop. What the start did not come to is not undone.
 
-    async def _unwind(self) -> StopReport:
-        report = StopReport()
-        if self._runner is not None:
-            self._reporter.listeners.tell(ServiceStopping(self.name, self.host))
-            log.info("service.stopping", service=self.name, host=self.host, runs=len(self._runner.waiting))
-            self._runner.close()
+    def _stop_steps(self) -> Iterator[tuple[str, Hook]]:
+        self._state = State.STOPPING
+        began = asyncio.get_running_loop().time() if self._asked_at is None else self._asked_at
+        runner = self._runner
+        if runner is not None:
+            yield "refuse runs", partial(self._refuse_runs, runner)
+        if self._reloading is not None:
+            yield "end reload", self._end_reload
         if self._announcer is not None:
-            await self._undo("withdraw", self._announcer.stop())
-        if self._runner is not None:
-            report = await self._end_runs(self._runner)
-        for manager in reversed(self._initialised):
-            await self._undo(f"{manager.name}.cleanup_host", manager.cleanup_host())
-        await self._undo("close transport", self._transports.aclose())
-        self._transport = None
+            yield "withdraw host", self._announcer.stop
+        if runner is not None:
+            yield "drain runs", partial(self._drain.wait, runner)
+            yield "cancel runs", partial(self._drain.cancel, runner)
+        while self._initialised:
+            manager = self._initialised.pop()
+            yield f"{manager.name}.cleanup_host", manager.cleanup_host
+        yield "close transport", self._close_transport
         for manager in self._joined:
-            _state(manager).leave()
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-        return report
+            yield f"release {manager.name}", partial(self._release, manager)
+        report = self._report = self._drain.report(asyncio.get_running_loop().time() - began)
+        self._state = State.STOPPED
+        log.info("service.stopped", service=self.name, host=self.host, **_counts(report))
 
-    async def _undo(self, step: str, hook: Awaitable[object]) -> None:
-        """Await one step of the stop: what it raises is logged, and once hurried it has one second."""
-        limit = asyncio.get_running_loop().time() + HURRIED_GRACE if self._hurried else None
+    async def _refuse_runs(self, runner: Runner) -> None:
+        self._drain.begin(runner)
+        log.info("service.stopping", service=self.name, host=self.host, runs=len(runner.waiting))
+        self._reporter.listeners.tell(ServiceStopping(self.name, self.host))
+
+    async def _close_transport(self) -> None:
+        self._transport = None
+        await self._transports.aclose()
+
+    async def _release(self, manager: Manager) -> None:
+        _state(manager).leave()
+
+    # New settings while it runs
+
+    async def reload(self) -> None:
+        """Read the settings again; schedules, timeouts and log levels of tasks take effect, then the managers' hooks.
+
+        Wrong settings are logged, and the old ones stay in force. A hook that raises is logged.
+
+        Raises
+        ------
+        ServiceStateError
+            The service does not run.
+        """
+        if self._state not in (State.STARTING, State.RUNNING):
+            raise ServiceStateError(f"the service {self.name} is {self._state} and has nothing to reload")
+        await asyncio.wait({self._begin_reload()})
+
+    def request_reload(self) -> None:
+        """Have the settings read again, without waiting for it; nothing happens unless the service runs."""
+        if self._state in (State.STARTING, State.RUNNING):
+            self._begin_reload()
+
+    def _begin_reload(self) -> asyncio.Task[None]:
+        """Only one at a time; what changes while one is under way is read by another one right after it."""
+        self._reload_again = True
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(
+                self._reload_while_asked(), name=f"{self.name} reload", context=self._context.copy()
+            )
+        return self._reloading
+
+    async def _reload_while_asked(self) -> None:
+        while self._reload_again:
+            self._reload_again = False
+            if self._put_in_force():
+                for manager in tuple(self._initialised):
+                    await self._reload_manager(manager)
+
+    def _put_in_force(self) -> bool:
+        """Read the settings and, if nothing is wrong with them, hand them to the managers."""
         try:
-            async with asyncio.timeout_at(limit) as self._step_limit:
-                await hook
-        except asyncio.CancelledError:
-            self._hurry()
+            settings = self.settings.reload()
+            self._check_overrides(settings)
         except Exception as exc:
-            log.error("service.step_failed", service=self.name, step=step, exc_info=exc)
-        finally:
-            self._step_limit = None
+            log.error("settings.rejected", service=self.name, error=str(exc))
+            return False
+        self.settings = settings
+        for manager in self._joined:
+            _state(manager).apply(settings)
+        log.info("settings.reloaded", service=self.name)
+        return True
 
-    async def _end_runs(self, runner: Runner) -> StopReport:
-        met = {run: run.entry.full_name for run in runner.waiting}
-        await self._patiently(self._drain(runner))
-        drained = [name for run, name in met.items() if run not in runner.waiting]
-        left = runner.waiting
-        runner.cancel(left)
-        grace = HURRIED_GRACE if self._hurried else CANCEL_GRACE
-        await self._patiently(wait_for_runs(left, grace))
-        leaked = runner.give_up()
-        return StopReport(
-            tuple(drained),
-            tuple(run.entry.full_name for run in left - leaked),
-            tuple(run.entry.full_name for run in leaked),
-        )
+    def _check_overrides(self, settings: Settings) -> None:
+        overrides = settings.overrides_for(self._task_names())
+        for entry in self._entries():
+            if entry.full_name in overrides:
+                override_options(entry.declared, overrides[entry.full_name])
 
-    async def _drain(self, runner: Runner) -> None:
-        # A run that waits for this stop cannot be waited for.
-        runs = [run for run in runner.waiting if run.task is not self._stopper]
-        drained = asyncio.create_task(wait_for_runs(runs, None))
-        over = asyncio.create_task(self._drain_over.wait())
+    async def _reload_manager(self, manager: Manager) -> None:
         try:
-            await asyncio.wait({drained, over}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            drained.cancel()
-            over.cancel()
+            await manager.reload()
+        except (SystemExit, KeyboardInterrupt) as exc:  # from a task asyncio lets them tear down the loop
+            self._end_with(exc)
+        except (Exception, asyncio.CancelledError) as exc:
+            if is_cancelled():
+                raise
+            log.error("reload.failed", service=self.name, manager=manager.name, exc_info=exc)
 
-    async def _patiently(self, waiting: Coroutine[Any, Any, object]) -> None:
-        """Await it; if the loop is being shut down, go on to the next step instead."""
-        try:
-            await waiting
-        except asyncio.CancelledError:
-            self._hurry()
+    async def _end_reload(self) -> None:
+        assert self._reloading is not None
+        self._reloading.cancel()
+        await asyncio.wait({self._reloading})
+
+    def _entries(self) -> Iterator[Entry]:
+        for manager in self._managers:
+            yield from _state(manager).entries().values()
 
     def _task_names(self) -> list[str]:
-        return [entry.full_name for manager in self._managers for entry in _state(manager).entries().values()]
+        return [entry.full_name for entry in self._entries()]
 
 
 def _state(manager: Manager) -> ManagerState:

@@ -154,6 +154,8 @@ class Settings(BaseSettings):
     """`False`: tasks declared with `external_process_ok` are left to another process."""
     tolerance: _Length = Field(default=0.2, description=f"{_SECONDS}; 0 for exact")
     """Seconds: the nearly-due window of tasks that declare none."""
+    phase: Annotated[Literal["auto"], BeforeValidator(_lower)] | None = Field(default=None, description="auto")
+    """`auto`: tasks that say nothing of it begin at a share of their spacing that is stable for each host and task."""
     start_delay: _Length = Field(default=0.0, description=f"{_SECONDS}; at least 0")
     """Seconds: upper bound of the random delay before the first slot."""
     drain_timeout: _Length = Field(default=30.0, description=f"{_SECONDS}; at least 0")

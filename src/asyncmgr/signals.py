@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import signal
 import threading
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from asyncmgr.errors import AsyncmgrError, ServiceStopped
 from asyncmgr.log import log
 from asyncmgr.manager import Manager
 from asyncmgr.service import Service, StopReport
@@ -18,6 +20,8 @@ from asyncmgr.service import Service, StopReport
 if TYPE_CHECKING:
     from asyncmgr.settings import Settings
     from asyncmgr.transports import Transport
+
+_Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 async def run(
@@ -31,27 +35,40 @@ async def run(
 
     The first SIGTERM or SIGINT drains, and this returns. The second cancels what runs, gives `cleanup_host` one
     second, and raises `KeyboardInterrupt`. SIGHUP reads the settings again. Handlers are set only in the main
-    thread and for signals that the application handles nowhere else; they are put back at the end.
+    thread and for signals that the application handles nowhere else; they are put back at the end. Several calls
+    may run side by side: a signal is for all of them.
 
     Raises
     ------
+    AsyncmgrError
+        A service is given together with what it has already.
     KeyboardInterrupt
         At the second signal.
     BaseException
         What a failing start, the scheduler's death or a run's `SystemExit` raised.
     """
-    if len(managers) == 1 and isinstance(managers[0], Service):
-        service = managers[0]
-    else:
-        service = Service(*managers, name=name, host=host, transport=transport, settings=settings)  # type: ignore[arg-type] # it checks and says what is wrong
+    service = _one_service(managers, name=name, host=host, transport=transport, settings=settings)
     interrupts = Interrupts(service)
-    with interrupts.installed():
+    with _handlers.telling(interrupts):
         try:
-            async with service:
-                await service.wait()
+            with contextlib.suppress(ServiceStopped):
+                async with service:
+                    await service.wait()
         finally:
             interrupts.raise_second()
     return await service.stop()
+
+
+def _one_service(managers: tuple[Any, ...], **options: Any) -> Service:
+    """The service that is given, or a new one for the managers."""
+    if len(managers) != 1 or not isinstance(managers[0], Service):
+        return Service(*managers, **options)
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise AsyncmgrError(
+            f"run() is given a service, which has its {given[0]} already; leave {given[0]}= out"
+        )
+    return managers[0]
 
 
 class Interrupts:
@@ -60,57 +77,82 @@ class Interrupts:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._count = 0
-        self._reload: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handle SIGTERM, SIGINT and SIGHUP while the block runs, as far as platform and application allow."""
-        previous: dict[int, Any] = {}
-        for number, action in self._actions():
-            self._install(number, action, previous)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                asyncio.get_running_loop().remove_signal_handler(number)
-                signal.signal(number, handler)
+    def stop(self) -> None:
+        self._count += 1
+        self._service.request_stop(at_once=self._count > 1)
+
+    def reload(self) -> None:
+        self._service.request_reload()
 
     def raise_second(self) -> None:
         if self._count > 1:
             raise KeyboardInterrupt
 
-    def _actions(self) -> Iterator[tuple[int, Callable[[], None]]]:
-        yield signal.SIGTERM, self._stop
-        yield signal.SIGINT, self._stop
-        if hasattr(signal, "SIGHUP"):
-            yield signal.SIGHUP, self._read_settings
 
-    def _install(self, number: int, action: Callable[[], None], previous: dict[int, Any]) -> None:
-        name = signal.Signals(number).name
+class Handlers:
+    """The signal handlers of the process while anything runs in the foreground; they tell all that does."""
+
+    def __init__(self) -> None:
+        self._told: list[Interrupts] = []
+        self._replaced: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
+        """By signal: the handler before ours, and ours."""
+
+    @contextmanager
+    def telling(self, interrupts: Interrupts) -> Iterator[None]:
+        """Handle SIGTERM, SIGINT and SIGHUP while the block runs, as far as platform and application allow."""
         if threading.current_thread() is not threading.main_thread():
-            log.info("signal.left", signal=name, reason="not the main thread")
+            log.info("signal.left", reason="not the main thread; the service's stop() ends it")
+            yield
             return
-        handler = signal.getsignal(number)
-        if not _is_default(handler):
-            log.info("signal.left", signal=name, reason="the application handles it")
+        loop = asyncio.get_running_loop()
+        if not self._told:
+            self._install_all(loop)
+        self._told.append(interrupts)
+        try:
+            yield
+        finally:
+            self._told.remove(interrupts)
+            if not self._told:
+                self._restore(loop)
+
+    def _install_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._install(loop, signal.SIGTERM, Interrupts.stop)
+        self._install(loop, signal.SIGINT, Interrupts.stop)
+        if hasattr(signal, "SIGHUP"):
+            self._install(loop, signal.SIGHUP, Interrupts.reload)
+
+    def _install(
+        self, loop: asyncio.AbstractEventLoop, number: signal.Signals, action: Callable[[Interrupts], None]
+    ) -> None:
+        before = signal.getsignal(number)
+        if not _is_default(before):
+            log.info("signal.left", signal=number.name, reason="the application handles it")
             return
         try:
-            asyncio.get_running_loop().add_signal_handler(number, action)
-        except NotImplementedError:
-            log.info("signal.left", signal=name, reason="this platform's event loop takes no signal handlers")
+            loop.add_signal_handler(number, self._tell, action)
+        except RuntimeError as exc:  # also NotImplementedError, on Windows
+            log.info("signal.left", signal=number.name, reason=f"this event loop takes none: {exc!r}")
         else:
-            previous[number] = handler
+            self._replaced[number] = (before, signal.getsignal(number))
 
-    def _stop(self) -> None:
-        self._count += 1
-        self._service.request_stop()
+    def _tell(self, action: Callable[[Interrupts], None]) -> None:
+        for interrupts in tuple(self._told):
+            action(interrupts)
 
-    def _read_settings(self) -> None:
-        if self._reload is None or self._reload.done():
-            self._reload = asyncio.get_running_loop().create_task(self._service.reload())
+    def _restore(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._replaced:
+            number, (before, ours) = self._replaced.popitem()
+            now = signal.getsignal(number)
+            loop.remove_signal_handler(number)
+            # What the application has set meanwhile is the application's.
+            signal.signal(number, before if now == ours else now)
 
 
-def _is_default(handler: Callable[[int, FrameType | None], Any] | int | None) -> bool:
+_handlers = Handlers()
+
+
+def _is_default(handler: _Handler) -> bool:
     """Nobody handles the signal but Python itself, or `asyncio.run`."""
     if handler in (signal.SIG_DFL, signal.default_int_handler):
         return True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,6 +17,9 @@ from asyncmgr.schedules import Cron, Every, EveryPass, Schedule
 Function = TypeVar("Function", bound=Callable[..., Any])
 Overlap = Literal["skip", "queue", "allow"]
 """What happens to a slot whose task still runs: `skip` refuses it, `queue` keeps one for later, `allow` starts it."""
+
+Phase = Literal["auto"] | None
+"""Where in its spacing a task begins: `auto` = at a stable share of it for each host and task; `None` = at its end."""
 
 SHORTEST = timedelta(milliseconds=1)
 LONGEST = timedelta(days=36525)
@@ -55,6 +58,7 @@ class PeriodicTask:
     timeout: int | None = None
     """Microseconds."""
     overlap: Overlap = "skip"
+    phase: Phase = None
     external_process_ok: bool = False
     name: str | None = None
     """`None` = the method's."""
@@ -74,6 +78,7 @@ def periodic_task(
     tolerance: float | timedelta | None = None,
     timeout: float | timedelta | None = None,
     overlap: Overlap = "skip",
+    phase: Phase = None,
     enabled: bool = True,
     external_process_ok: bool = False,
     name: str | None = None,
@@ -101,6 +106,9 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
         Seconds after which a run is cancelled, once.
     overlap
         What to do with a slot whose task still runs: ``"skip"``, ``"queue"`` or ``"allow"``.
+    phase
+        ``"auto"``: the first slot is not one spacing after the start but at a share of it that is always the same for
+        this host and task, so that many hosts or tasks of one spacing do not run together. Default: the service's.
     enabled
         `False` switches the task off.
     external_process_ok
@@ -113,7 +121,7 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
     InvalidPeriodicTaskArg
         At once, where the declaration is written, naming the argument and what is accepted.
     """
-    if len(functions) == 1 and not options and inspect.isroutine(functions[0]):
+    if len(functions) == 1 and not options and (callable(functions[0]) or inspect.isroutine(functions[0])):
         return _attach(functions[0], _read_options({}))
     if functions:
         raise InvalidPeriodicTaskArg(
@@ -135,9 +143,9 @@ def declare(options: Mapping[str, Any]) -> PeriodicTask:
     return _read_options(options)
 
 
-def check_function(function: object, *, takes: str) -> None:
+def check_function(function: object, *, takes: str, name: str | None = None) -> None:
     """Refuse what cannot be a task: anything but `async def` with the parameters `takes` and no other required one."""
-    name = getattr(function, "__qualname__", repr(function))
+    name = name or getattr(function, "__qualname__", repr(function))
     if not inspect.iscoroutinefunction(function):
         raise InvalidPeriodicTaskArg(f"{name} is {_kind(function)}; @periodic_task needs 'async def'")
     count = takes.count(",") + 1
@@ -152,6 +160,12 @@ def check_function(function: object, *, takes: str) -> None:
 
 def _attach(function: Any, record: PeriodicTask) -> Any:
     check_function(function, takes="self, context")
+    if not inspect.isfunction(function):
+        # Only a function is bound to the manager when it is looked up on one.
+        raise InvalidPeriodicTaskArg(
+            f"{function!r} is {_kind(function)}; @periodic_task needs 'async def' in the class, or give this one to "
+            "add_periodic_task()"
+        )
     setattr(function, _RECORD, record)
     return function
 
@@ -165,7 +179,9 @@ def _kind(function: object) -> str:
         return "a generator"
     if inspect.isclass(function):
         return "a class"
-    return "a plain function" if callable(function) else "no function"
+    if inspect.isroutine(function):
+        return "a bound method" if inspect.ismethod(function) else "a plain function"
+    return f"a {type(function).__name__} object" if callable(function) else "no function"
 
 
 # Reading the keywords -------------------------------------------------------------------------------------------
@@ -208,7 +224,13 @@ def make_schedule(spacing: int | None, cron: str | None, tz: str | None) -> Sche
             return Cron(cron, tz or "UTC")
         except ValueError as exc:
             raise InvalidPeriodicTaskArg(f"cron=: {exc}") from exc
-    return Every(spacing) if spacing is not None and spacing > 0 else EveryPass()
+    return _every(spacing) if spacing is not None and spacing > 0 else EveryPass()
+
+
+@functools.lru_cache
+def _every(step: int) -> Every:
+    """One object for all tasks of one spacing."""
+    return Every(step)
 
 
 def why_off(spacing: int | None, *, enabled: bool) -> str | None:
@@ -221,23 +243,22 @@ def why_off(spacing: int | None, *, enabled: bool) -> str | None:
 def read_spacing(keyword: str, value: object) -> int:
     """A spacing in microseconds: 0, negative, or 1 ms to 100 years."""
     span = read_span(keyword, value)
-    if 0 < span < to_us(SHORTEST) or span > to_us(LONGEST):
+    if 0 < span < to_us(SHORTEST):
         raise _refuse(keyword, value, "1 ms to 100 years, 0 for every pass, negative for off")
     return span
 
 
 def read_span(keyword: str, value: object) -> int:
-    """A number of seconds or a `timedelta`, as microseconds."""
-    if isinstance(value, timedelta):
-        return to_us(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A number of seconds or a `timedelta`, at most 100 years, as microseconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
         raise _refuse(keyword, value, "seconds as int or float, or a timedelta")
-    if not math.isfinite(value) or abs(value) > LONGEST.total_seconds() * 2:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not abs(seconds) <= LONGEST.total_seconds():  # NaN is neither more nor less
         raise _refuse(keyword, value, "a finite number of seconds, at most 100 years")
     span = to_us(value)
-    if span == 0 != value:
+    if span == 0 != seconds:
         # 0 means something else than the shortest time before or after it.
-        return 1 if value > 0 else -1
+        return 1 if seconds > 0 else -1
     return span
 
 
@@ -279,6 +300,12 @@ def _read_overlap(keyword: str, value: object) -> str:
     return str(value)
 
 
+def _read_phase(keyword: str, value: object) -> str | None:
+    if value not in ("auto", None):
+        raise _refuse(keyword, value, "'auto' or None")
+    return None if value is None else str(value)
+
+
 def _read_name(keyword: str, value: object) -> str | None:
     if value is None:
         return None
@@ -301,6 +328,7 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "tolerance": read_optional_length,
     "timeout": read_timeout,
     "overlap": _read_overlap,
+    "phase": _read_phase,
     "enabled": _read_bool,
     "external_process_ok": _read_bool,
     "name": _read_name,

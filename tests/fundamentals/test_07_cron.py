@@ -1,0 +1,55 @@
+"""Chapter 7: some tasks belong to a time of day."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import time_machine
+
+from asyncmgr import Manager, periodic_task
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+class Backups(Manager):
+    """One task, every night."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nights: list[str] = []
+
+    @periodic_task(cron="30 2 * * *", tz="Europe/Berlin")
+    async def save(self, context: object) -> None:
+        self.nights.append(datetime.now(BERLIN).strftime("%d %H:%M"))
+
+
+async def hour_by_hour(start: datetime, hours: int) -> list[str]:
+    with time_machine.travel(start, tick=False) as clock:
+        backups = Backups()
+        for _ in range(hours * 2):
+            await backups.periodic_tasks(context=None)
+            clock.shift(timedelta(minutes=30))
+    return backups.nights
+
+
+async def test_a_night_without_half_past_two() -> None:
+    """In March the clocks jump from two to three: the run comes at the end of the hour that is left out."""
+    start = datetime(2026, 3, 27, 12, tzinfo=UTC)
+    assert await hour_by_hour(start, 72) == ["28 02:30", "29 03:00", "30 02:30"]
+
+
+async def test_a_night_with_two() -> None:
+    """In October half past two comes twice: the run comes once."""
+    start = datetime(2026, 10, 23, 12, tzinfo=UTC)
+    assert await hour_by_hour(start, 72) == ["24 02:30", "25 02:30", "26 02:30"]
+
+
+async def test_a_night_that_was_slept_through() -> None:
+    """Any number of missed nights cost one run."""
+    with time_machine.travel(datetime(2026, 1, 1, 12, tzinfo=UTC), tick=False) as clock:
+        backups = Backups()
+        clock.shift(timedelta(days=10))
+        await backups.periodic_tasks(context=None)
+        await backups.periodic_tasks(context=None)
+    assert backups.nights == ["11 13:00"]

@@ -1,0 +1,742 @@
+"""What a service says of its host, and when: seen in the store, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import time_machine
+
+from asyncmgr import InvalidCapabilities, Service, TransportError, periodic_task
+from asyncmgr.announcer import ANSWER_WITHIN, Announcer
+from asyncmgr.capabilities import PRESENCE, announcement_key
+from asyncmgr.events import HostDuplicated, Listeners
+from asyncmgr.retries import RESUME_WITHIN
+from tests.announcements import (
+    Agent,
+    Link,
+    OtherAgent,
+    Said,
+    Sender,
+    captured,
+    count,
+    listen,
+    make_service,
+    memory,
+    now,
+    open_store,
+)
+
+pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
+
+EMPTY: dict[str, Any] = {"": {}}
+
+
+@asynccontextmanager
+async def serving(*agents: Any, host: str = "n1", **settings: Any) -> AsyncIterator[tuple[Service, Link]]:
+    """A service with a connection of its own, and what is at the other end of neither."""
+    async with memory() as transport:
+        service = make_service(*agents, transport=transport, host=host, **settings)
+        async with service:
+            yield service, transport
+
+
+def crash(service: Service) -> None:
+    """End the announcer as kill -9 does: without a word."""
+    announcer = service.announcer
+    assert announcer is not None
+    assert announcer._task is not None
+    announcer._task.cancel()
+    announcer._task = None
+
+
+def duplicates(service: Service) -> list[Any]:
+    seen: list[Any] = []
+    service.add_listener(seen.append, HostDuplicated)
+    return seen
+
+
+# Presence and changes
+
+
+async def test_started_host_is_announced_without_capabilities() -> None:
+    """Presence: node and capabilities are empty; no reader has to wait for the first report."""
+    async with listen() as said, serving(Agent()):
+        await asyncio.sleep(0)
+        assert said.nodes == EMPTY
+        assert said.at == [0]
+
+
+async def test_service_without_a_reporting_manager_is_announced() -> None:
+    """Presence belongs to the service, not to capabilities."""
+    async with listen(service="bare") as said, memory() as transport:
+        from tests.helpers import Bare
+
+        async with Service(Bare(), host="n1", transport=transport):
+            await asyncio.sleep(100)
+    assert 6 <= len(said) <= 8
+    assert said.withdrawn
+
+
+async def test_nothing_is_sent_before_the_first_update() -> None:
+    """The publishing task sends nothing on its own: in an hour there are refreshes only, of the presence."""
+    async with listen() as said, serving(Agent()):
+        await asyncio.sleep(3600)
+        assert {str(fields and fields["nodes"]) for _, fields in said.all} == {
+            str([{"node": "", "capabilities": {}}])
+        }
+        assert 3600 / 22 <= len(said) <= 3600 / 18 + 1
+
+
+async def test_update_before_the_start_is_announced_with_it() -> None:
+    """What was reported before the start is in the first announcement."""
+    agent = Agent()
+    agent.update_service_capabilities({"ram": 1})
+    async with listen() as said, serving(agent):
+        await asyncio.sleep(0)
+        assert len(said) == 1
+        assert said.nodes == {"": {"ram": 1}}
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.6, 10.0, 19.9])
+async def test_change_is_sent_within_a_second(after: float) -> None:
+    """However long after the last announcement it comes."""
+    agent = Agent()
+    async with listen() as said, serving(agent):
+        await asyncio.sleep(after)
+        agent.update_service_capabilities({"ram": 1})
+        await asyncio.sleep(1)
+        assert said.nodes == {"": {"ram": 1}}
+
+
+async def test_burst_of_updates_is_no_storm() -> None:
+    """Of 1000 updates in a row the last arrives within a second, in at most two announcements."""
+    agent = Agent()
+    async with listen() as said, serving(agent):
+        await asyncio.sleep(5)
+        for ram in range(1000):
+            agent.update_service_capabilities({"ram": ram})
+        await asyncio.sleep(1)
+        assert said.nodes == {"": {"ram": 999}}
+        assert len(said) == 2
+
+
+async def test_steady_updates_are_no_storm() -> None:
+    """A manager that updates each 10 ms is announced twice a second, never more than a second late."""
+    agent = Agent()
+    async with listen() as said, serving(agent):
+        for ram in range(1000):
+            agent.update_service_capabilities({"ram": ram})
+            await asyncio.sleep(0.01)
+            if ram >= 100:
+                assert said.nodes[""]["ram"] >= ram - 100
+        assert 10 <= len(said) <= 22
+
+
+async def test_change_while_another_is_written_is_sent() -> None:
+    """An update that comes in the middle of a write is not lost."""
+    agent = Agent()
+    async with listen() as said, serving(agent) as (_, transport):
+        await asyncio.sleep(5)
+        transport.delay = 0.2
+        for ram in (1, 2):
+            agent.update_service_capabilities({"ram": ram})
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.8)
+        assert said.nodes == {"": {"ram": 2}}
+
+
+async def test_update_in_a_thread_is_sent() -> None:
+    """Measuring is often done in one; a thread can report what it found."""
+    agent = Agent()
+    async with listen() as said, serving(agent):
+        await asyncio.sleep(5)
+        await asyncio.to_thread(agent.update_service_capabilities, {"ram": 1})
+        await asyncio.sleep(1)
+        assert said.nodes == {"": {"ram": 1}}
+
+
+async def test_update_without_a_change_sends_nothing() -> None:
+    """The same again is no news; what only Python takes for the same is."""
+    agent = Agent()
+    async with listen() as said, serving(agent):
+        for value in (1, 1, 1, True, 1.0):
+            agent.update_service_capabilities({"x": value})
+            await asyncio.sleep(1.5)
+        values = [fields["nodes"][0]["capabilities"] for _, fields in said.all if fields]
+    assert [str(value) for value in values] == ["{}", "{'x': 1}", "{'x': True}", "{'x': 1.0}"]
+
+
+async def test_list_is_the_whole_truth() -> None:
+    """Absent nodes are withdrawn, also the presence; the empty list withdraws all, and the host stays announced."""
+    agent = Agent()
+    async with listen() as said, serving(agent):
+        agent.update_service_capabilities([{"node": "a"}, {"node": "b"}])
+        await asyncio.sleep(1)
+        assert said.nodes.keys() == {"a", "b"}
+        agent.update_service_capabilities(({"node": "b"},))
+        await asyncio.sleep(1)
+        assert said.nodes.keys() == {"b"}
+        agent.update_service_capabilities([])
+        await asyncio.sleep(1)
+        assert said.nodes == {}
+        before = len(said)
+        await asyncio.sleep(60)
+        assert said.nodes == {}
+        assert len(said) >= before + 2
+
+
+async def test_two_managers_of_one_service_are_announced_together() -> None:
+    """The host's nodes are those of all managers; one of another is refused, and changes nothing."""
+    one, two = Agent(), OtherAgent()
+    async with listen() as said, serving(one, two):
+        one.update_service_capabilities({"node": "a", "x": 1})
+        two.update_service_capabilities({"node": "b", "x": 2})
+        with pytest.raises(InvalidCapabilities, match="two capabilities are for the node 'a'"):
+            two.update_service_capabilities({"node": "a", "x": 3})
+        await asyncio.sleep(1)
+        assert {node: values["x"] for node, values in said.nodes.items()} == {"a": 1, "b": 2}
+        one.update_service_capabilities([])
+        two.update_service_capabilities({"node": "a", "x": 3})
+        await asyncio.sleep(1)
+        assert {node: values["x"] for node, values in said.nodes.items()} == {"a": 3}
+
+
+async def test_managers_that_do_not_go_together_fail_the_start() -> None:
+    """Two that reported one node before the start: nobody can tell which is meant."""
+    one, two = Agent(), OtherAgent()
+    one.update_service_capabilities({"node": "a"})
+    two.update_service_capabilities({"node": "a"})
+    async with listen() as said:
+        with pytest.raises(InvalidCapabilities, match="two capabilities are for the node 'a'"):
+            async with serving(one, two):
+                pass
+    assert len(said) == 0
+
+
+async def test_two_managers_share_the_room() -> None:
+    """Each fits alone, both together do not: the second is refused, under a running service."""
+    one, two = Agent(), OtherAgent()
+    async with serving(one, two):
+        one.update_service_capabilities({"node": "a", "x": "x" * 600_000})
+        with pytest.raises(InvalidCapabilities, match="bytes as JSON, at most"):
+            two.update_service_capabilities({"node": "b", "x": "x" * 600_000})
+
+
+async def test_publishing_task_sends_what_nothing_else_sent() -> None:
+    """`publish_service_capabilities` is a periodic task: each pass sends a change that was only remembered."""
+    agent = Agent()
+    async with listen() as said, serving(agent) as (service, _):
+        await asyncio.sleep(55)
+        agent.last_capabilities = (("", {"x": 1}),)
+        assert [task.full_name for task in service.managers[0].task_status()] == [
+            "Agent.publish_service_capabilities"
+        ]
+        await asyncio.sleep(6)
+        assert said.nodes == {"": {"x": 1}}
+
+
+async def test_after_the_stop_an_update_is_remembered_only() -> None:
+    """A manager whose service has ended is one without a service."""
+    agent = Agent()
+    async with listen() as said:
+        async with serving(agent):
+            pass
+        agent.update_service_capabilities({"x": 1})
+        await asyncio.sleep(100)
+    assert said.withdrawn
+    assert agent.last_capabilities == (("", {"x": 1}),)
+
+
+# Refresh
+
+
+def intervals(said: Said) -> list[float]:
+    return [round(after - before, 6) for before, after in pairwise(said.at)]
+
+
+@pytest.mark.parametrize("ttl", [60.0, 0.9, 600.0])
+async def test_refresh_comes_every_third_of_the_ttl(ttl: float) -> None:
+    """Give or take a tenth, each time another; the TTL travels in the message."""
+    async with listen() as said, serving(Agent(), capability_ttl=ttl):
+        await asyncio.sleep(ttl * 20)
+        gaps = intervals(said)
+        assert all(0.9 * ttl / 3 <= gap <= 1.1 * ttl / 3 for gap in gaps)
+        assert len(set(gaps)) > 30
+        assert said.last["ttl"] == ttl
+
+
+async def test_refresh_is_spread_by_host() -> None:
+    """Hosts started together drift apart, each the same way every time."""
+
+    async def refreshes(host: str) -> list[float]:
+        async with listen(host) as said, serving(Agent(), host=host):
+            await asyncio.sleep(300)
+            return intervals(said)
+
+    first, again, other = [await refreshes(host) for host in ("n1", "n1", "n2")]
+    assert first == again
+    assert not set(first) & set(other)
+
+
+async def test_refresh_outruns_the_backstop_of_the_store() -> None:
+    """With a TTL of a day, the store still forgets what is not written for an hour."""
+    async with listen() as said, serving(Agent(), capability_ttl=86400):
+        await asyncio.sleep(20_000)
+        assert max(intervals(said)) <= 1320
+
+
+async def test_sequence_grows_and_incarnation_stays() -> None:
+    """Within one start."""
+    async with listen() as said, serving(Agent()):
+        await asyncio.sleep(100)
+        said_before = [fields for _, fields in said.all if fields]
+    assert [fields["sequence"] for fields in said_before] == list(range(1, len(said_before) + 1))
+    assert len({fields["incarnation"] for fields in said_before}) == 1
+
+
+async def test_steps_of_the_wall_clock_change_nothing() -> None:
+    """A host whose clock is set while it runs is refreshed as before, under the same incarnation."""
+    async with listen() as said, serving(Agent()):
+        await asyncio.sleep(50)
+        with time_machine.travel(datetime(1970, 1, 1, tzinfo=UTC), tick=False):
+            await asyncio.sleep(600)
+        assert max(intervals(said)) <= 22
+        assert len({fields["incarnation"] for _, fields in said.all if fields}) == 1
+
+
+# The end
+
+
+async def test_clean_stop_withdraws() -> None:
+    """The key is gone when the service has stopped, before its TTL."""
+    async with listen() as said:
+        async with serving(Agent()):
+            await asyncio.sleep(5)
+        assert said.at[-1] == 5
+        assert said.withdrawn
+
+
+async def test_stop_while_a_write_is_under_way_withdraws() -> None:
+    """What is being written is not written after the withdrawal."""
+    agent = Agent()
+    async with listen() as said, memory() as transport:
+        async with make_service(agent, transport=transport):
+            await asyncio.sleep(5)
+            transport.delay = 0.3
+            agent.update_service_capabilities({"x": 1})
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(60)
+    assert said.withdrawn
+
+
+async def test_stop_without_the_transport_does_not_wait_for_it() -> None:
+    """Disconnected: at once. No answer: for `ANSWER_WITHIN`. Readers then go by the TTL; it is logged."""
+    with captured() as logs:
+        async with serving(Agent()) as (service, transport):
+            await asyncio.sleep(5)
+            with transport.outage():
+                await service.stop()
+                assert now() == 5
+        async with serving(Agent(), host="n2") as (service, transport):
+            await asyncio.sleep(5)
+            transport.answers.clear()
+            await service.stop()
+            assert now() == 10 + ANSWER_WITHIN
+            transport.answers.set()
+    assert count(logs, "withdrawal.failed") == 2
+    assert count(logs, "service.step_failed") == 0
+
+
+async def test_only_its_own_announcement_is_withdrawn() -> None:
+    """A stop leaves what another instance has written meanwhile."""
+    async with listen() as said:
+        async with serving(Agent()) as (_, transport):
+            sender = Sender(transport, incarnation=2**60)
+            await sender.say({"other": True})
+        await asyncio.sleep(1)
+        assert said.nodes == {"": {"other": True}}
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_start_cancelled_anywhere_leaves_nothing(turns: int) -> None:
+    """Whichever await a start is cut off at, after the stop there is no announcement, task or listener."""
+    async with memory() as transport:
+        service = make_service(Agent(), transport=transport)
+        starting = asyncio.create_task(service.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait({starting})
+        await service.stop()
+        assert await (await open_store(transport)).keys() == []
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert transport._listeners == []
+
+
+# Restarts
+
+
+async def test_restart_after_a_crash_is_no_duplicate() -> None:
+    """The new incarnation takes over at once what the dead one has left."""
+    with captured() as logs:
+        async with listen() as said, memory() as transport:
+            dead = make_service(Agent(), transport=transport)
+            await dead.start()
+            await asyncio.sleep(5)
+            crash(dead)
+            async with serving(Agent()):
+                await asyncio.sleep(100)
+                first, last = said.all[0][1], said.last
+                assert first is not None
+                assert last["incarnation"] > first["incarnation"]
+            await dead.stop()
+    assert count(logs, "host.duplicated") == 0
+
+
+async def test_restart_with_a_clock_set_back_is_a_later_incarnation() -> None:
+    """Also where the wall clock, and so the incarnation, begins in the past."""
+    async with listen() as said, memory() as transport:
+        await Sender(transport, incarnation=2**60).say()
+        async with serving(Agent()):
+            await asyncio.sleep(50)
+            assert said.last["incarnation"] == 2**60 + 1
+
+
+async def test_restart_at_the_same_instant_is_a_later_incarnation() -> None:
+    """In virtual time a host can be stopped and started at one instant."""
+    async with listen() as said:
+        for _ in range(3):
+            async with serving(Agent()):
+                await asyncio.sleep(0)
+    incarnations = [fields["incarnation"] for _, fields in said.all if fields]
+    assert incarnations == sorted(set(incarnations))
+    assert len(said) == 6
+
+
+async def test_malformed_value_under_the_key_is_replaced() -> None:
+    """Whatever it is."""
+    async with listen() as said, memory() as transport:
+        await (await open_store(transport)).put(announcement_key("compute", "n1"), b'"nonsense"')
+        async with serving(Agent()):
+            await asyncio.sleep(30)
+            assert said.nodes == EMPTY
+
+
+# Duplicates
+
+
+async def test_duplicate_is_reported_once() -> None:
+    """Of two live instances with one name the older says so, once, with the cure; the newer is announced."""
+    older_agent, newer_agent = Agent(), Agent()
+    older_agent.update_service_capabilities({"which": "older"})
+    newer_agent.update_service_capabilities({"which": "newer"})
+    with captured() as logs:
+        async with listen() as said, memory() as transport:
+            older = make_service(older_agent, transport=transport)
+            newer = make_service(newer_agent, transport=transport)
+            heard = duplicates(older), duplicates(newer)
+            async with older:
+                await asyncio.sleep(5)
+                async with newer:
+                    await asyncio.sleep(22)
+                    assert count(logs, "host.duplicated") == 1
+                    for load in range(600):
+                        older_agent.update_service_capabilities({"which": "older", "load": load})
+                        await asyncio.sleep(1)
+                        assert said.nodes == {"": {"which": "newer"}}
+    assert heard == ([HostDuplicated("compute", "n1")], [])
+    (entry,) = [entry for entry in logs if entry["event"] == "host.duplicated"]
+    assert entry["log_level"] == "error"
+    assert "give each instance its own host=" in entry["cure"]
+    assert count(logs, "announcement.failed") == 0
+
+
+async def test_duplicates_that_start_together_are_reported_once() -> None:
+    """Whoever of them writes first."""
+    with captured() as logs:
+        async with memory() as one, memory() as other:
+            services = [make_service(Agent(), transport=transport) for transport in (one, other)]
+            heard = [duplicates(service) for service in services]
+            await asyncio.gather(*[service.start() for service in services])
+            await asyncio.sleep(200)
+            await asyncio.gather(*[service.stop() for service in services])
+    assert sorted(map(len, heard)) == [0, 1]
+    assert count(logs, "host.duplicated") == 1
+
+
+async def test_same_host_of_another_service_is_no_duplicate() -> None:
+    """Several services share a host and its name."""
+    with captured() as logs:
+        async with (
+            memory() as transport,
+            serving(Agent()),
+            Service(Agent(), name="other", host="n1", transport=transport),
+        ):
+            await asyncio.sleep(100)
+    assert count(logs, "host.duplicated") == 0
+
+
+async def test_older_duplicate_is_back_when_the_newer_stops() -> None:
+    """Within one refresh after a clean stop."""
+    agent = Agent()
+    async with listen() as said, serving(agent):
+        async with serving(Agent()):
+            await asyncio.sleep(100)
+        agent.update_service_capabilities({"x": 1})
+        await asyncio.sleep(1)
+        assert said.nodes == {"": {"x": 1}}
+        await asyncio.sleep(22)
+        assert said.nodes == {"": {"x": 1}}
+
+
+async def test_older_duplicate_is_back_when_the_newer_is_dead() -> None:
+    """A crashed one holds the name for its TTL and no longer; the survivor is then the newer incarnation."""
+    agent = Agent()
+    agent.update_service_capabilities({"x": 1})
+    async with listen() as said, serving(agent), memory() as transport:
+        newer = make_service(Agent(), transport=transport)
+        await newer.start()
+        await asyncio.sleep(100)
+        crash(newer)
+        died, held_by = said.at[-1], said.last["incarnation"]
+        await asyncio.sleep(60 + 22)
+        assert said.nodes == {"": {"x": 1}}
+        assert said.at[-1] >= died + 60
+        assert said.last["incarnation"] > held_by
+        await newer.stop()
+        assert not said.withdrawn
+
+
+# Outages
+
+
+async def test_outage_is_logged_once_and_ends_with_the_latest_values() -> None:
+    """One event at each change of state; after the reconnection the last value only is sent, within moments."""
+    agent = Agent()
+    with captured() as logs:
+        async with listen() as said, serving(agent) as (_, transport):
+            await asyncio.sleep(5)
+            before = len(said)
+            with transport.outage():
+                for ram in range(600):
+                    agent.update_service_capabilities({"ram": ram})
+                    await asyncio.sleep(1)
+            assert count(logs, "announcement.failed") == 1
+            assert count(logs, "announcement.resumed") == 0
+            back = now()
+            await asyncio.sleep(10)
+            assert len(said) == before + 1
+            assert said.nodes == {"": {"ram": 599}}
+            assert said.at[-1] <= back + RESUME_WITHIN
+    assert count(logs, "announcement.failed") == count(logs, "announcement.resumed") == 1
+    (failed,) = [entry for entry in logs if entry["event"] == "announcement.failed"]
+    assert (failed["service"], failed["host"], failed["log_level"]) == ("compute", "n1", "warning")
+    assert "exc_info" not in failed
+
+
+async def test_local_schedule_misses_no_slot_during_an_outage() -> None:
+    """Neither a lost connection nor an engine that gives no answer delays a task."""
+    ran: list[float] = []
+
+    class Busy(Agent):
+        @periodic_task(spacing=1)
+        async def work(self, context: Any) -> None:
+            ran.append(now())
+            self.update_service_capabilities({"ran": len(ran)})
+
+    async with serving(Busy()) as (_, transport):
+        with transport.outage():
+            await asyncio.sleep(60)
+        transport.answers.clear()
+        await asyncio.sleep(60.5)
+        transport.answers.set()
+    assert ran == [float(second) for second in range(1, 121)]
+
+
+async def test_outage_is_waited_out_patiently() -> None:
+    """In an hour without the transport there are tries with a growing pause, not as many as there are updates."""
+    agent = Agent()
+    async with serving(agent) as (_, transport):
+        tries: list[float] = []
+        opened = transport.store
+
+        async def store(*args: Any, **kwargs: Any) -> Any:
+            tries.append(now())
+            return await opened(*args, **kwargs)
+
+        transport.store = store  # type: ignore[method-assign]
+        with transport.outage():
+            for load in range(3600):
+                agent.update_service_capabilities({"load": load})
+                await asyncio.sleep(1)
+    pauses = [after - before for before, after in pairwise(tries)]
+    assert len(tries) < 3600 / 15 + 20
+    assert all(pause <= 30 for pause in pauses)
+    assert 15 < sum(pauses[-50:]) / 50 < 30
+
+
+@pytest.mark.parametrize("lasts", [0.0, 0.01, 5.0])
+async def test_host_is_announced_again_after_an_outage_that_it_did_not_notice(lasts: float) -> None:
+    """Also to a store that came back empty, and long before the next refresh would be due."""
+    with captured() as logs:
+        async with listen() as said, serving(Agent()) as (_, transport), memory() as other:
+            await asyncio.sleep(1)
+            with transport.outage():
+                await Sender(other).withdraw()
+                await asyncio.sleep(lasts)
+            await asyncio.sleep(RESUME_WITHIN)
+            assert said.nodes == EMPTY
+    assert count(logs, "announcement.failed") == count(logs, "host.duplicated") == 0
+
+
+async def test_return_of_the_connection_is_no_storm() -> None:
+    """Hosts that lost it together spread their announcements, also where each has something new to say."""
+    agents = [Agent() for _ in range(50)]
+    async with contextlib.AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(memory())
+        for index, agent in enumerate(agents):
+            service = make_service(agent, transport=transport, host=f"n{index}")
+            await stack.enter_async_context(service)
+        watch = await stack.enter_async_context(
+            (await open_store(await stack.enter_async_context(memory()))).watch()
+        )
+        with transport.outage():
+            for _ in range(30):
+                for load, agent in enumerate(agents):
+                    agent.update_service_capabilities({"load": load})
+                await asyncio.sleep(1)
+        back, at = now(), []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                async for _ in watch:
+                    at.append(now() - back)  # noqa: PERF401 - what came before the timeout is wanted
+    again = at[51:]
+    assert len(again) == 50
+    assert max(sum(begin <= when < begin + 0.2 for when in again) for begin in again) < 20
+    assert max(again) <= RESUME_WITHIN
+
+
+async def test_service_starts_without_its_transport() -> None:
+    """A given transport that is down stops no start; the host is announced as soon as it is there."""
+    agent = Agent()
+    with captured() as logs:
+        async with listen() as said, memory() as transport:
+            outage = transport.outage()
+            outage.__enter__()
+            async with make_service(agent, transport=transport) as service:
+                assert now() == 0
+                assert service.health.ok
+                agent.update_service_capabilities({"x": 1})
+                await asyncio.sleep(100)
+                assert len(said) == 0
+                outage.__exit__(None, None, None)
+                await asyncio.sleep(RESUME_WITHIN)
+                assert said.nodes == {"": {"x": 1}}
+    assert count(logs, "announcement.failed") == count(logs, "announcement.resumed") == 1
+
+
+async def test_service_starts_beside_an_engine_that_gives_no_answer() -> None:
+    """It waits for `ANSWER_WITHIN` and no longer; then it goes on without."""
+    with captured() as logs:
+        async with listen() as said, memory() as transport:
+            transport.answers.clear()
+            async with make_service(Agent(), transport=transport):
+                assert now() == ANSWER_WITHIN
+                await asyncio.sleep(100)
+                transport.answers.set()
+                await asyncio.sleep(31)
+                assert said.nodes == EMPTY
+    assert count(logs, "announcement.failed") == count(logs, "announcement.resumed") == 1
+
+
+async def test_whatever_a_transport_raises_is_survived() -> None:
+    """An exception that no transport should raise is logged with its traceback, and the host is announced later."""
+    with captured() as logs:
+        async with listen() as said, serving(Agent()) as (_, transport):
+            await asyncio.sleep(1)
+            transport.fault = RuntimeError("what a transport should not raise")
+            await asyncio.sleep(100)
+            before = len(said)
+            transport.fault = None
+            await asyncio.sleep(31)
+            assert len(said) > before
+    (failed,) = [entry for entry in logs if entry["event"] == "announcement.failed"]
+    assert isinstance(failed["exc_info"], RuntimeError)
+
+
+async def test_key_that_is_gone_is_written_again() -> None:
+    """Whoever deleted it, the next announcement brings it back, and nothing is reported."""
+    with captured() as logs:
+        async with listen() as said, serving(Agent()), memory() as other:
+            await asyncio.sleep(5)
+            await Sender(other).withdraw()
+            await asyncio.sleep(22)
+            assert said.nodes == EMPTY
+    assert not [entry for entry in logs if entry["event"].startswith(("announcement", "host"))]
+
+
+async def test_unanswered_write_that_arrived_is_not_taken_for_another_instance() -> None:
+    """After no answer it is not known what was written: what stands there may be its own."""
+    agent = Agent()
+    with captured() as logs:
+        async with listen() as said, serving(agent) as (service, _):
+            await asyncio.sleep(5)
+            assert service.announcer is not None
+            store = service.announcer._store
+            assert store is not None
+            update = store.update
+
+            async def lose_the_answer(*args: Any) -> int:
+                await update(*args)
+                raise TransportError("no answer")
+
+            store.update = lose_the_answer  # type: ignore[assignment, method-assign]
+            agent.update_service_capabilities({"x": 1})
+            await asyncio.sleep(5)
+            agent.update_service_capabilities({"x": 2})
+            await asyncio.sleep(1)
+            assert said.nodes == {"": {"x": 2}}
+        assert said.withdrawn
+    assert count(logs, "host.duplicated") == 0
+
+
+async def test_closed_transport_ends_no_service() -> None:
+    """One that its owner closes too early costs the announcements, not the schedule."""
+    async with memory() as transport, make_service(Agent(), transport=transport) as service:
+        await transport.aclose()
+        await asyncio.sleep(100)
+        assert service.health.ok
+
+
+async def test_unreachable_url_fails_the_start() -> None:
+    """Where the service is to open the transport itself, and cannot, it does not start."""
+
+    @asynccontextmanager
+    async def opener(url: str, settings: Any) -> AsyncIterator[Any]:
+        raise TransportError("nobody at home")
+        yield
+
+    from asyncmgr.transports import register_scheme
+
+    register_scheme("nowhere", opener)
+    with pytest.raises(TransportError, match="nobody at home"):
+        await make_service(Agent(), transport="nowhere://x").start()
+
+
+async def test_announcer_that_was_never_started_stops() -> None:
+    """A stop before the start does nothing."""
+    async with memory() as transport:
+        announcer = Announcer(
+            transport, "compute", "n1", ttl=60, nodes=lambda: PRESENCE, listeners=Listeners()
+        )
+        await announcer.stop()
+        announcer.announce_changes()
+        assert math.isfinite(now())

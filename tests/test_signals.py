@@ -1,0 +1,577 @@
+"""`asyncmgr.run` and signals: what each signal does, and whose handlers are touched. On the real loop, in a child."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import structlog
+
+import asyncmgr
+from asyncmgr import AsyncmgrError, Manager, RunContext, Service, Settings, StopReport, periodic_task
+from asyncmgr.service import State
+from asyncmgr.signals import Handlers, Interrupts
+from tests.helpers import Bare
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="asyncio has no signal handlers there")
+
+PRELUDE = """
+import asyncio, contextlib, os, signal, sys
+import structlog
+import asyncmgr, asyncmgr.life
+from asyncmgr import Manager, Service, periodic_task
+from asyncmgr.events import ServiceStarted, ServiceStopping
+
+signal.alarm(30)  # nothing here may hang
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def handlers():
+    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+
+
+class Volumes(Manager):
+    async def init_host(self):
+        self.stopping = asyncio.Event()
+        self.service.add_listener(self.note_stop, ServiceStopping)
+
+    def note_stop(self, event):
+        say("stopping")
+        self.stopping.set()
+
+    async def cleanup_host(self):
+        say("cleaned")
+
+    @periodic_task(spacing=1000, run_immediately=True)
+    async def work(self, context):
+        say("ready")
+        await self.stopping.wait()
+        say("drained")
+"""
+
+ASYNCIO = "asyncio.run(main())"
+UVLOOP = "import uvloop; uvloop.run(main())"
+ANYIO = "import anyio; anyio.run(main)"
+
+needs_uvloop = pytest.mark.skipif(not importlib.util.find_spec("uvloop"), reason="uvloop is not installed")
+EACH_LOOP = pytest.mark.parametrize(
+    "loop", [ASYNCIO, ANYIO, pytest.param(UVLOOP, marks=needs_uvloop)], ids=["asyncio", "anyio", "uvloop"]
+)
+
+
+class Child:
+    """A program that says on its stdout how far it is."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self._stderr = directory / "stderr"
+        command = [sys.executable, "-c", PRELUDE + program]
+        with self._stderr.open("w") as stderr:
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, cwd=directory, text=True
+            )
+
+    def wait_for(self, line: str) -> None:
+        """Read on until it says this."""
+        said = []
+        while (read := self._stdout.readline().strip()) != line:
+            said.append(read)
+            assert read, f"it ended without {line!r}, after {said}: {self._stderr.read_text()}"
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> tuple[list[str], int, str]:
+        """What it still says, its exit code and all of stderr."""
+        said = self._stdout.read().split("\n")[:-1]
+        return said, self._process.wait(), self._stderr.read_text()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._stdout.close()
+
+    @property
+    def _stdout(self) -> IO[str]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Any]:
+    """Give a function that starts a child with such a program."""
+    with contextlib.ExitStack() as stack:
+
+        def start(program: str) -> Child:
+            started = Child(program, tmp_path)
+            stack.callback(started.close)
+            return started
+
+        yield start
+
+
+def assert_no_complaint(stderr: str) -> None:
+    for complaint in ("was destroyed", "never retrieved", "never awaited", "Warning"):
+        assert complaint not in stderr
+
+
+RUN = """
+async def main():
+    report = await asyncmgr.run(Volumes())
+    say("returned", *report.drained)
+"""
+
+
+@EACH_LOOP
+def test_the_first_signal_drains(child: Any, loop: str) -> None:
+    """Runs in progress end, hooks are undone, `run` returns its report, and the exit code is 0."""
+    started = child(RUN + loop)
+    started.wait_for("ready")
+    started.send(signal.SIGINT if loop == ASYNCIO else signal.SIGTERM)
+    assert started.end()[:2] == (["stopping", "drained", "cleaned", "returned Volumes.work"], 0)
+
+
+STUBBORN = """
+asyncmgr.life.GRACE = 0.05
+
+
+class Stubborn(Volumes):
+    @periodic_task(spacing=1000, run_immediately=True)
+    async def work(self, context):
+        say("ready")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            say("cancelled")
+
+    async def cleanup_host(self):
+        say("cleaning")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            say("cut short")
+
+
+async def main():
+    try:
+        await asyncmgr.run(Stubborn())
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise
+    finally:
+        say("default" if handlers()[0] == signal.SIG_DFL else "changed")
+"""
+
+
+@EACH_LOOP
+def test_the_second_signal_cancels(child: Any, loop: str) -> None:
+    """Runs are cancelled, `cleanup_host` is cut short, and `KeyboardInterrupt` raised."""
+    started = child(STUBBORN + loop)
+    started.wait_for("ready")
+    started.send(signal.SIGTERM)
+    started.wait_for("stopping")
+    started.send(signal.SIGINT)
+    said, code, stderr = started.end()
+    assert said == ["cancelled", "cleaning", "cut short", "interrupted", "default"]
+    assert code == -signal.SIGINT
+    assert "KeyboardInterrupt" in stderr
+    assert_no_complaint(stderr)
+
+
+HANGING_START = """
+class Hangs(Volumes):
+    async def init_host(self):
+        say("starting")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            say("cancelled")
+            if len(sys.argv) > 1:
+                await asyncio.Event().wait()
+
+
+async def main():
+    report = await asyncmgr.run(Hangs())
+    say("returned")
+"""
+
+
+def test_a_signal_during_the_start_ends_it(child: Any) -> None:
+    """The start is undone, and `run` returns as at any other time."""
+    started = child(HANGING_START + ASYNCIO)
+    started.wait_for("starting")
+    started.send(signal.SIGTERM)
+    assert started.end()[:2] == (["cancelled", "returned"], 0)
+
+
+def test_two_signals_during_a_start_that_hangs(child: Any) -> None:
+    """The second one leaves behind what will not end."""
+    started = child("sys.argv.append('x'); asyncmgr.life.GRACE = 0.05\n" + HANGING_START + ASYNCIO)
+    started.wait_for("starting")
+    started.send(signal.SIGTERM)
+    started.wait_for("cancelled")
+    started.send(signal.SIGTERM)
+    assert started.end()[:2] == ([], -signal.SIGINT)
+
+
+RELOADING = """
+class Reloads(Volumes):
+    name = "Volumes"
+
+    async def reload(self):
+        say("reloaded", self.settings.drain_timeout)
+
+
+async def main():
+    await asyncmgr.run(Reloads())
+    say("returned")
+"""
+
+
+def test_sighup_reads_the_settings_again(child: Any, tmp_path: Path) -> None:
+    """As often as it comes; wrong settings are logged, and it goes on with the old ones."""
+    file = tmp_path / "asyncmgr.toml"
+    started = child(RELOADING + ASYNCIO)
+    started.wait_for("ready")
+    for text, said in (
+        ("drain_timeout = 7", "7.0"),
+        ("drain_timeout = 8", "8.0"),
+        ("drain_timeout = 8", "8.0"),
+    ):
+        file.write_text(text)
+        started.send(signal.SIGHUP)
+        started.wait_for(f"reloaded {said}")
+    file.write_text("drain_timeout = 'soon'")
+    started.send(signal.SIGHUP)
+    started.send(signal.SIGTERM)
+    said, code, _ = started.end()
+    assert said[-3:] == ["drained", "cleaned", "returned"]
+    assert code == 0
+
+
+def test_sighup_while_it_stops(child: Any) -> None:
+    """There is nothing to reload any more."""
+    started = child(STUBBORN + ASYNCIO)
+    started.wait_for("ready")
+    started.send(signal.SIGTERM)
+    started.wait_for("stopping")
+    started.send(signal.SIGHUP)
+    started.send(signal.SIGTERM)
+    said, code, _ = started.end()
+    assert (said[-1], code) == ("default", -signal.SIGINT)
+
+
+RESTORED = """
+async def main():
+    loop_handlers = handlers()
+    await asyncmgr.run(Volumes())
+    say("restored" if handlers() == loop_handlers else "changed")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(30)
+
+
+before = handlers()
+try:
+    {loop}
+finally:
+    say("again" if handlers() == before else "changed")
+"""
+
+
+def test_handlers_are_put_back(child: Any) -> None:
+    """After `run` the signals mean what they meant before: SIGTERM ends the process."""
+    started = child(RESTORED.format(loop=ASYNCIO))
+    started.wait_for("ready")
+    started.send(signal.SIGTERM)
+    said, code, _ = started.end()
+    assert said[-1:] == ["restored"]
+    assert code == -signal.SIGTERM
+
+
+APPLICATION = """
+def told(number, frame):
+    say("application", number)
+    if number == signal.SIGINT:
+        loop.call_soon_threadsafe(service.request_stop)
+
+
+async def main():
+    global loop, service
+    loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+    loop.add_signal_handler(signal.SIGHUP, lambda: say("application", 1))
+    before = handlers()
+    service = Service(Volumes())
+    await asyncmgr.run(service)
+    say("untouched" if handlers() == before else "changed")
+"""
+
+
+def test_handlers_of_the_application_are_left(child: Any) -> None:
+    """They go on to be called, and ours are not."""
+    started = child(APPLICATION + ASYNCIO)
+    started.wait_for("ready")
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        started.send(number)
+        started.wait_for(f"application {number.value}")
+    said, code, _ = started.end()
+    assert said == ["stopping", "drained", "cleaned", "untouched"]
+    assert code == 0
+
+
+EXITS = """
+class Exits(Volumes):
+    @periodic_task(spacing=1000, run_immediately=True)
+    async def work(self, context):
+        raise {error}
+
+
+async def main():
+    await asyncmgr.run(Exits())
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [("SystemExit(3)", 3), ("KeyboardInterrupt", -signal.SIGINT), ("SystemExit", 0)]
+)
+def test_a_run_that_ends_the_process(child: Any, error: str, code: int) -> None:
+    """The process ends as the run wanted, after the hooks were undone."""
+    started = child(EXITS.format(error=error) + ASYNCIO)
+    said, found, stderr = started.end()
+    assert (said, found) == (["stopping", "cleaned"], code)
+    assert_no_complaint(stderr)
+
+
+LEFT = """
+async def main():
+    await Service(Volumes()).start()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    say("left")
+"""
+
+
+@EACH_LOOP
+def test_a_loop_that_ends_before_the_service(child: Any, loop: str) -> None:
+    """Where nobody stops the service, the end of the loop does, without a complaint on stderr."""
+    said, code, stderr = child(LEFT + loop).end()
+    assert (said[-2:], code) == (["stopping", "cleaned"], 0)
+    assert_no_complaint(stderr)
+
+
+# Without a child
+
+
+class Hanging(Manager):
+    """Has a run in progress and a `cleanup_host` that hang; a signal comes at each of these seconds."""
+
+    def __init__(self, *seconds: float) -> None:
+        super().__init__()
+        self.ended: list[tuple[str, float]] = []
+        for second in seconds:
+            asyncio.get_running_loop().call_at(second, signal.raise_signal, signal.SIGINT)
+
+    @periodic_task(spacing=1000, run_immediately=True)
+    async def hold(self, context: RunContext) -> None:
+        await self._hang("run")
+
+    async def cleanup_host(self) -> None:
+        await self._hang("cleanup")
+
+    async def _hang(self, what: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.append((what, asyncio.get_running_loop().time()))
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("seconds", "ended"),
+    [
+        ((5, 10), [("run", 10), ("cleanup", 11)]),
+        ((5, 10, 10.5, 10.9), [("run", 10), ("cleanup", 11)]),
+        ((5, 100), [("run", 35), ("cleanup", 101)]),
+        ((5, 35.5), [("run", 35), ("cleanup", 36.5)]),
+    ],
+)
+async def test_how_long_signals_let_live(seconds: tuple[float, ...], ended: list[Any]) -> None:
+    """After the first signal runs have 30 s, after the second `cleanup_host` has one; a third changes nothing."""
+    hanging = Hanging(*seconds)
+    with pytest.raises(KeyboardInterrupt):
+        await asyncmgr.run(hanging)
+    assert [what for what, _ in hanging.ended] == [what for what, _ in ended]
+    assert [at for _, at in hanging.ended] == pytest.approx([at for _, at in ended], abs=0.01)
+
+
+@pytest.mark.virtual_time
+async def test_the_first_signal_after_a_stop_hurries_nothing() -> None:
+    """A signal while the service stops already is the first one, and only asks for what happens anyway."""
+
+    class Slow(Hanging):
+        async def cleanup_host(self) -> None:
+            await asyncio.sleep(20)
+
+    slow = Slow(15)
+    service = Service(slow)
+    asyncio.get_running_loop().call_at(10, service.request_stop)
+    assert (await asyncmgr.run(service)).cancelled == ("Slow.hold",)
+    assert asyncio.get_running_loop().time() == pytest.approx(60, abs=0.01)
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+
+
+async def stopped_soon(service: Service, seen: list[Any]) -> StopReport:
+    """Run a service that is stopped at once, and note the handlers in between."""
+
+    async def stop() -> None:
+        await asyncio.sleep(0)
+        seen.append(handlers())
+        service.request_stop()
+
+    _, report = await asyncio.gather(stop(), asyncmgr.run(service))
+    return report
+
+
+def test_not_in_the_main_thread(logs: list[Any]) -> None:
+    """In another thread no handler is set, and one log line says so."""
+    before, seen = handlers(), list[Any]()
+    thread = threading.Thread(
+        target=lambda: asyncio.run(stopped_soon(Service(Bare(), settings=Settings()), seen))
+    )
+    thread.start()
+    thread.join()
+    assert seen == [before]
+    (line,) = [entry for entry in logs if entry["event"] == "signal.left"]
+    assert "not the main thread" in line["reason"]
+
+
+def test_application_handlers_are_logged(logs: list[Any]) -> None:
+    """One line for each signal that is left, naming it; the others are handled."""
+    before, seen = signal.signal(signal.SIGHUP, signal.SIG_IGN), list[Any]()
+    try:
+        asyncio.run(stopped_soon(Service(Bare(), settings=Settings()), seen))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [entry["signal"] for entry in logs if entry["event"] == "signal.left"] == ["SIGHUP"]
+    (during,) = seen
+    assert during[2] is signal.SIG_IGN
+    assert during[0] is not signal.SIG_DFL
+
+
+def test_a_loop_without_signal_handlers(logs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: the service runs, and the log says what does not work."""
+
+    def refuse(*args: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "add_signal_handler", refuse)
+    seen: list[Any] = []
+    assert asyncio.run(stopped_soon(Service(Bare(), settings=Settings()), seen)).drained == ()
+    assert len([entry for entry in logs if entry["event"] == "signal.left"]) == 3
+
+
+def test_a_handler_that_the_application_sets_meanwhile_stays() -> None:
+    """Only what is still ours is put back."""
+
+    def theirs(*args: object) -> None: ...
+
+    async def main() -> None:
+        with Handlers().telling(Interrupts(Service(Bare(), settings=Settings()))):
+            signal.signal(signal.SIGTERM, theirs)
+
+    try:
+        asyncio.run(main())
+        assert signal.getsignal(signal.SIGTERM) is theirs
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.virtual_time
+async def test_a_signal_is_for_all_that_runs_in_the_foreground() -> None:
+    """Two services that run side by side both stop, and the handlers are put back when the last one has."""
+    before = handlers()
+    services = [Service(Slow(), settings=Settings()) for Slow in (Napping, LongerNapping)]
+    running = [asyncio.create_task(asyncmgr.run(service)) for service in services]
+    await asyncio.sleep(1)
+    signal.raise_signal(signal.SIGINT)
+    await asyncio.sleep(15)
+    assert [service.state for service in services] == [State.STOPPED, State.STOPPING]
+    assert handlers() != before
+    assert [(await run).drained for run in running] == [(), ()]
+    assert handlers() == before
+
+
+class Napping(Manager):
+    seconds = 10
+
+    async def cleanup_host(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+class LongerNapping(Napping):
+    seconds = 20
+
+
+@pytest.mark.virtual_time
+async def test_run_takes_managers_or_a_service() -> None:
+    """Managers with the service's arguments, or a service alone: what it has already is refused, not ignored."""
+
+    class Stops(Manager):
+        async def post_start_hook(self) -> None:
+            assert self.service is not None
+            seen.append((self.service.name, self.service.host, self.service.settings))
+            self.service.request_stop()
+
+    seen: list[Any] = []
+    settings = Settings(seed=3)
+    assert await asyncmgr.run(Stops(), name="n", host="h", settings=settings) == StopReport()
+    assert seen == [("n", "h", settings)]
+    with pytest.raises(AsyncmgrError, match="which has its name already; leave name= out"):
+        await asyncmgr.run(Service(Bare()), name="n")
+    with pytest.raises(AsyncmgrError, match="is no Manager"):
+        await asyncmgr.run(Service(Bare()), Service(Bare()))
+
+
+@pytest.mark.virtual_time
+async def test_run_of_a_service_that_was_stopped_before() -> None:
+    """There is nothing to run, and that is no error: who stops it need not know whether `run` has begun."""
+    service = Service(Bare())
+    await service.stop()
+    assert await asyncmgr.run(service) == StopReport()
+
+
+@pytest.mark.virtual_time
+async def test_run_raises_what_the_start_raises() -> None:
+    """A failing start leaves `run`, and the handlers are put back."""
+    before = handlers()
+
+    class Fails(Manager):
+        async def init_host(self) -> None:
+            assert handlers() != before
+            raise OSError("no disk")
+
+    with pytest.raises(OSError, match="no disk"):
+        await asyncmgr.run(Fails())
+    assert handlers() == before

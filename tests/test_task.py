@@ -1,0 +1,690 @@
+"""`@periodic_task`: every spelling, every refusal with its message, and that a declaration does nothing."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncmgr import AsyncmgrError, InvalidPeriodicTaskArg, Manager, Outcome, Settings, periodic_task
+from asyncmgr.schedules import Cron, Every, EveryPass
+from asyncmgr.settings import TaskSettings
+from asyncmgr.task import LONGEST, PeriodicTask, declared, override_options
+
+YEAR = 365.25 * 86_400
+ACCEPTED = (
+    "spacing, cron, tz, run_immediately, initial_delay, jitter, tolerance, timeout, overlap, phase, enabled, "
+    "external_process_ok, name"
+)
+
+untyped: Any = periodic_task
+"""For what a type checker would not let through."""
+
+
+def a_function() -> Callable[..., Any]:
+    async def sweep(self: Any, context: object) -> None:
+        """Sweep the disks."""
+
+    return sweep
+
+
+def record_of(**options: Any) -> PeriodicTask:
+    record = declared(untyped(**options)(a_function()))
+    assert record is not None
+    return record
+
+
+def refusal(**options: Any) -> str:
+    with pytest.raises(InvalidPeriodicTaskArg) as caught:
+        untyped(**options)
+    return str(caught.value)
+
+
+# Spellings
+
+
+@pytest.mark.parametrize(
+    "decorate",
+    [periodic_task, periodic_task(), periodic_task(spacing=0)],
+    ids=["bare", "with brackets", "with a keyword"],
+)
+def test_every_spelling_returns_the_very_function_with_a_record(decorate: Callable[..., Any]) -> None:
+    """Written bare, with `()` or with keywords, the decorator gives the function back and attaches the same record."""
+    function = a_function()
+    assert decorate(function) is function
+    assert declared(function) == PeriodicTask(EveryPass())
+
+
+def test_a_decorator_object_serves_any_number_of_functions() -> None:
+    """The second function gets the same options as the first."""
+    decorate = periodic_task(spacing=10, run_immediately=True)
+    first, second = decorate(a_function()), decorate(a_function())
+    assert declared(first) == declared(second) == PeriodicTask(Every(10_000_000), run_immediately=True)
+
+
+def test_name_docstring_and_module_stay() -> None:
+    """A decorated method is documented as it was written."""
+    function = periodic_task(spacing=1)(a_function())
+    assert (function.__name__, function.__doc__, function.__module__) == (
+        "sweep",
+        "Sweep the disks.",
+        __name__,
+    )
+
+
+async def test_a_decorated_method_is_directly_awaitable() -> None:
+    """A direct call runs the body and is no run of the task."""
+
+    class Disks(Manager):
+        @periodic_task(spacing=1)
+        async def sweep(self, context: str) -> str:
+            return f"swept {context}"
+
+    disks = Disks()
+    assert await disks.sweep("now") == "swept now"
+    assert disks.task_status()[0].last_run is None
+
+
+def test_an_undecorated_function_has_no_record() -> None:
+    """Only the decorator makes a task."""
+    assert declared(a_function()) is None
+    assert declared(None) is None
+
+
+# Positional and unknown arguments
+
+
+@pytest.mark.parametrize("argument", [10, "30s", None, 1.5, {"spacing": 10}], ids=repr)
+def test_a_positional_value_is_refused(argument: object) -> None:
+    """The message names the value, how to write it and what is accepted."""
+    with pytest.raises(InvalidPeriodicTaskArg) as caught:
+        untyped(argument)
+    assert str(caught.value) == (
+        f"@periodic_task takes no positional argument, and got {argument!r}; "
+        f"write @periodic_task(spacing=...). Accepted: {ACCEPTED}"
+    )
+
+
+def test_a_function_beside_options_is_refused() -> None:
+    """`periodic_task(f, spacing=5)` drops neither the function nor the options in silence."""
+    with pytest.raises(
+        InvalidPeriodicTaskArg, match=r"takes no positional argument, and got <function .*sweep"
+    ):
+        untyped(a_function(), spacing=5)
+
+
+def test_two_functions_at_once_are_refused() -> None:
+    """`periodic_task(f, g)` does not decorate the first alone."""
+    with pytest.raises(InvalidPeriodicTaskArg, match="takes no positional argument"):
+        untyped(a_function(), a_function())
+
+
+@pytest.mark.parametrize(
+    "keyword", ["ticks_between_runs", "spacin", "periodic_spacing", "function", "functions"]
+)
+def test_an_unknown_keyword_is_refused_where_it_is_written(keyword: str) -> None:
+    """The message names the keyword and the accepted ones, before any function is decorated."""
+    assert refusal(**{keyword: 3}) == f"@periodic_task has no argument {keyword!r}; accepted: {ACCEPTED}"
+
+
+def test_a_refusal_is_an_asyncmgr_error_and_a_type_error() -> None:
+    """Either kind catches it."""
+    assert issubclass(InvalidPeriodicTaskArg, AsyncmgrError)
+    assert issubclass(InvalidPeriodicTaskArg, TypeError)
+
+
+# Functions
+
+
+def plain(self: Any, context: object) -> None: ...
+
+
+def generator(self: Any, context: object) -> Iterator[int]:
+    yield 1
+
+
+async def asynchronous_generator(self: Any, context: object) -> AsyncIterator[int]:
+    yield 1
+
+
+async def coroutine(self: Any, context: object) -> None: ...
+
+
+async def needs_another(first: object, self: Any, context: object) -> None: ...
+
+
+class Handler:
+    """An object that can be called is no function."""
+
+    async def __call__(self, manager: Any, context: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "spelling", [untyped, untyped(), untyped(spacing=5)], ids=["bare", "brackets", "keyword"]
+)
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (plain, "plain is a plain function; @periodic_task needs 'async def'"),
+        (lambda self, context: None, "<lambda> is a plain function; @periodic_task needs 'async def'"),
+        (generator, "generator is a generator; @periodic_task needs 'async def'"),
+        (
+            asynchronous_generator,
+            "asynchronous_generator is an async generator; @periodic_task needs 'async def'",
+        ),
+        (staticmethod(coroutine), "coroutine is a staticmethod; @periodic_task needs 'async def'"),
+        (classmethod(coroutine), "coroutine is a classmethod; @periodic_task needs 'async def'"),
+        (Handler, "Handler is a class; @periodic_task needs 'async def'"),
+        (Handler(), "is a Handler object; @periodic_task needs 'async def'"),
+        (functools.partial(needs_another, 1), "is a partial object; @periodic_task needs 'async def'"),
+        (len, "len is a plain function; @periodic_task needs 'async def'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_only_an_async_def_function_can_be_a_task(
+    spelling: Callable[..., Any], function: object, message: str
+) -> None:
+    """Anything else is refused at decoration, in every spelling, with what it is and what to write."""
+    with pytest.raises(InvalidPeriodicTaskArg) as caught:
+        spelling(function)
+    assert message in str(caught.value)
+
+
+def test_a_bound_method_cannot_be_decorated() -> None:
+    """It would not be bound to the manager; `add_periodic_task` takes it."""
+
+    class Other:
+        async def sweep(self, manager: object, context: object) -> None: ...
+
+    with pytest.raises(InvalidPeriodicTaskArg, match=r"is a bound method; .* add_periodic_task\(\)"):
+        untyped(Other().sweep)
+
+
+def test_what_is_no_function_is_refused_by_the_decorator_object() -> None:
+    """`@periodic_task()` over a value says that it is none."""
+    with pytest.raises(InvalidPeriodicTaskArg, match="5 is no function; @periodic_task needs 'async def'"):
+        untyped()(5)
+
+
+async def no_parameter() -> None: ...
+
+
+async def only_self(self: Any) -> None: ...
+
+
+async def one_too_many(self: Any, context: object, path: str) -> None: ...
+
+
+async def keyword_only(self: Any, context: object, *, path: str) -> None: ...
+
+
+async def context_by_keyword(self: Any, *, context: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "fact"),
+    [
+        (no_parameter, "too many positional arguments"),
+        (only_self, "too many positional arguments"),
+        (one_too_many, "missing a required argument: 'path'"),
+        (keyword_only, "missing a required"),
+        (context_by_keyword, "too many positional arguments"),
+    ],
+)
+def test_a_task_takes_self_and_context_and_requires_nothing_else(function: Any, fact: str) -> None:
+    """Other parameters are refused with the signature, the reason and the signature to write."""
+    with pytest.raises(InvalidPeriodicTaskArg) as caught:
+        untyped(spacing=5)(function)
+    text = str(caught.value)
+    assert text.startswith(
+        f"{function.__name__}{inspect.signature(function)} cannot be called with (self, context)"
+    )
+    assert fact in text
+    assert text.endswith(f"write 'async def {function.__name__}(self, context)'")
+
+
+async def with_default(self: Any, context: object, path: str = "/") -> None: ...
+
+
+async def with_optional_context(self: Any, context: object = None) -> None: ...
+
+
+async def with_keyword_default(self: Any, context: object, *, path: str = "/") -> None: ...
+
+
+async def variadic(*args: object, **kwargs: object) -> None: ...
+
+
+async def positional_only(self: Any, context: object, /) -> None: ...
+
+
+async def other_names(manager: Any, ctx: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [with_default, with_optional_context, with_keyword_default, variadic, positional_only, other_names],
+)
+def test_what_can_be_called_with_a_context_is_accepted(function: Any) -> None:
+    """Defaults, variadic, positional-only parameters and other names are the user's choice."""
+    assert untyped(function) is function
+
+
+# Stacked decorators
+
+
+def traced(function: Any) -> Any:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        args[0].trace.append("in")
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
+def hidden(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+class Stacked(Manager):
+    """Tasks below and above another decorator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: list[str] = []
+
+    @periodic_task(run_immediately=True)
+    @traced
+    async def inside(self, context: object) -> None:
+        self.trace.append("inside")
+
+    @traced
+    @periodic_task(run_immediately=True)
+    async def outside(self, context: object) -> None:
+        self.trace.append("outside")
+
+
+async def test_decorators_that_use_wraps_stack_in_either_order() -> None:
+    """What they wrap around the task runs with it, and the task keeps its name."""
+    manager = Stacked()
+    await manager.periodic_tasks(None, raise_on_error=True)
+    assert manager.trace == ["in", "inside", "in", "outside"]
+    assert [status.name for status in manager.task_status()] == ["inside", "outside"]
+
+
+def test_a_wrapper_that_is_no_async_def_is_refused() -> None:
+    """Only the wrapper is called, so only the wrapper counts."""
+    with pytest.raises(
+        InvalidPeriodicTaskArg, match="sweep is a plain function; @periodic_task needs 'async def'"
+    ):
+        periodic_task(hidden(a_function()))
+
+
+# Spacing
+
+
+@pytest.mark.parametrize(
+    ("spacing", "schedule"),
+    [
+        (0, EveryPass()),
+        (0.0, EveryPass()),
+        (-0.0, EveryPass()),
+        (timedelta(), EveryPass()),
+        (1, Every(1_000_000)),
+        (30, Every(30_000_000)),
+        (0.29, Every(290_000)),
+        (0.001, Every(1_000)),
+        (timedelta(milliseconds=1), Every(1_000)),
+        (timedelta(minutes=5, microseconds=7), Every(300_000_007)),
+        (100 * YEAR, Every(3_155_760_000_000_000)),
+        (LONGEST, Every(3_155_760_000_000_000)),
+    ],
+)
+def test_spacing_is_seconds_or_a_timedelta_exact_to_the_microsecond(spacing: Any, schedule: object) -> None:
+    """0 is every pass; 1 ms to 100 years is a grid."""
+    record = record_of(spacing=spacing)
+    assert (record.schedule, record.switched_off) == (schedule, None)
+
+
+def test_without_spacing_a_task_is_due_on_every_pass() -> None:
+    """No argument and `spacing=0` are one declaration."""
+    assert record_of() == record_of(spacing=0)
+
+
+@pytest.mark.parametrize("spacing", [-1, -0.5, -1e-9, -60.0, timedelta(seconds=-1), -100 * YEAR])
+def test_a_negative_spacing_switches_off(spacing: Any) -> None:
+    """However small it is."""
+    assert record_of(spacing=spacing).switched_off == "its spacing is negative"
+
+
+@pytest.mark.parametrize("keyword", ["spacing", "initial_delay", "jitter", "tolerance", "timeout"])
+@pytest.mark.parametrize("value", [True, False, "10", "30s", [], Decimal(1), 1j, object], ids=repr)
+def test_a_length_of_time_is_a_number_or_a_timedelta(keyword: str, value: object) -> None:
+    """Other types are refused with keyword, value and what is accepted."""
+    assert refusal(**{keyword: value}) == (
+        f"{keyword}={value!r} is not accepted; {keyword} is seconds as int or float, or a timedelta"
+    )
+
+
+@pytest.mark.parametrize("keyword", ["spacing", "initial_delay", "jitter", "tolerance", "timeout"])
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, 1e300, 10**400, -(10**400), 100 * YEAR + 1, timedelta.max, timedelta.min],
+    ids=[
+        "nan",
+        "inf",
+        "-inf",
+        "1e300",
+        "10**400",
+        "-10**400",
+        "over 100 years",
+        "timedelta.max",
+        "timedelta.min",
+    ],
+)
+def test_a_length_of_time_is_finite_and_at_most_100_years(keyword: str, value: Any) -> None:
+    """NaN, infinity and what no calendar holds are refused, not carried to the first pass."""
+    assert refusal(**{keyword: value}) == (
+        f"{keyword}={value!r} is not accepted; {keyword} is a finite number of seconds, at most 100 years"
+    )
+
+
+@pytest.mark.parametrize("spacing", [1e-9, 0.0009, 1e-3 - 1e-6, timedelta(microseconds=1), 5e-324])
+def test_a_spacing_under_a_millisecond_is_refused(spacing: Any) -> None:
+    """It is not rounded to "every pass" either."""
+    assert refusal(spacing=spacing) == (
+        f"spacing={spacing!r} is not accepted; spacing is 1 ms to 100 years, 0 for every pass, negative for off"
+    )
+
+
+@pytest.mark.parametrize(
+    "keyword", ["spacing", "jitter", "cron", "tz", "overlap", "enabled", "run_immediately"]
+)
+def test_none_is_refused(keyword: str) -> None:
+    """`None` is no way to say "default", except where the default is `None`."""
+    assert refusal(**{keyword: None}).startswith(f"{keyword}=None is not accepted; {keyword} is ")
+
+
+@pytest.mark.parametrize("keyword", ["initial_delay", "tolerance", "timeout", "name"])
+def test_none_is_the_default_of_optional_arguments(keyword: str) -> None:
+    """Saying it changes nothing."""
+    assert record_of(**{keyword: None}) == record_of()
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.timedeltas())
+def test_a_spacing_is_read_or_refused(spacing: Any) -> None:
+    """No number makes the reader fail in another way."""
+    try:
+        record = record_of(spacing=spacing)
+    except InvalidPeriodicTaskArg:
+        return
+    if isinstance(record.schedule, Every):
+        assert 1_000 <= record.schedule.step <= 3_155_760_000_000_000
+
+
+# The other arguments
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "expected"),
+    [
+        ("initial_delay", 0, 0),
+        ("initial_delay", 2.5, 2_500_000),
+        ("initial_delay", timedelta(hours=1), 3_600_000_000),
+        ("jitter", 0.29, 290_000),
+        ("tolerance", 0, 0),
+        ("tolerance", 0.2, 200_000),
+        ("timeout", 0.001, 1_000),
+        ("timeout", timedelta(seconds=3), 3_000_000),
+    ],
+)
+def test_lengths_are_kept_in_microseconds(keyword: str, value: object, expected: int) -> None:
+    """Rounded to the nearest: 0.29 s is 290,000 and not 289,999."""
+    assert getattr(record_of(**{keyword: value}), keyword) == expected
+
+
+@pytest.mark.parametrize("keyword", ["initial_delay", "jitter", "tolerance", "timeout"])
+@pytest.mark.parametrize("value", [-1, -1e-9, timedelta(microseconds=-1)], ids=repr)
+def test_a_length_is_not_negative(keyword: str, value: object) -> None:
+    """Only a spacing has a meaning below 0."""
+    assert (
+        refusal(**{keyword: value}) == f"{keyword}={value!r} is not accepted; {keyword} is 0 or more seconds"
+    )
+
+
+@pytest.mark.parametrize("value", [0, 0.0001, timedelta()], ids=repr)
+def test_a_timeout_lasts_a_millisecond_at_least(value: object) -> None:
+    """0 is no timeout that any run could keep, and not the way to say "none"."""
+    assert refusal(timeout=value) == (
+        f"timeout={value!r} is not accepted; timeout is at least 1 ms, or None for no timeout"
+    )
+
+
+@pytest.mark.parametrize("keyword", ["enabled", "run_immediately", "external_process_ok"])
+@pytest.mark.parametrize("value", [0, 1, "no", "true", [], None], ids=repr)
+def test_a_switch_is_a_real_bool(keyword: str, value: object) -> None:
+    """Truthiness is no answer: "no" would enable and `None` disable."""
+    assert refusal(**{keyword: value}) == f"{keyword}={value!r} is not accepted; {keyword} is True or False"
+
+
+def test_enabled_false_switches_off() -> None:
+    """The record says why, for the log line."""
+    assert record_of(enabled=False).switched_off == "it is not enabled"
+    assert record_of(enabled=True).switched_off is None
+
+
+def test_a_negative_spacing_is_named_before_enabled() -> None:
+    """As the ancestor did."""
+    assert record_of(enabled=False, spacing=-1).switched_off == "its spacing is negative"
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "allow"])
+def test_overlap_is_one_of_three_words(overlap: str) -> None:
+    """They are kept as written."""
+    assert record_of(overlap=overlap).overlap == overlap
+
+
+@pytest.mark.parametrize("overlap", ["Skip", "drop", "", True, 1, [], None], ids=repr)
+def test_another_overlap_is_refused(overlap: object) -> None:
+    """The message lists the three."""
+    assert refusal(overlap=overlap) == (
+        f"overlap={overlap!r} is not accepted; overlap is 'skip', 'queue' or 'allow'"
+    )
+
+
+@pytest.mark.parametrize("name", ["sync", "sync_2", "sync-volumes", "größe"])
+def test_a_name_is_letters_digits_and_dashes(name: str) -> None:
+    """It becomes the second half of the full name."""
+    assert record_of(name=name).name == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "a.b", "a b", "a/b", 5, True, b"x"], ids=repr)
+def test_another_name_is_refused(name: object) -> None:
+    """A dot would split the full name elsewhere."""
+    assert refusal(name=name) == f"name={name!r} is not accepted; name is letters, digits, '_' and '-'"
+
+
+# Cron
+
+
+@pytest.mark.parametrize(
+    ("options", "schedule"),
+    [
+        ({"cron": "30 2 * * *"}, Cron("30 2 * * *", "UTC")),
+        ({"cron": "0 30 2 * * *"}, Cron("0 30 2 * * *", "UTC")),
+        ({"cron": "@daily", "tz": "Europe/Berlin"}, Cron("@daily", "Europe/Berlin")),
+    ],
+)
+def test_cron_replaces_spacing(options: dict[str, str], schedule: Cron) -> None:
+    """5 or 6 fields or a name; the time zone is UTC unless `tz` says otherwise."""
+    assert record_of(**options).schedule == schedule
+
+
+@pytest.mark.parametrize("spacing", [0, 30, -1])
+def test_cron_and_spacing_exclude_each_other(spacing: int) -> None:
+    """Even a spacing of 0 is one too many."""
+    assert (
+        refusal(cron="@daily", spacing=spacing) == "cron= and spacing= exclude each other; give one of them"
+    )
+
+
+def test_a_zone_belongs_to_a_cron_expression() -> None:
+    """Elsewhere it would be ignored."""
+    assert refusal(tz="Europe/Berlin", spacing=30) == (
+        "tz= is the zone of a cron expression; give cron= too, or leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cron": "61 * * * *"}, "cron=: '61 * * * *' is not a cron expression: Bad minute"),
+        ({"cron": "* * *"}, "cron=: '* * *' has 3 fields; cron has 5, or 6 with seconds in front"),
+        ({"cron": "@never"}, "cron=: '@never' has 1 fields; cron has 5, or 6 with seconds in front"),
+        ({"cron": ""}, "cron='' is not accepted; cron is a text that is not empty"),
+        ({"cron": 5}, "cron=5 is not accepted; cron is a text that is not empty"),
+        (
+            {"cron": "@daily", "tz": "Mars/Olympus"},
+            "cron=: 'Mars/Olympus' is not a time zone of this machine; write e.g. 'Europe/Berlin'",
+        ),
+        ({"cron": "@daily", "tz": ""}, "tz='' is not accepted; tz is a text that is not empty"),
+    ],
+)
+def test_a_cron_that_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:
+    """At the declaration, with the expression or zone and what is wrong with it."""
+    assert refusal(**options) == message
+
+
+def test_a_cron_task_is_never_early_so_a_tolerance_is_refused() -> None:
+    """0 says the same as the rule and is let through."""
+    assert refusal(cron="@daily", tolerance=5) == (
+        "tolerance= has no meaning with cron=: a cron task is never early"
+    )
+    assert record_of(cron="@daily", tolerance=0).tolerance == 0
+
+
+def test_initial_delay_and_run_immediately_exclude_each_other() -> None:
+    """Each says when the first slot is."""
+    assert refusal(initial_delay=5, run_immediately=True) == (
+        "initial_delay= and run_immediately= exclude each other; give one of them"
+    )
+    assert record_of(initial_delay=5, run_immediately=False).initial_delay == 5_000_000
+
+
+# Settings over a declaration
+
+
+@pytest.mark.parametrize(
+    ("declaration", "override", "schedule", "switched_off"),
+    [
+        ({"spacing": 30}, {"spacing": "5m"}, Every(300_000_000), None),
+        ({"cron": "@daily"}, {"spacing": 5}, Every(5_000_000), None),
+        ({"spacing": -1}, {"spacing": 5}, Every(5_000_000), None),
+        ({"enabled": False}, {"spacing": 5}, Every(5_000_000), None),
+        ({"spacing": 30}, {"spacing": -1}, EveryPass(), "its spacing is negative"),
+        ({"spacing": 30}, {"spacing": 0}, EveryPass(), None),
+        ({"spacing": 30}, {"cron": "@daily"}, Cron("@daily"), None),
+        ({"spacing": 30}, {"cron": "@daily", "tz": "Asia/Tokyo"}, Cron("@daily", "Asia/Tokyo"), None),
+        ({"spacing": 30}, {"enabled": False}, Every(30_000_000), "it is not enabled"),
+        ({"spacing": 30, "enabled": False}, {"enabled": True}, Every(30_000_000), None),
+        ({"spacing": 30}, {"spacing": -1, "enabled": True}, EveryPass(), None),
+        ({"spacing": 30}, {"spacing": 5, "enabled": False}, Every(5_000_000), "it is not enabled"),
+        ({"cron": "@daily"}, {"enabled": False}, Cron("@daily"), "it is not enabled"),
+        ({"spacing": 30}, {}, Every(30_000_000), None),
+    ],
+)
+def test_settings_lie_over_the_declaration(
+    declaration: dict[str, Any], override: dict[str, Any], schedule: object, switched_off: str | None
+) -> None:
+    """A spacing replaces a cron or a negative spacing; `enabled` wins over both."""
+    record = override_options(record_of(**declaration), TaskSettings(**override))
+    assert (record.schedule, record.switched_off) == (schedule, switched_off)
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("timeout", 5), ("jitter", 2), ("tolerance", 0)])
+def test_settings_override_lengths(keyword: str, value: Any) -> None:
+    """The rest of the declaration stays."""
+    before = record_of(spacing=30, timeout=1, jitter=1, tolerance=1, overlap="queue")
+    after = override_options(before, TaskSettings(**{keyword: value}))
+    assert getattr(after, keyword) == value * 1_000_000
+    assert after.overlap == "queue"
+
+
+# Inert
+
+
+def test_a_declaration_reads_no_clock_no_environment_and_no_file() -> None:
+    """Neither at import nor at class creation: the audit hook and the traps of this program stay silent."""
+    program = """
+import asyncmgr, cronsim, os, sys, time, datetime, socket
+
+armed = False
+def trap(*args, **kwargs):
+    raise AssertionError("a declaration looked at the world")
+def audit(event, args):
+    if armed and event.split(".")[0] in ("open", "os", "socket", "subprocess", "import"):
+        raise AssertionError(f"a declaration looked at the world: {event} {args}")
+sys.addaudithook(audit)
+for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"):
+    setattr(time, name, trap)
+environ = os.environ
+class Environ(dict):
+    get = __getitem__ = __contains__ = __iter__ = trap
+os.environ = Environ()
+armed = True
+
+class Volumes(asyncmgr.Manager):
+    @asyncmgr.periodic_task
+    async def heartbeat(self, context): ...
+    @asyncmgr.periodic_task(spacing=30, run_immediately=True, jitter=1, timeout=5, external_process_ok=True)
+    async def sync(self, context): ...
+    @asyncmgr.periodic_task(cron="30 2 * * *")
+    async def sweep(self, context): ...
+    @asyncmgr.periodic_task(enabled=True)
+    async def off(self, context): ...
+
+armed = False
+os.environ = environ
+print(len(Volumes._asyncmgr_tasks))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("4\n", "")
+
+
+def test_a_record_cannot_be_changed() -> None:
+    """Nobody alters the schedule of all instances by hand."""
+    with pytest.raises(AttributeError):
+        record_of().jitter = 5  # type: ignore[misc]
+
+
+def test_outcomes_are_the_words_of_the_contract() -> None:
+    """They are text, for logs and metrics."""
+    assert [str(outcome) for outcome in Outcome] == ["succeeded", "failed", "timed_out", "cancelled"]
+
+
+async def test_settings_are_not_needed_to_declare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong variable of the environment stops the first pass, not the class or the instance."""
+    monkeypatch.setenv("ASYNCMGR_TOLERANCE", "much")
+
+    class Disks(Manager):
+        @periodic_task
+        async def sweep(self, context: object) -> None: ...
+
+    disks = Disks()
+    with pytest.raises(AsyncmgrError, match="ASYNCMGR_TOLERANCE"):
+        await disks.periodic_tasks(None)
+    assert await Disks(settings=Settings(tolerance=0.2)).periodic_tasks(None) == 60.0
