@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeAlias
@@ -11,7 +12,7 @@ import anyio
 import pytest
 
 import asyncmgr
-from asyncmgr import RunContext, Service, ServiceStateError, ServiceStopped, StopReport
+from asyncmgr import Manager, RunContext, Service, ServiceStateError, ServiceStopped, Settings, StopReport
 from asyncmgr.events import ServiceStopping
 from asyncmgr.service import State
 from tests.lives import Noting, Stubborn, World, hang, logged, logs, naps, now, turns, world
@@ -534,3 +535,28 @@ async def test_the_life_survives_its_own_bugs(world: World, monkeypatch: pytest.
     monkeypatch.setattr(service._life, "_undo", undo_badly)
     await service.stop()
     await world.assert_undone(service)
+
+
+def test_a_loop_that_is_closed_without_a_shutdown() -> None:
+    """The life ends where it is; no step is taken outside of the loop."""
+    loop = asyncio.new_event_loop()
+    told: list[str] = []
+    loop.set_exception_handler(lambda loop, context: told.append(context["message"]))
+
+    class Left(Manager):
+        async def init_host(self) -> None:
+            if hanging:
+                await hang()
+
+        async def cleanup_host(self) -> None:
+            told.append("cleaned")
+
+    async def main() -> None:
+        starting = asyncio.create_task(Service(Left(), settings=Settings()).start())
+        await asyncio.wait({starting}, timeout=0.01)
+
+    for hanging in (False, True):
+        loop.run_until_complete(main())
+    loop.close()
+    gc.collect()
+    assert set(told) == {"Task was destroyed but it is pending!"}

@@ -830,3 +830,17 @@ async def test_phase_of_one_task() -> None:
         await asyncio.sleep(100.5)
     assert plain.at == [100]
     assert spread.at[0] < 100
+
+
+async def test_the_services_settings_are_in_force_however_early_a_manager_was_used() -> None:
+    """What a manager read by itself before is forgotten; what its constructor was given is not."""
+    faster = Settings(tasks={"M.t": {"spacing": 10}})
+    ran: list[list[float]] = []
+    for manager in (Bare(), Bare(settings=Settings())):
+        log, begun = Log(), elapsed()
+        manager.add_periodic_task(log.run, spacing=20, name="t")
+        assert manager.task_status()[0].spacing == 20
+        async with Service(manager, settings=faster):
+            await asyncio.sleep(25)
+        ran.append([at - begun for at in log.at])
+    assert ran == [[10, 20], [20]]

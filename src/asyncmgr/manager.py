@@ -232,6 +232,7 @@ class ManagerState:
         self._manager = manager
         self._host = host
         self._settings = settings
+        self._own_settings = settings is not None
         self._driver: object | None = None
         self._entries: dict[str, Entry] | None = None
         self.clock: Clock = WallClock()
@@ -299,8 +300,8 @@ class ManagerState:
         return entry
 
     def _set_spread(self, entry: Entry) -> None:
-        if "auto" in (entry.options.phase, self.settings.phase):
-            entry.spread = zlib.crc32(f"{self.host}/{entry.full_name}".encode())
+        spread = "auto" in (entry.options.phase, self.settings.phase)
+        entry.spread = zlib.crc32(f"{self.host}/{entry.full_name}".encode()) if spread else None
 
     def _apply_overrides(self, entries: Sequence[Entry]) -> None:
         if not self.settings.tasks:
@@ -392,9 +393,16 @@ class ManagerState:
         """Come under a service: it is the one driver, its settings and host are in force."""
         self.claim(f"the service {service.name}")
         self.service = service
-        if self._settings is None:
-            self._settings = settings
         self._host = self._host or host
+        self.give(settings)
+
+    def give(self, settings: Settings) -> None:
+        """Take over a service's settings, where the constructor was given none; what was read before is forgotten."""
+        if self._own_settings:
+            return
+        if self._entries is not None:
+            self.apply(settings)
+        self._settings = settings
 
     def start(self, scheduler: Scheduler) -> None:
         """Make now every task's start and hand the tasks to the service's scheduler."""
@@ -402,6 +410,7 @@ class ManagerState:
         self.clock = scheduler.clock
         moment = self.clock.read()
         for entry in self.entries().values():
+            entry.tolerance = to_us(self.settings.tolerance)
             self._set_spread(entry)
             entry.plan(moment, by_service=True)
             self._schedule(entry)

@@ -72,7 +72,7 @@ def build_service(found: Sequence[Found], settings: Settings | None, name: str |
         settings = settings or Settings()
         service = Service(*build_managers(found, settings), name=name, settings=settings)
     for manager in service.managers:
-        _give_settings(manager, service.settings)
+        state_of(manager).give(service.settings)
     return service
 
 
@@ -176,13 +176,6 @@ def state_of(manager: Manager) -> ManagerState:
 def given_transport(service: Service) -> str | Transport:
     """The transport as the service was given it: a URL, or an open one."""
     return service._given_transport  # noqa: SLF001 - `service.transport` is there only while it runs
-
-
-def _give_settings(manager: Manager, settings: Settings) -> None:
-    # Looking at the tasks reads the settings; those of the service are in force, not those a manager would find.
-    state = state_of(manager)
-    if state._settings is None:  # noqa: SLF001 - as above
-        state._settings = settings  # noqa: SLF001
 
 
 def entries_of(service: Service) -> list[Entry]:
