@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -597,10 +598,72 @@ async def test_host_is_announced_again_after_an_outage_that_it_did_not_notice(la
     assert count(logs, "announcement.failed") == count(logs, "host.duplicated") == 0
 
 
+class Instance:
+    """One of several services with one name and host, each on a connection of its own."""
+
+    def __init__(self, who: int, stack: AsyncExitStack) -> None:
+        self.agent = Agent()
+        self.report(who)
+        self._stack = stack
+        self.outage = contextlib.ExitStack()
+
+    def report(self, x: int) -> None:
+        self.latest = {"who": id(self), "x": x}
+        self.agent.update_service_capabilities(self.latest)
+
+    async def start(self) -> None:
+        self.link = await self._stack.enter_async_context(memory())
+        self.service = make_service(self.agent, transport=self.link)
+        self.reports = duplicates(self.service)
+        await self.service.start()
+        self._stack.push_async_callback(self.service.stop)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_in_the_end_a_live_instance_is_announced(seed: int) -> None:
+    """However many share the name, come, go, crash, and lose their connections: with its latest values, no fight."""
+    chance = random.Random(seed)
+    live: list[Instance] = []
+    async with listen() as said, AsyncExitStack() as stack:
+        everyone: list[Instance] = []
+        for step in range(60):
+            what = chance.choice(["start", "stop", "crash", "report", "lose", "find", "wait", "wait"])
+            instance = chance.choice(live) if live else None
+            if what == "start" and len(live) < 3:
+                live.append(Instance(step, stack))
+                everyone.append(live[-1])
+                await live[-1].start()
+            elif what == "wait" or instance is None:
+                await asyncio.sleep(chance.choice([0, 0.1, 3, 25, 70]))
+            elif what == "stop":
+                live.remove(instance)
+                await instance.service.stop()
+            elif what == "crash":
+                live.remove(instance)
+                crash(instance.service)
+            elif what == "report":
+                instance.report(step)
+            elif what == "lose" and instance.link.connected:
+                instance.outage.enter_context(instance.link.outage())
+            elif what == "find":
+                instance.outage.close()
+        for instance in live:
+            instance.outage.close()
+        await asyncio.sleep(60 + 22 + 22)
+        before = len(said)
+        await asyncio.sleep(220)
+        if live:
+            assert said.nodes[""] in [instance.latest for instance in live]
+            assert 10 <= len(said) - before <= 13
+        else:
+            assert len(said) == before
+        assert max(len(instance.reports) for instance in everyone) <= 1
+
+
 async def test_return_of_the_connection_is_no_storm() -> None:
     """Hosts that lost it together spread their announcements, also where each has something new to say."""
     agents = [Agent() for _ in range(50)]
-    async with contextlib.AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(memory())
         for index, agent in enumerate(agents):
             service = make_service(agent, transport=transport, host=f"n{index}")

@@ -34,6 +34,9 @@ def clock() -> Iterator[time_machine.Traveller]:
         (1, 1_000_000),
         (0.2, 200_000),
         (0.29, 290_000),
+        (2.01, 2_010_000),
+        (1.001, 1_001_000),
+        (0.000249, 249),
         (0.57, 570_000),
         (1.1, 1_100_000),
         (0.200001, 200_001),
@@ -77,6 +80,13 @@ def test_a_wall_shifted_by_a_float_is_exact(clock: time_machine.Traveller, shift
     for number in range(1, 50):
         clock.shift(shift)
         assert read_wall() == WALL + number * to_us(shift)
+
+
+@pytest.mark.parametrize("second", [0.29, 0.57, 0.1, 0.000001])
+def test_a_wall_set_to_a_float_is_exact(clock: time_machine.Traveller, second: float) -> None:
+    """A float of that size is off by a hundred nanoseconds."""
+    clock.move_to(WALL / 1_000_000 + second)
+    assert read_wall() == WALL + to_us(second)
 
 
 def test_the_wall_is_that_of_datetime(clock: time_machine.Traveller) -> None:

@@ -1131,6 +1131,27 @@ async def test_a_service_during_a_pass_is_refused() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_a_running_service_follows_its_managers_tasks() -> None:
+    """Tasks that are added, rescheduled and removed while it runs."""
+    runs: list[float] = []
+
+    async def run(context: object) -> None:
+        runs.append((datetime.now(UTC) - start).total_seconds())
+
+    manager = Noting()
+    async with Service(manager):
+        await asyncio.sleep(7)
+        start = datetime.now(UTC)
+        handle = manager.add_periodic_task(run, spacing=10)
+        await asyncio.sleep(25)
+        handle.reschedule(spacing=7)
+        await asyncio.sleep(10)
+        handle.remove()
+        await asyncio.sleep(100)
+    assert runs == pytest.approx([10, 20, 27, 34], abs=0.001)
+
+
+@pytest.mark.virtual_time
 @pytest.mark.xfail(reason="Runner.reschedule adds the task without asking whether it runs here")
 async def test_rescheduling_does_not_take_a_task_from_another_process() -> None:
     """Also under a service it stays where it runs."""

@@ -73,7 +73,9 @@ async def test_spread_tasks_share_wake_ups(counted: Counted, count: int) -> None
     async def body(context: Any) -> None: ...
 
     for number in range(count):
-        manager.add_periodic_task(body, name=f"t{number}", spacing=10, initial_delay=10 * (number + 1) / count)
+        manager.add_periodic_task(
+            body, name=f"t{number}", spacing=10, initial_delay=10 * (number + 1) / count
+        )
     async with Service(manager):
         await asyncio.sleep(10)
         counted.calls.clear()

@@ -362,6 +362,16 @@ def test_a_time_of_day_runs_once_per_local_day(zone: str, change: datetime) -> N
 
 
 @AT_EACH_CHANGE
+def test_the_next_time_of_day_is_ahead_from_any_moment(zone: str, change: datetime) -> None:
+    """Also from within the hour that comes twice, whose first passing is over."""
+    days = change.date() - timedelta(days=4), change.date() + timedelta(days=4)
+    for hour, minute in itertools.product((0, 1, 2, 23), (10, 45)):
+        cron, naive = Cron(f"{minute} {hour} * * *", zone), fixed_times(zone, [(hour, minute)], *days)
+        for moment in range(us(change) - 2 * HOUR, us(change) + 2 * HOUR, 20 * MINUTE):
+            assert cron.first(moment) == next(slot for slot in naive if slot > moment)
+
+
+@AT_EACH_CHANGE
 def test_several_times_of_a_day_run_once_each(zone: str, change: datetime) -> None:
     """Those that a change moves onto one another are one."""
     first, last = us(change) - 40 * HOUR, us(change) + 40 * HOUR

@@ -187,6 +187,7 @@ async def test_a_failing_last_step_withdraws_the_host(world: World, monkeypatch:
     with pytest.raises(ArithmeticError):
         await service.start()
     assert world.notes[-3:] == ["withdraw", "a.cleanup_host", "close"]
+    assert world.events == []
     await world.assert_undone(service)
 
 

@@ -23,9 +23,9 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from asyncmgr.errors import InvalidCapabilities, InvalidName
 from asyncmgr.manager import Manager
@@ -49,15 +49,27 @@ NODES_LIMIT = VALUE_LIMIT - 1024
 Node: TypeAlias = tuple[str, Mapping[str, Any]]
 """A node's name and its capabilities, which nobody can change."""
 
+C = TypeVar("C")
+
 
 def _refuse(self: Any, *args: object, **kwargs: object) -> NoReturn:
     raise TypeError("capabilities cannot be changed; change a copy, which copy.deepcopy() makes")
 
 
+def _refuses(*methods: str) -> Callable[[type[C]], type[C]]:
+    """Make methods of a class refuse: set afterwards, as type checkers would have each of them typed as its base's."""
+
+    def decorate(cls: type[C]) -> type[C]:
+        for method in methods:
+            setattr(cls, method, _refuse)
+        return cls
+
+    return decorate
+
+
+@_refuses("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update")
 class FrozenDict(dict[str, Any]):
     """A dict that nobody can change: one reader's snapshot is everybody's. Copies of it are plain dicts."""
-
-    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -66,11 +78,10 @@ class FrozenDict(dict[str, Any]):
         return dict, (dict(self),)
 
 
+@_refuses("__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "clear", "extend", "insert")
+@_refuses("pop", "remove", "reverse", "sort")
 class FrozenList(list[Any]):
     """A list that nobody can change. Copies of it are plain lists."""
-
-    __setitem__ = __delitem__ = append = clear = extend = insert = pop = remove = reverse = sort = _refuse
-    __iadd__ = __imul__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(self))

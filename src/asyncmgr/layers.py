@@ -73,7 +73,9 @@ def from_arguments(arguments: Mapping[str, Any]) -> list[Entry]:
 
 def from_environment(variables: Mapping[str, str]) -> list[Entry]:
     """Read variables that begin with ``ASYNCMGR_``, in any case; one for a whole table holds JSON."""
-    ours = (name for name in variables if name.upper().startswith(PREFIX) and name.upper() not in _NO_SETTINGS)
+    ours = (
+        name for name in variables if name.upper().startswith(PREFIX) and name.upper() not in _NO_SETTINGS
+    )
     return [entry for name in ours for entry in _from_variable(name, variables[name])]
 
 

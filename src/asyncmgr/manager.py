@@ -315,7 +315,7 @@ class ManagerState:
 
     def add(self, function: Callable[..., Any], options: dict[str, Any]) -> TaskHandle:
         function, record = self._read_addition(function, options)
-        name = record.name or getattr(function, "__name__", "task")
+        name = getattr(function, "__name__", "task") if record.name is None else record.name
         entry = self._make(name, record, function)
         entries = self.entries()
         _refuse_reserved(entry.full_name, entry.name)
@@ -330,7 +330,9 @@ class ManagerState:
         _tell_if_off(self._manager.name, entry.name, entry.options)
         return TaskHandle(self, entry)
 
-    def _read_addition(self, function: Any, options: dict[str, Any]) -> tuple[Callable[..., Any], PeriodicTask]:
+    def _read_addition(
+        self, function: Any, options: dict[str, Any]
+    ) -> tuple[Callable[..., Any], PeriodicTask]:
         record = declared(function)
         if record is None:
             check_function(function, takes="context")

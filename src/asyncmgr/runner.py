@@ -324,6 +324,7 @@ class Runner:
         """Hand what the body waits for to the Task that it is on, and what the Task answers back to the body."""
         self._begin_to_wait(run)
         body, enter = run.body, run.scope.run
+        resume: Callable[[Any], Any]
         while True:
             try:
                 value = yield awaited

@@ -53,7 +53,6 @@ class Run(Due):
     """Its own copy of the context variables."""
     body: Coroutine[Any, Any, object]
 
-
     def __init__(self, entry: Entry, planned: int, missed: int) -> None:
         # Not by super(): its call would cost as much as the rest.
         self.entry: Entry = entry

@@ -188,7 +188,7 @@ class Cron:
         if following > now:
             return slot, 0, following
         latest = self._latest(slot, now)
-        return latest, self._count(slot, latest), self._after(max(latest, now))
+        return latest, self._count(slot, latest), self._after(latest)
 
     def gap(self, slot: int) -> int:
         following = self._after(slot)

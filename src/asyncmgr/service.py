@@ -100,8 +100,8 @@ class Service:
         transport: str | Transport | None = None,
         settings: Settings | None = None,
     ) -> None:
-        self.settings = _read_settings() if settings is None else settings
-        self.name = name or _service_name(managers)
+        self.settings: Settings = _read_settings() if settings is None else settings
+        self.name: str = name or _service_name(managers)
         self.host: str = host or self.settings.resolved_host
         encode_token(self.name, what="service name")
         encode_token(self.host, what="host name")
@@ -248,7 +248,8 @@ class Service:
 
         If the caller is cancelled meanwhile, runs are cancelled at once and `cleanup_host` gets one second.
 
-        A run or a hook of this service, which has to end before the service can, gets an empty report at once.
+        Runs and hooks of this service, and tasks that they started, get an empty report at once: the service cannot
+        end before they do.
         """
         self._ask(timeout)
         if self._life is not None and self not in _inside.get():
@@ -377,7 +378,7 @@ class Service:
             await asyncio.sleep(self._random.uniform(0, self.settings.start_delay))
 
     async def _start_tasks(self) -> None:
-        self._runner = Runner(
+        runner = Runner(
             Site(self.host, self.name, secrets.token_hex(4)),
             self._reporter,
             random_source=self._random,
@@ -386,10 +387,11 @@ class Service:
             on_death=self._end_with,
         )
         for manager in self._managers:
-            _state(manager).start(self._runner)
-        self._runner.open()
+            _state(manager).start(runner)
+        runner.open()
+        self._runner = runner
         self._state = State.RUNNING
-        log.info("service.started", service=self.name, host=self.host, tasks=len(self._runner.agenda))
+        log.info("service.started", service=self.name, host=self.host, tasks=len(runner.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
 
     # The stop. What the start did not come to is not undone.

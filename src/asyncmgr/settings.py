@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -89,7 +89,7 @@ _LEVELS = ", ".join(get_args(LogLevel))
 class TaskSettings(BaseModel):
     """What settings say of one task; `None` = nothing, the declaration holds. Lengths are seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     spacing: Annotated[_Seconds, AfterValidator(_check_spacing)] | None = Field(
         default=None, description=f"{_SECONDS}; 1 ms to 100 years, 0 for every pass, negative for off"
@@ -124,7 +124,7 @@ class TaskSettings(BaseModel):
 class PluginSettings(BaseModel):
     """Which plugins are left alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     disabled: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         default=(), description="names of entry points; in a variable separated by commas"
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     key and what is accepted.
     """
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
@@ -154,7 +154,9 @@ class Settings(BaseSettings):
     """`False`: tasks declared with `external_process_ok` are left to another process."""
     tolerance: _Length = Field(default=0.2, description=f"{_SECONDS}; 0 for exact")
     """Seconds: the nearly-due window of tasks that declare none."""
-    phase: Annotated[Literal["auto"], BeforeValidator(_lower)] | None = Field(default=None, description="auto")
+    phase: Annotated[Literal["auto"], BeforeValidator(_lower)] | None = Field(
+        default=None, description="auto"
+    )
     """`auto`: tasks that say nothing of it begin at a share of their spacing that is stable for each host and task."""
     start_delay: _Length = Field(default=0.0, description=f"{_SECONDS}; at least 0")
     """Seconds: upper bound of the random delay before the first slot."""

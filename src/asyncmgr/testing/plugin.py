@@ -16,10 +16,10 @@ from asyncmgr.testing.virtual import START, VirtualTime, VirtualTimeError, Virtu
 
 try:
     import pytest_asyncio
-except ImportError as exc:
+except ImportError as _missing:
     raise ImportError(
         "asyncmgr.testing.plugin needs pytest-asyncio, which is missing: pip install 'asyncmgr[testing]'"
-    ) from exc
+    ) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

@@ -19,10 +19,10 @@ from asyncmgr.errors import AsyncmgrError
 
 try:
     import time_machine
-except ImportError as exc:
+except ImportError as _missing:
     raise ImportError(
         "asyncmgr.testing needs time-machine, which is not installed: pip install 'asyncmgr[testing]'"
-    ) from exc
+    ) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

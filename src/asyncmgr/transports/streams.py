@@ -109,7 +109,7 @@ class Subscription(Stream[Message]):
         super().__init__()
         self.subject = subject
         self.pending_limit = pending_limit
-        self.dropped = 0
+        self.dropped: int = 0
         """Messages lost, the oldest first, because the reader was slow."""
         self._pending: deque[Message] = deque()
         self._dropped_before = 0
