@@ -206,6 +206,33 @@ async def test_cancelled_at_any_time(world: World, tenths: int) -> None:
     await world.assert_undone(service)
 
 
+async def with_timeout(stop: Coroutine[Any, Any, StopReport]) -> None:
+    async with asyncio.timeout(5):
+        await stop
+
+
+async def with_wait_for(stop: Coroutine[Any, Any, StopReport]) -> None:
+    await asyncio.wait_for(stop, 5)
+
+
+async def with_fail_after(stop: Coroutine[Any, Any, StopReport]) -> None:
+    with anyio.fail_after(5):
+        await stop
+
+
+@pytest.mark.parametrize("limit", [with_timeout, with_wait_for, with_fail_after])
+async def test_a_stop_with_a_time_limit(world: World, limit: Callable[..., Awaitable[None]]) -> None:
+    """After the limit the stop is hurried to its end, and the limit raises as it always does."""
+    world.manager(cleanup_host=hang).add_periodic_task(forever, run_immediately=True, spacing=1000)
+    service = world.service()
+    await service.start()
+    await turns()
+    with pytest.raises(TimeoutError):
+        await limit(service.stop())
+    assert now() == 6
+    await world.assert_undone(service)
+
+
 async def test_one_of_several_callers_cancelled(world: World) -> None:
     """The others get their report, of an end that was hurried."""
     manager = world.manager(cleanup_host=naps(0.5))
@@ -537,26 +564,34 @@ async def test_the_life_survives_its_own_bugs(world: World, monkeypatch: pytest.
     await world.assert_undone(service)
 
 
-def test_a_loop_that_is_closed_without_a_shutdown() -> None:
+@pytest.mark.parametrize("where", ["init_host", "running", "cleanup_host"])
+def test_a_loop_that_is_closed_without_a_shutdown(where: str) -> None:
     """The life ends where it is; no step is taken outside of the loop."""
     loop = asyncio.new_event_loop()
     told: list[str] = []
+    starting: list[asyncio.Task[None]] = []
     loop.set_exception_handler(lambda loop, context: told.append(context["message"]))
 
     class Left(Manager):
         async def init_host(self) -> None:
-            if hanging:
+            if where == "init_host":
                 await hang()
 
         async def cleanup_host(self) -> None:
+            if where == "cleanup_host":
+                await hang()
             told.append("cleaned")
 
     async def main() -> None:
-        starting = asyncio.create_task(Service(Left(), settings=Settings()).start())
-        await asyncio.wait({starting}, timeout=0.01)
+        service = Service(Left(), settings=Settings())
+        starting.append(asyncio.create_task(service.start()))
+        await turns(20)
+        if where == "cleanup_host":
+            service.request_stop()
+            await turns(20)
 
-    for hanging in (False, True):
-        loop.run_until_complete(main())
+    loop.run_until_complete(main())
     loop.close()
+    starting.clear()
     gc.collect()
     assert set(told) == {"Task was destroyed but it is pending!"}

@@ -154,6 +154,15 @@ async def test_reload_puts_timeout_and_log_level_in_force(file: File, logs: list
     assert len(lines) == 100
 
 
+async def test_reload_puts_the_drain_timeout_in_force(file: File) -> None:
+    """What concerns the service itself is read anew too."""
+    async with Service(Volumes()) as service:
+        file.write_text("drain_timeout = 7")
+        await service.reload()
+        assert (await service.stop()).cancelled == ("Volumes.slow",)
+    assert now() == 7
+
+
 @pytest.mark.parametrize(
     "text",
     [

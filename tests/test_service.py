@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -516,6 +517,18 @@ async def test_lifespan_like_generator_closed_by_another_task(world: World) -> N
     await world.assert_undone(service)
 
 
+async def test_a_service_that_has_stopped_is_forgotten(world: World) -> None:
+    """Nothing in the package or the loop keeps it alive."""
+    manager = Bare()
+    service = Service(manager, settings=Settings())
+    async with service:
+        await service.reload()
+    reference = weakref.ref(service)
+    del service
+    gc.collect()
+    assert reference() is None
+
+
 async def test_two_services_start_and_stop_apart(world: World) -> None:
     """Two services in one loop have nothing in common but the loop."""
     first, second = world.manager("a"), world.manager("b")
@@ -812,7 +825,9 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return plug
 
 
-async def test_plugins_are_handed_the_service_once(world: World, plug: Callable[..., None]) -> None:
+async def test_plugins_are_handed_the_service_once(
+    world: World, plug: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They may add listeners, managers and transport schemes; what they add takes part from the first step on."""
     handed: list[Service] = []
     heard: list[Any] = []
@@ -822,8 +837,10 @@ async def test_plugins_are_handed_the_service_once(world: World, plug: Callable[
         handed.append(service)
         service.add_listener(heard.append, ServiceStarted)
         service.add_manager(added)
-        register_scheme("noted", asyncmgr.transports._openers["noted"])
+        register_scheme("noted", opener)
 
+    opener = asyncmgr.transports._openers["noted"]
+    monkeypatch.delitem(asyncmgr.transports._openers, "noted")
     plug(one=plugin)
     service = world.service(world.manager("a"))
     async with service:

@@ -24,6 +24,21 @@ from tests.helpers import Bare
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="asyncio has no signal handlers there")
 
+
+@pytest.fixture(autouse=True)
+def _usual_handlers() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and nohup ignores SIGHUP: children inherit that."""
+    usual: dict[int, Any] = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 PRELUDE = """
 import asyncio, contextlib, os, signal, sys
 import structlog
@@ -31,7 +46,7 @@ import asyncmgr, asyncmgr.life
 from asyncmgr import Manager, Service, periodic_task
 from asyncmgr.events import ServiceStarted, ServiceStopping
 
-signal.alarm(30)  # nothing here may hang
+signal.alarm(120)  # nothing here may hang
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
@@ -352,6 +367,39 @@ def test_a_run_that_ends_the_process(child: Any, error: str, code: int) -> None:
     started = child(EXITS.format(error=error) + ASYNCIO)
     said, found, stderr = started.end()
     assert (said, found) == (["stopping", "cleaned"], code)
+    assert_no_complaint(stderr)
+
+
+FOREIGN = """
+asyncmgr.life.GRACE = 0.05
+
+
+class Hangs(Volumes):
+    @periodic_task(spacing=1000, run_immediately=True)
+    async def work(self, context):
+        say("ready")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            say("cancelled")
+
+
+async def main():
+    async with Service(Hangs()):
+        await asyncio.Event().wait()
+"""
+
+
+@EACH_LOOP
+def test_ctrl_c_without_run(child: Any, loop: str) -> None:
+    """Where `asyncio.run` handles SIGINT itself, the first one drains too, and the second is quick and clean."""
+    started = child(FOREIGN + loop)
+    started.wait_for("ready")
+    started.send(signal.SIGINT)
+    started.wait_for("stopping")
+    started.send(signal.SIGINT)
+    said, code, stderr = started.end()
+    assert (said, code) == (["cancelled", "cleaned"], -signal.SIGINT)
     assert_no_complaint(stderr)
 
 
