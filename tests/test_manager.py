@@ -1152,7 +1152,6 @@ async def test_a_running_service_follows_its_managers_tasks() -> None:
 
 
 @pytest.mark.virtual_time
-@pytest.mark.xfail(reason="Runner.reschedule adds the task without asking whether it runs here")
 async def test_rescheduling_does_not_take_a_task_from_another_process() -> None:
     """Also under a service it stays where it runs."""
     runs: list[object] = []

@@ -688,3 +688,15 @@ async def test_settings_are_not_needed_to_declare(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(AsyncmgrError, match="ASYNCMGR_TOLERANCE"):
         await disks.periodic_tasks(None)
     assert await Disks(settings=Settings(tolerance=0.2)).periodic_tasks(None) == 60.0
+
+
+def test_a_task_is_declared_once() -> None:
+    """Decorating a declared function again would change its class's other subclasses too."""
+
+    @periodic_task(spacing=10)
+    async def sync(self: object, context: object) -> None: ...
+
+    with pytest.raises(
+        InvalidPeriodicTaskArg, match=r"sync is a periodic task already; .* override it there"
+    ):
+        periodic_task(spacing=3)(sync)

@@ -75,6 +75,8 @@ class Entry:
         """What to call where it is no method; `None` = the owner's attribute, looked up at each run."""
         self.full_name: str = full_name
         self.name: str = full_name.rpartition(".")[2]
+        self.delay: int = 0
+        """Jitter of the next slot; it moves the start and never the slot."""
         self.declared: PeriodicTask = options
         """What the code says; settings may lay something over it."""
         self.adopt(options)
@@ -90,8 +92,6 @@ class Entry:
         self.window: int = 0
         self.slot: int = 0
         """The next planned slot, on the grid's own scale."""
-        self.delay: int = 0
-        """Jitter of that slot; it moves the start and never the slot."""
         self.start: int | None = None
         """Where the grid begins: the reference of `reschedule` until there was a slot."""
         self.last_slot: int | None = None
@@ -119,6 +119,8 @@ class Entry:
         # Once more at hand: with very many tasks each object that a run has to touch costs a miss of the cache.
         self.jitter: int = options.jitter
         self.timeout: int | None = options.timeout
+        if not self.jitter:
+            self.delay = 0
 
     def call(self, context: Any) -> Any:
         """Call the body; a method is looked up now, so an overridden or patched one is what runs."""
@@ -173,37 +175,41 @@ class Entry:
         """Microseconds to the next slot, negative if it is past."""
         return self.slot - self.reference(moment)
 
-    def begin(self, reference: int, wall: int) -> tuple[int, int]:
+    def begin(self, reference: int) -> tuple[int, int]:
         """Take the slot that a start at this moment is for: (the slot, how many older ones it stands for).
 
         Computes first and commits last, so that a schedule that raises leaves this entry as it was.
         """
         # What the jitter held back is not lateness: it must not make the grid skip a slot.
         slot, missed, following = self.grid.turn(self.slot, reference - self.delay, self.window)
-        self.last_slot, self.slot, self.last_run = slot, following, wall
+        self.last_slot, self.slot = slot, following
         if missed:
             self.missed += missed
         return slot, missed
 
     def reschedule(self, options: PeriodicTask, moment: Moment, *, by_service: bool) -> None:
         """Go over to new options: the next slot is the last one plus the new spacing, or now if that is past."""
-        anchor = self.start if self.last_slot is None else self.last_slot
+        had_slot = self.last_slot is not None
+        anchor = self.last_slot if self.last_slot is not None else self.start
         if self.grid.on_wall and anchor is not None:
             anchor += moment.now - moment.wall
-        last_slot = self.last_slot
         self.adopt(options)
         self.plan(moment, by_service=by_service)
         self._first_pass_is_start = False
-        if not self.grid.on_wall and anchor is not None:
-            self.start, self.last_slot = anchor, last_slot
-            self.slot = max(moment.now, self.grid.first(anchor))
-        elif self.grid.on_wall:
+        if self.grid.on_wall:
             self.slot = self.grid.first(moment.wall)
+        elif anchor is not None:
+            self.start, self.last_slot = anchor, anchor if had_slot else None
+            self.slot = max(moment.now, self.grid.first(anchor))
 
     def set_back(self, moment: Moment) -> None:
         """The wall went back by more than a minute: plan wall-clock slots from the new time."""
-        if self.grid.on_wall:
+        if not self.grid.on_wall:
+            return
+        try:
             self.slot = self.grid.first(moment.wall)
+        except Exception:
+            self.slot = moment.wall + RETRY  # asked again then, and reported if it raises again
 
     def slot_datetime(self, slot: int, moment: Moment) -> datetime:
         """A slot as wall time."""
@@ -258,7 +264,7 @@ class Batch(Generic[D]):
     """What one look at the agenda found."""
 
     due: list[D] = field(default_factory=list)
-    """To start, in the order of their planned starts."""
+    """To start, in the order of their slots."""
     queued: list[D] = field(default_factory=list)
     """To start when the task's run in progress ends."""
     refused: list[D] = field(default_factory=list)
@@ -319,11 +325,13 @@ class Agenda(Generic[D]):
             limit = reference + lane.window
             while (head := lane.head()) is not None and head[0] <= limit:
                 self._take_head(lane, head[2], reference, moment.wall, batch)
+        if len(self._lanes) > 1:
+            batch.due.sort(key=lambda due: due.planned - due.entry.reference(moment))
         return batch
 
     def _take_head(self, lane: Lane, entry: Entry, reference: int, wall: int, batch: Batch[D]) -> None:
         try:
-            planned, missed = entry.begin(reference, wall)
+            planned, missed = entry.begin(reference)
             start = self._jittered(entry, reference) if entry.jitter else entry.slot
         except Exception as exc:
             batch.failed.append((entry, exc))
@@ -333,16 +341,18 @@ class Agenda(Generic[D]):
         lane.replace_head(start)
         due = self._due(entry, planned, missed)
         if entry.running:
-            self._judge_overlap(due, batch)
+            self._judge_overlap(due, wall, batch)
         else:
             entry.running = 1
+            entry.last_run = wall
             batch.due.append(due)
 
-    def _judge_overlap(self, due: D, batch: Batch[D]) -> None:
+    def _judge_overlap(self, due: D, wall: int, batch: Batch[D]) -> None:
         entry = due.entry
         overlap = entry.options.overlap
         if overlap == "allow" and entry.running < MOST_AT_ONCE:
             entry.running += 1
+            entry.last_run = wall
             batch.due.append(due)
         elif overlap == "queue" and not entry.queued:
             entry.queued = True

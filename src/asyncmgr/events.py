@@ -57,7 +57,7 @@ class SlotsMissed:
     slot: datetime
     """The slot of the run that catches up."""
     count: int
-    """How many older ones; for cron counted up to 100."""
+    """How many older ones; for cron counted up to 10."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -360,6 +360,7 @@ class ManagerState:
             entry.reschedule(options, self.read_clock(), by_service=False)
         else:
             self._scheduler.reschedule(entry, options)
+            self._schedule(entry)
 
     def apply(self, settings: Settings) -> None:
         """Put new settings in force: only tasks that they say something else of are touched."""
@@ -384,6 +385,7 @@ class ManagerState:
             entry.adopt(options)
         else:
             self._scheduler.reschedule(entry, options)
+            self._schedule(entry)
 
     def _schedule(self, entry: Entry) -> None:
         if self._scheduler is not None and self.runs_here(entry):

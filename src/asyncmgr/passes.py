@@ -40,7 +40,8 @@ async def run_pass(
 async def _start(entry: Entry, moment: Moment, context: Any, *, raise_on_error: bool) -> None:
     error: BaseException | None
     try:
-        _, missed = entry.begin(entry.reference(moment), moment.wall)
+        _, missed = entry.begin(entry.reference(moment))
+        entry.last_run = moment.wall
     except Exception as exc:
         log.error("schedule.failed", task=entry.full_name, exc_info=exc)
         entry.slot = entry.reference(moment) + RETRY

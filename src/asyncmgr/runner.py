@@ -146,10 +146,9 @@ class Runner:
             entry.queued = False
 
     def reschedule(self, entry: Entry, options: PeriodicTask) -> None:
+        """Plan the entry anew, and leave it to the manager to add it again where it is switched on."""
         self.agenda.remove(entry)
         entry.reschedule(options, self.clock.read(), by_service=True)
-        if options.switched_off is None:
-            self.add(entry)
 
     # Waking up
 
@@ -384,6 +383,7 @@ class Runner:
         entry.queued = False
         if run is not None and self._open:
             entry.running += 1
+            entry.last_run = self.clock.read().wall
             self._ready.append(run)
             self._start_ready()
 

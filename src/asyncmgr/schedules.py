@@ -18,7 +18,7 @@ from asyncmgr.clock import SECOND, to_datetime, to_us
 DEFAULT_INTERVAL: float = 60.0
 """Seconds: how long a pass lets its caller idle at most, and the spacing of every-pass tasks under a service."""
 
-SLOTS_COUNTED = 100
+SLOTS_COUNTED = 10
 """A cron schedule counts the slots it missed up to this many: each costs tens of microseconds to find."""
 
 

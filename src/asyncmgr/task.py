@@ -166,6 +166,11 @@ def _attach(function: Any, record: PeriodicTask) -> Any:
             f"{function!r} is {_kind(function)}; @periodic_task needs 'async def' in the class, or give this one to "
             "add_periodic_task()"
         )
+    if _RECORD in vars(function):
+        raise InvalidPeriodicTaskArg(
+            f"{function.__qualname__} is a periodic task already; to give it another schedule in a subclass, "
+            "override it there with @periodic_task"
+        )
     setattr(function, _RECORD, record)
     return function
 
