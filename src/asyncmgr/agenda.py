@@ -41,7 +41,6 @@ class Entry:
         "last_slot",
         "log_level",
         "missed",
-        "name",
         "options",
         "owner",
         "queued",
@@ -74,7 +73,6 @@ class Entry:
         self.function: Callable[[Any], Any] | None = function
         """What to call where it is no method; `None` = the owner's attribute, looked up at each run."""
         self.full_name: str = full_name
-        self.name: str = full_name.rpartition(".")[2]
         self.delay: int = 0
         """Jitter of the next slot; it moves the start and never the slot."""
         self.declared: PeriodicTask = options
@@ -112,6 +110,11 @@ class Entry:
         self.skipped: int = 0
         self.missed: int = 0
         self.skipping: bool = False
+
+    @property
+    def name(self) -> str:
+        """The second half of the full name."""
+        return self.full_name.rpartition(".")[2]
 
     def adopt(self, options: PeriodicTask) -> None:
         """Put options in force, but for the schedule, which `plan` and `reschedule` do."""

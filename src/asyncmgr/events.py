@@ -93,6 +93,14 @@ class ServiceStopping:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsReloaded:
+    """New settings are in force; the managers' `reload` comes next."""
+
+    service: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostDuplicated:
     """Another live instance of the service uses this host's name."""
 
@@ -109,6 +117,7 @@ Event: TypeAlias = (
     | ClockStepped
     | ServiceStarted
     | ServiceStopping
+    | SettingsReloaded
     | HostDuplicated
 )
 Listener: TypeAlias = Callable[[Event], None]

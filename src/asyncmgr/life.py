@@ -68,8 +68,6 @@ class Life:
 
     def hurry(self) -> None:
         """Ask for the end, and give each step on the way to it `GRACE` only."""
-        if self.hurried:
-            return
         self.hurried = True
         self.asked.set()
         if self._step is not None:

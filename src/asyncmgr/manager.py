@@ -318,16 +318,16 @@ class ManagerState:
         name = getattr(function, "__name__", "task") if record.name is None else record.name
         entry = self._make(name, record, function)
         entries = self.entries()
-        _refuse_reserved(entry.full_name, entry.name)
-        if entry.name in entries:
+        _refuse_reserved(entry.full_name, name)
+        if name in entries:
             raise InvalidPeriodicTaskArg(
                 f"{entry.full_name} is there already; give name= or remove the other first"
             )
         self._apply_overrides([entry])
         entry.plan(self.read_clock(), by_service=self._scheduler is not None)
-        entries[entry.name] = entry
+        entries[name] = entry
         self._schedule(entry)
-        _tell_if_off(self._manager.name, entry.name, entry.options)
+        _tell_if_off(self._manager.name, name, entry.options)
         return TaskHandle(self, entry)
 
     def _read_addition(

@@ -26,7 +26,7 @@ from asyncmgr.capabilities import nodes_of
 from asyncmgr.draining import CANCEL_GRACE, Drain
 from asyncmgr.draining import StopReport as StopReport
 from asyncmgr.errors import AsyncmgrError, ServiceStateError, ServiceStopped
-from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping
+from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping, SettingsReloaded
 from asyncmgr.life import Hook, Life, is_cancelled
 from asyncmgr.log import log
 from asyncmgr.manager import Manager, ManagerState
@@ -480,6 +480,7 @@ class Service:
         for manager in self._joined:
             _state(manager).apply(settings)
         log.info("settings.reloaded", service=self.name)
+        self._reporter.listeners.tell(SettingsReloaded(self.name, self.host))
         return True
 
     def _check_overrides(self, settings: Settings) -> None:

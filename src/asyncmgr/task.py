@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -145,10 +146,12 @@ def declare(options: Mapping[str, Any]) -> PeriodicTask:
 
 def check_function(function: object, *, takes: str, name: str | None = None) -> None:
     """Refuse what cannot be a task: anything but `async def` with the parameters `takes` and no other required one."""
+    count = takes.count(",") + 1
+    if _plainly_fits(function, count):
+        return
     name = name or getattr(function, "__qualname__", repr(function))
     if not inspect.iscoroutinefunction(function):
         raise InvalidPeriodicTaskArg(f"{name} is {_kind(function)}; @periodic_task needs 'async def'")
-    count = takes.count(",") + 1
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError as exc:
@@ -156,6 +159,19 @@ def check_function(function: object, *, takes: str, name: str | None = None) -> 
             f"{name}{inspect.signature(function)} cannot be called with ({takes}): {exc}; "
             f"write 'async def {getattr(function, '__name__', 'task')}({takes})'"
         ) from None
+
+
+def _plainly_fits(function: object, count: int) -> bool:
+    """Whether this is plain `async def` that takes so many arguments; what is not so plain is looked at closely.
+
+    `inspect.signature` would cost as much as all the rest of a declaration.
+    """
+    if type(function) is not types.FunctionType or hasattr(function, "__wrapped__"):
+        return False
+    code = function.__code__
+    required = code.co_argcount - len(function.__defaults__ or ())
+    is_coroutine = code.co_flags & inspect.CO_COROUTINE
+    return bool(is_coroutine and required <= count <= code.co_argcount and not code.co_kwonlyargcount)
 
 
 def _attach(function: Any, record: PeriodicTask) -> Any:

@@ -322,6 +322,22 @@ def test_a_run_that_ignores_all_does_not_keep_the_process() -> None:
 
 
 @needs_signals
+def test_sighup_changes_the_log_level(tmp_path: Path) -> None:
+    """A new level in the settings is in force from then on."""
+    config = tmp_path / "settings.toml"
+    config.write_text('log_level = "info"')
+    with running("@Holds", "--drain-timeout", "0", "--config", str(config)) as process:
+        wait_for(process, "holding")
+        config.write_text('log_level = "error"')
+        process.send_signal(signal.SIGHUP)
+        wait_for(process, "settings.reloaded")
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert "service.stopping" not in process.stderr.read()
+        assert process.wait(20) == 0
+
+
+@needs_signals
 def test_sighup_reads_the_settings_again() -> None:
     """SIGHUP is answered, and ends nothing."""
     with running("@Holds", "--drain-timeout", "0") as process:

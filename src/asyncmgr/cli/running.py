@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -30,7 +30,7 @@ from asyncmgr.cli.views import HEADERS, TaskView, off_rows, paragraphs, rows, vi
 from asyncmgr.clock import WallClock
 from asyncmgr.durations import format_duration
 from asyncmgr.errors import AsyncmgrError
-from asyncmgr.events import Event, RunFinished
+from asyncmgr.events import Event, RunFinished, SettingsReloaded
 from asyncmgr.log import log
 from asyncmgr.problems import listed, redacted, suggestion
 from asyncmgr.service import Service
@@ -109,9 +109,34 @@ def run(targets: Sequence[str], **wishes: Any) -> None:
         explain(exc)
         raise click.exceptions.Exit(1) from exc
     _introduce(service, log_format)
-    if settings.log_level == "debug":
-        service.add_listener(functools.partial(_log_success, service), RunFinished)
+    _LogLevel(service, log_format)
     raise click.exceptions.Exit(run_to_the_end(functools.partial(asyncmgr.run, service), explain))
+
+
+class _LogLevel:
+    """Keeps the log at the level of the settings in force; at debug each run has its line."""
+
+    def __init__(self, service: Service, log_format: LogFormat) -> None:
+        self._service = service
+        self._format = log_format
+        self._stop_logging_runs: Callable[[], None] = _nothing
+        self._follow_runs()
+        service.add_listener(self._change, SettingsReloaded)
+
+    def _change(self, _: Event) -> None:
+        configure(self._service.settings.log_level, self._format, sys.stderr)
+        self._follow_runs()
+
+    def _follow_runs(self) -> None:
+        self._stop_logging_runs()
+        self._stop_logging_runs = _nothing
+        if self._service.settings.log_level == "debug":
+            log_run = functools.partial(_log_success, self._service)
+            self._stop_logging_runs = self._service.add_listener(log_run, RunFinished)
+
+
+def _nothing() -> None:
+    """Stand where there is nothing to undo."""
 
 
 def _explain(log_format: LogFormat, exc: AsyncmgrError) -> None:
