@@ -31,13 +31,13 @@ def _group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
-def _build(session: nox.Session) -> str:
-    """Build the wheel, which is what is tested, and return its requirement with all extras."""
+def _build(session: nox.Session, extras: str = "[cli,host,testing]") -> str:
+    """Build the wheel, which is what is tested, and return its requirement."""
     directory = Path(session.create_tmp()) / "dist"
     shutil.rmtree(directory, ignore_errors=True)
     session.install("build", "hatchling")
     session.run("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(directory), silent=True)
-    return f"asyncmgr[cli,host,testing] @ {next(directory.glob('*.whl')).resolve().as_uri()}"
+    return f"asyncmgr{extras} @ {next(directory.glob('*.whl')).resolve().as_uri()}"
 
 
 @nox.session(python=PYTHONS)
@@ -68,3 +68,32 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
     session.run("pyright", "--verifytypes", "asyncmgr", "--ignoreexternal")
     session.run("pyright", "tests/typing")
+
+
+@nox.session(python=PYTHONS[0])
+def bench(session: nox.Session) -> None:
+    """Measure beside hand-written loops and peers (1.6 hours); `nox -s bench -- --quick` takes three minutes."""
+    wheel = _build(session, extras="")
+    session.install(wheel, *_group("bench"))
+    session.install("--force-reinstall", "--no-deps", wheel)
+    clean, apscheduler4 = (
+        _other(session, "clean", wheel),
+        _other(session, "aps4", *_group("bench-apscheduler4")),
+    )
+    session.run(
+        "python",
+        "-m",
+        "benchmarks",
+        f"--python=clean={clean}",
+        f"--python=a4={apscheduler4}",
+        *session.posargs,
+    )
+
+
+def _other(session: nox.Session, name: str, *requirements: str) -> str:
+    """Make one more environment, for what cannot share the session's own; its Python."""
+    directory = Path(session.create_tmp()) / name
+    session.run("python", "-m", "venv", "--clear", str(directory), silent=True)
+    python = str(directory / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "-q", *requirements, external=True)
+    return python

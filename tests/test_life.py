@@ -15,7 +15,20 @@ import asyncmgr
 from asyncmgr import Manager, RunContext, Service, ServiceStateError, ServiceStopped, Settings, StopReport
 from asyncmgr.events import ServiceStopping
 from asyncmgr.service import State
-from tests.lives import Noting, Stubborn, World, hang, logged, logs, naps, now, turns, world
+from tests.lives import (
+    EACH_STEP,
+    Noting,
+    Stubborn,
+    World,
+    hang,
+    logged,
+    logs,
+    naps,
+    now,
+    turns,
+    two_managers,
+    world,
+)
 
 __all__ = ["logs", "world"]
 
@@ -327,14 +340,39 @@ async def test_a_step_in_progress_is_hurried_too(world: World, hurry: Hurry) -> 
     await world.assert_undone(service)
 
 
+@pytest.fixture
+async def told() -> list[Any]:
+    """What is complained of to the loop's exception handler."""
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    return told
+
+
+def stubborn_then(stubborn: Stubborn, error: BaseException | None) -> Callable[[], Awaitable[None]]:
+    """A hook that will not end, and when it is let go raises this."""
+
+    async def hook() -> None:
+        await stubborn()
+        if error is not None:
+            raise error
+
+    return hook
+
+
+EACH_LATE_ERROR = pytest.mark.parametrize(
+    "error", [None, OSError("late"), SystemExit(3), asyncio.CancelledError()]
+)
+
+
 @EACH_HURRY
+@EACH_LATE_ERROR
 async def test_a_cleanup_that_will_not_end_is_left_behind(
-    world: World, logs: list[Any], hurry: Hurry
+    world: World, logs: list[Any], told: list[Any], hurry: Hurry, error: BaseException | None
 ) -> None:
-    """The other hooks are undone and the transport closed without it; everybody who waits is told of the end."""
+    """The other hooks are undone and the transport closed without it; what becomes of it later changes nothing."""
     stubborn = Stubborn()
     world.manager("a")
-    world.manager("b", cleanup_host=stubborn)
+    world.manager("b", cleanup_host=stubborn_then(stubborn, error))
     service = world.service()
     await service.start()
     waiting = asyncio.create_task(service.wait())
@@ -349,7 +387,9 @@ async def test_a_cleanup_that_will_not_end_is_left_behind(
     assert (line["step"], line["log_level"]) == ("b.cleanup_host", "critical")
     await world.assert_undone(service, left=1)
     await stubborn.let_go()
-    assert service.state is State.STOPPED
+    gc.collect()
+    await service.wait()
+    assert (service.state, told, logged(logs, "service.step_failed")) == (State.STOPPED, [], [])
 
 
 @pytest.mark.parametrize("step", ["withdraw", "close"])
@@ -378,13 +418,13 @@ async def end_announcer() -> None:
 
 
 @pytest.mark.parametrize("step", ["a.init_host", "b.init_host", "a.pre_start_hook", "b.post_start_hook"])
-async def test_a_start_that_will_not_end_is_left_behind(world: World, step: str, logs: list[Any]) -> None:
+@EACH_LATE_ERROR
+async def test_a_start_that_will_not_end_is_left_behind(
+    world: World, logs: list[Any], told: list[Any], step: str, error: BaseException | None
+) -> None:
     """A cancelled caller of `start` is free a second later, whatever a hook makes of its cancellation."""
     stubborn = Stubborn()
-    name, _, hook = step.partition(".")
-    for each in ("a", "b"):
-        world.manager(each, **({hook: stubborn} if name == each else {}))
-    service = world.service()
+    service = two_managers(world, step, stubborn_then(stubborn, error))
     starting = asyncio.create_task(service.start())
     await asyncio.sleep(5)
     starting.cancel()
@@ -394,6 +434,9 @@ async def test_a_start_that_will_not_end_is_left_behind(world: World, step: str,
     assert stubborn.cancelled_at == [5]
     await world.assert_undone(service, left=1)
     await stubborn.let_go()
+    gc.collect()
+    await service.wait()
+    assert (service.state, told, logged(logs, "service.step_failed")) == (State.STOPPED, [], [])
 
 
 async def test_a_hook_is_cancelled_again_in_a_hurry(world: World) -> None:
@@ -524,6 +567,30 @@ async def test_every_task_of_the_loop_is_cancelled(world: World, count: int) -> 
     await asyncio.gather(*ours, return_exceptions=True)
     assert using.done()
     await world.assert_undone(service, withdrawn=last != ["withdraw"])
+
+
+@EACH_STEP
+async def test_a_start_that_the_loops_shutdown_cancels(world: World, step: str, logs: list[Any]) -> None:
+    """The start is undone, `start` says that it was stopped, and hooks find no cancellation left over."""
+    counts: list[int] = []
+
+    async def count() -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        counts.append(current.cancelling())
+
+    service = two_managers(world, step, hang)
+    for manager in world.managers:
+        manager._does["cleanup_host"] = count
+    starting = asyncio.create_task(service.start())
+    await asyncio.sleep(1)
+    (life,) = (task for task in asyncio.all_tasks() if task.get_name() == service.name)
+    life.cancel()
+    with pytest.raises(ServiceStopped):
+        await starting
+    assert set(counts) <= {0}
+    assert logged(logs, "service.step_failed") == []
+    await world.assert_undone(service)
 
 
 async def test_the_loops_shutdown_cuts_the_drain_short(world: World) -> None:

@@ -101,7 +101,7 @@ async def test_wait_before_start_is_refused() -> None:
 
 
 @EACH_STEP
-async def test_stop_during_a_step_of_the_start(world: World, step: str) -> None:
+async def test_stop_during_a_step_of_the_start(world: World, step: str, logs: list[Any]) -> None:
     """The step is cancelled, the steps before it are undone, and `start` raises `ServiceStopped`."""
     service = two_managers(world, step, hang)
     starting = asyncio.create_task(service.start())
@@ -114,6 +114,7 @@ async def test_stop_during_a_step_of_the_start(world: World, step: str) -> None:
     with pytest.raises(ServiceStopped, match="was stopped while it started"):
         await starting
     await waiting
+    assert logged(logs, "service.step_failed") == []
     assert world.notes == STEPS[: STEPS.index(step) + 1] + UNDONE_AFTER[step]
     await service.wait()
     await world.assert_undone(service)

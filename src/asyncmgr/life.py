@@ -101,8 +101,6 @@ class Life:
             if self.asked.is_set() or is_cancelled():
                 raise
             raise TaskFailed(f"{name} ended with a CancelledError that nobody had asked for") from exc
-        if self._is_left_behind():
-            raise asyncio.CancelledError
 
     # The task
 
@@ -130,9 +128,8 @@ class Life:
         except GeneratorExit:
             raise
         except BaseException as exc:  # SystemExit too: whoever waits raises it, and not this task
-            if self._is_left_behind():
-                return
-            self._note(exc)
+            if not self._is_left_behind():
+                self._note(exc)
         await self._go_back()
 
     def _note(self, error: BaseException) -> None:
@@ -148,11 +145,12 @@ class Life:
     async def _go_back(self) -> None:
         self._going_back = True
         self.asked.set()
-        for name, hook in self._back:
-            await self._undo(name, hook)
-            if self._is_left_behind():
+        while not self._is_left_behind():
+            step = next(self._back, None)
+            if step is None:
+                self.over.set_result(None)
                 return
-        self.over.set_result(None)
+            await self._undo(*step)
 
     async def _undo(self, name: str, hook: Hook) -> None:
         """Take one step back; what goes wrong in it is logged, and the next one follows."""
@@ -161,9 +159,8 @@ class Life:
         except GeneratorExit:
             raise
         except BaseException as exc:
-            if self._is_left_behind():
-                return
-            self._report(name, exc)
+            if not self._is_left_behind():
+                self._report(name, exc)
 
     def _report(self, name: str, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) and is_cancelled():
