@@ -42,7 +42,7 @@ def this_machine() -> Machine:
     return Machine(
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,
-        kernel=f"{platform.system()} {platform.release().split('-')[0]}",
+        kernel=f"{platform.system()} {platform.release().partition('-')[0]}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         revision=_revision(),
