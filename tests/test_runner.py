@@ -844,3 +844,105 @@ async def test_the_services_settings_are_in_force_however_early_a_manager_was_us
             await asyncio.sleep(25)
         ran.append([at - begun for at in log.at])
     assert ran == [[10, 20], [20]]
+
+
+# Cancelled at the worst moment
+
+
+async def test_starter_cancelled_before_its_first_step() -> None:
+    """Whoever cancels every Task that he finds cannot end the schedule."""
+    log = Log()
+    loop = asyncio.get_running_loop()
+    recorded = Recorded(task(log.run, spacing=10))
+    async with recorded.service:
+        known = asyncio.all_tasks()
+
+        def cancel_the_starter() -> None:
+            for found in asyncio.all_tasks() - known:
+                found.cancel()
+
+        def wake_and_cancel() -> None:
+            runner._wake()
+            cancel_the_starter()
+
+        runner = recorded.service._runner
+        assert runner is not None
+        runner._drop_timer()
+        loop.call_at(loop.time() + 10, wake_and_cancel)
+        await asyncio.sleep(45)
+    assert log.at == [10, 20, 30, 40]
+
+
+async def test_run_cancelled_before_its_first_step() -> None:
+    """It ends as cancelled, and its task goes on."""
+    log = Log(lasts=0.5)
+
+    async def cancel_siblings(context: RunContext) -> None:
+        for found in asyncio.all_tasks():
+            if found.get_name() == "M.a" and context.slot == START + timedelta(seconds=30):
+                found.cancel()
+
+    recorded = Recorded(task(log.run, spacing=10, name="a"), task(cancel_siblings, spacing=10, name="b"))
+    async with recorded.service:
+        await asyncio.sleep(65)
+    outcomes = [run.outcome for run in recorded.of(RunFinished) if run.task == "M.a"]
+    assert outcomes.count(Outcome.CANCELLED) == 1
+    assert outcomes.count(Outcome.SUCCEEDED) == 5
+    assert not recorded.of(SlotSkipped)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_body_that_raises_generator_exit_has_failed(waits: bool) -> None:
+    """It is a failure like any other, and the task goes on."""
+
+    async def odd(context: Any) -> None:
+        if waits:
+            await asyncio.sleep(0.1)
+        raise GeneratorExit
+
+    recorded = Recorded(task(odd, spacing=10))
+    async with recorded.service:
+        await asyncio.sleep(45)
+    assert [run.outcome for run in recorded.of(RunFinished)] == [Outcome.FAILED] * 4
+
+
+async def test_removed_by_a_sibling_of_the_same_batch() -> None:
+    """A task that is removed after its slot was handed out does not start."""
+    log = Log()
+    recorded = Recorded()
+
+    async def remove(context: Any) -> None:
+        handle.remove()
+
+    recorded.manager.add_periodic_task(remove, spacing=10, name="a")
+    handle = recorded.manager.add_periodic_task(log.run, spacing=10, name="b")
+    async with recorded.service:
+        await asyncio.sleep(25)
+    assert log.at == []
+    assert [skip.reason for skip in recorded.of(SlotSkipped)] == ["removed"]
+
+
+async def test_cleaning_up_during_a_stop_is_no_leak() -> None:
+    """A run that the stop cancelled is reported by the stop alone, although its timeout passes meanwhile."""
+
+    async def tidy(context: Any) -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(2)
+
+    recorded = Recorded(task(tidy, spacing=5, timeout=4))
+    async with recorded.service:
+        await asyncio.sleep(8)
+        report = await recorded.service.stop(timeout=0)
+    assert report.cancelled == ("M.tidy",)
+    assert not recorded.of(RunLeaked)
+
+
+async def test_standing_wall_is_seen_however_often_it_is_read() -> None:
+    """Looks half a second apart find it too."""
+    recorded = Recorded(task(Log().run, spacing=0.5))
+    async with recorded.service:
+        with time_machine.travel(START, tick=False):
+            await asyncio.sleep(100)
+    assert [step.kind for step in recorded.of(ClockStepped)].count("stopped") == 1

@@ -36,6 +36,7 @@ class Entry:
         "full_name",
         "function",
         "grid",
+        "is_off",
         "jitter",
         "last_run",
         "last_slot",
@@ -122,6 +123,7 @@ class Entry:
         # Once more at hand: with very many tasks each object that a run has to touch costs a miss of the cache.
         self.jitter: int = options.jitter
         self.timeout: int | None = options.timeout
+        self.is_off: bool = options.switched_off is not None
         if not self.jitter:
             self.delay = 0
 

@@ -116,8 +116,9 @@ class LoopClock:
         loop, wall = to_us(self._loop.time()), read_wall()
         elapsed, moved = loop - self._loop_seen, wall - self._wall_seen
         if abs(moved - elapsed) <= JUMP:
-            self._loop_seen, self._wall_seen = loop, wall
-            self._stopped = self._stopped and moved == 0
+            # A wall that has not moved stays the reference, so that it is seen to stand still however often it is read.
+            if moved:
+                self._loop_seen, self._wall_seen, self._stopped = loop, wall, False
             return None
         if moved == 0:
             return self._stands_still(elapsed)

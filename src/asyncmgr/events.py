@@ -46,7 +46,7 @@ class SlotSkipped:
 
     task: str
     slot: datetime
-    reason: Literal["overlap", "stopping"]
+    reason: Literal["overlap", "stopping", "removed"]
 
 
 @dataclass(frozen=True, slots=True)

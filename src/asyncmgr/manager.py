@@ -349,7 +349,7 @@ class ManagerState:
         if self.entries().get(entry.name) is entry:
             del self.entries()[entry.name]
             # A pass may have it on its list.
-            entry.options = replace(entry.options, switched_off="it was removed")
+            entry.adopt(replace(entry.options, switched_off="it was removed"))
             if self._scheduler is not None:
                 self._scheduler.remove(entry)
 

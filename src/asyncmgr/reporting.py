@@ -65,7 +65,9 @@ class Reporter:
         if self.listeners:
             self.listeners.tell(RunLeaked(run.entry.full_name, run.run_id, run.slot, running_for))
 
-    def skipped(self, entry: Entry, slot: datetime, reason: Literal["overlap", "stopping"]) -> None:
+    def skipped(
+        self, entry: Entry, slot: datetime, reason: Literal["overlap", "stopping", "removed"]
+    ) -> None:
         """A slot was refused: logged when it begins to happen."""
         if not entry.skipping and reason == "overlap":
             entry.skipping = True

@@ -4,6 +4,13 @@ How a run is isolated without paying for a Task each: one Task, the *starter*, s
 stepping each body inside a context of its own. A body that never waits ends right there. A body that waits keeps the
 Task it is on, which is its own from then on, and a new starter goes on with the rest. A task whose last run waited
 gets a Task of its own from the beginning.
+
+The life of a run:
+
+* the agenda hands it out and raises its entry's `running`; it is ready (`_accept`);
+* the starter makes its first step (`_begin`), or a Task of its own does (`_run_alone`);
+* where it waits it is in `_waiting`, with its Task in `run.task`, which is `None` for a run that never waits (`_attend`);
+* it ends, and `running` is lowered (`_end`), as it is for a slot that is given up before its start (`_give_up`, `close`).
 """
 
 from __future__ import annotations
@@ -228,12 +235,14 @@ class Runner:
 
     def _make_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Not by the loop's task factory: an application's eager one would start the run inside of the wake-up.
-        return asyncio.Task(coroutine, loop=self._loop, context=self._own_context)
+        return asyncio.Task(_begun(coroutine), loop=self._loop, context=self._own_context)
 
     async def _start_runs(self) -> None:
-        starter = asyncio.current_task()
-        assert starter is not None
+        starter: asyncio.Task[Any] | None = self._starter
         try:
+            await _first_step()
+            starter = asyncio.current_task()
+            assert starter is not None
             await self._start_one_by_one(starter)
         except asyncio.CancelledError:
             # Somebody kept hold of this Task from a run that is over. Only this Task ends.
@@ -241,9 +250,9 @@ class Runner:
         except Exception as exc:
             self._die(exc)
         finally:
-            self._step_down(starter)
+            self._step_down(starter or self._starter)
 
-    def _step_down(self, starter: asyncio.Task[None]) -> None:
+    def _step_down(self, starter: asyncio.Task[Any] | None) -> None:
         """This Task starts nothing more; another one goes on with what is ready."""
         if self._starter is starter:
             self._starter = None
@@ -256,12 +265,16 @@ class Runner:
         while self._ready:
             run = self._ready.popleft()
             entry = run.entry
+            if entry.is_off:
+                self._give_up(run)
+                continue
             if entry.waits and entry.runs % _ASK_AGAIN:
                 self._start_alone(run)
                 alone += 1
                 if alone % _STARTS_PER_TURN == 0:
                     yield
                 continue
+            # Whoever keeps hold of this Task from a run that is over could cancel a later one by it.
             references = getrefcount(starter)
             awaited = self._begin(run, starter)
             if awaited is not _ENDED:
@@ -269,32 +282,38 @@ class Runner:
                 yield from self._attend(run, awaited)
                 return
             if starter.cancelling() or getrefcount(starter) > references:
-                return  # the run has cancelled this Task, or keeps hold of it and may: not the next run's Task
+                return
             if self._others or run.started > turn_ends:
                 yield  # to the event loop, between any two starts that somebody waits for
                 turn_ends = self._loop.time() + _LONGEST_TURN
 
     def _start_alone(self, run: Run) -> None:
         """Start a run whose task waited the last time: in a Task and a context of its own from the beginning."""
-        run.task = asyncio.Task(
-            self._run_alone(run), loop=self._loop, name=run.entry.full_name, context=self._context.copy()
-        )
+        run.started = self._loop.time()
+        body = _begun(self._run_alone(run))
+        run.task = asyncio.Task(body, loop=self._loop, name=run.entry.full_name, context=self._context.copy())
         self._waiting.add(run)
+
+    def _give_up(self, run: Run) -> None:
+        """Its task was removed or switched off after the slot was handed out."""
+        run.entry.running -= 1
+        self._report.skipped(run.entry, run.slot, "removed")
 
     async def _run_alone(self, run: Run) -> None:
         entry = run.entry
-        run.started = self._loop.time()
-        entry.runs += 1
-        if run.missed or entry.skipping:
-            self._report.starting(run)
-        if entry.timeout is not None:
-            self._set_deadline(run, entry.timeout)
         try:
+            await _first_step()
+            run.started = self._loop.time()
+            entry.runs += 1
+            if run.missed or entry.skipping:
+                self._report.starting(run)
+            if entry.timeout is not None:
+                self._set_deadline(run, entry.timeout)
             await entry.call(RunContext(run))
-        except GeneratorExit:
-            self._waiting.discard(run)
-            raise
         except BaseException as exc:
+            if isinstance(exc, GeneratorExit) and asyncio.current_task(self._loop) is not run.task:
+                self._waiting.discard(run)
+                raise  # the loop is gone, and this is cleared away
             self._end(run, exc)
         else:
             self._end(run, None)
@@ -310,7 +329,11 @@ class Runner:
         starter.set_name(entry.full_name)
         try:
             run.body = entry.call(RunContext(run))
-            awaited = run.scope.run(run.body.send, None)
+            resume = run.body.send
+        except BaseException as exc:
+            return self._end(run, exc)
+        try:
+            awaited = run.scope.run(resume, None)
         except StopIteration:
             return self._end(run, None)
         except BaseException as exc:
@@ -328,8 +351,8 @@ class Runner:
             try:
                 value = yield awaited
             except GeneratorExit:
-                body.close()
                 self._waiting.discard(run)
+                enter(body.close)
                 raise
             except BaseException as exc:
                 resume, value = body.throw, exc
@@ -400,6 +423,8 @@ class Runner:
             self._overdue(head[2])
 
     def _overdue(self, run: Run) -> None:
+        if run.cause == "cancelled":
+            return  # by a stop, which reports what is left itself
         if run.cause is not None:
             self._report.leaked(run, self._loop.time() - run.started)
             return
@@ -407,6 +432,18 @@ class Runner:
         if run.task is not None:
             run.task.cancel()
         self._deadlines.push(to_us(self._loop.time() + LEAKED_AFTER), run)
+
+
+@types.coroutine
+def _first_step() -> Generator[None, None, None]:
+    """Wait for the Task's own first step; a cancellation that comes before it is raised here."""
+    yield
+
+
+def _begun(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
+    """Step a coroutine up to its `_first_step`, inside its `try`: else a Task cancelled early would skip its end."""
+    coroutine.send(None)
+    return coroutine
 
 
 def _judge(run: Run, error: BaseException | None) -> tuple[Outcome, BaseException | None]:
