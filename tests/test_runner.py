@@ -861,13 +861,15 @@ async def test_starter_cancelled_before_its_first_step() -> None:
             for found in asyncio.all_tasks() - known:
                 found.cancel()
 
-        def wake_and_cancel() -> None:
-            runner._wake()
-            cancel_the_starter()
-
         runner = recorded.service._runner
         assert runner is not None
         runner._drop_timer()
+        wake = runner._wake
+
+        def wake_and_cancel() -> None:
+            wake()
+            cancel_the_starter()
+
         loop.call_at(loop.time() + 10, wake_and_cancel)
         await asyncio.sleep(45)
     assert log.at == [10, 20, 30, 40]

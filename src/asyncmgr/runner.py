@@ -9,8 +9,8 @@ The life of a run:
 
 * the agenda hands it out and raises its entry's `running`; it is ready (`_accept`);
 * the starter makes its first step (`_begin`), or a Task of its own does (`_run_alone`);
-* where it waits it is in `_waiting`, with its Task in `run.task`, which is `None` for a run that never waits (`_attend`);
-* it ends, and `running` is lowered (`_end`), as it is for a slot that is given up before its start (`_give_up`, `close`).
+* where it waits it is in `_waiting`, with its Task in `run.task`; a run that never waits has none (`_attend`);
+* it ends, and `running` is lowered (`_end`), as for a slot that is given up before its start (`_give_up`, `close`).
 """
 
 from __future__ import annotations
