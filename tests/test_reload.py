@@ -11,6 +11,7 @@ import pytest
 from asyncmgr import (
     InvalidSettings,
     Manager,
+    ManagerInUse,
     Outcome,
     RunContext,
     Service,
@@ -287,3 +288,19 @@ async def test_a_reload_during_the_start_calls_only_hooks_of_ready_managers(worl
     assert "b.reload" not in world.notes
     await starting
     await service.stop()
+
+
+async def test_a_reload_leaves_managers_of_another_service_alone(file: File) -> None:
+    """A service that cannot start, because another one has its manager, hands that manager no settings."""
+    volumes = Volumes()
+    async with Service(volumes) as first:
+        settings = volumes.settings
+        second = Service(Bare(), volumes)
+        starting = asyncio.create_task(second.start())
+        await asyncio.sleep(0)
+        file.write(sync="spacing = 4")
+        second.request_reload()
+        with pytest.raises(ManagerInUse):
+            await starting
+        assert volumes.settings is settings
+        assert first.settings is settings
