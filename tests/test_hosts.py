@@ -232,7 +232,7 @@ async def test_given_transport_stays_open() -> None:
         assert transport._watches == set()
 
 
-async def test_view_that_is_not_open_says_so() -> None:
+async def test_view_that_is_not_open_says_so(fabric: Link) -> None:
     """Before and after the block there is nothing to read; it can be entered again, empty, but not twice at once."""
     hosts = Hosts("memory://fabric")
     for _ in range(2):
@@ -243,6 +243,10 @@ async def test_view_that_is_not_open_says_so() -> None:
             assert hosts.snapshot() == ()
             with pytest.raises(ServiceStateError, match="open already"):
                 await hosts.__aenter__()
+            told = Told(hosts)
+            await Sender(fabric).say()
+            assert await told.read() == ["joined n1"]
+            await Sender(fabric).withdraw()
 
 
 # Age
@@ -886,6 +890,25 @@ async def test_entering_cancelled_anywhere_leaves_nothing(fabric: Link, turns: i
         assert fabric._fabric.users == users
         assert hosts._ager is None
     assert not entered or turns > 3
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_entering_cancelled_while_it_fails_is_quiet(turns: int) -> None:
+    """An error that nobody waits for any more is not left for asyncio to complain of."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    async with memory() as transport:
+        with transport.outage():
+            entering = asyncio.create_task(Hosts(transport).__aenter__())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            entering.cancel()
+            await asyncio.wait({entering})
+            assert entering.cancelled() or isinstance(entering.exception(), TransportError)
+            del entering
+            gc.collect()
+            await asyncio.sleep(0)
+    assert complaints == []
 
 
 # Choosing

@@ -283,7 +283,7 @@ async def test_cancelling_itself_reaches_no_other_run() -> None:
     log = Log(lasts=0.5)
     recorded = Recorded(task(suicidal, spacing=1, name="a"), task(log.run, spacing=1, name="b"))
     async with recorded.service:
-        await asyncio.sleep(10)
+        await asyncio.sleep(10.2)
     assert len(log.at) == 10
     assert {run.outcome for run in recorded.of(RunFinished) if run.task == "M.b"} == {Outcome.SUCCEEDED}
 

@@ -363,7 +363,8 @@ class SchedulerDependentManager(Manager):
         nodes = read_capabilities(capabilities)
         if self.service is not None:
             others = [manager for manager in self.service.managers if manager is not self]
-            check_nodes((*nodes, *_reported(others)))
+            if reported := _reported(others):
+                check_nodes((*nodes, *reported))
         self.last_capabilities = nodes
         self._announce_changes()
 
@@ -386,17 +387,21 @@ def nodes_of(managers: Iterable[Manager]) -> tuple[Node, ...]:
         Two managers report the same node, or all of them too much.
     """
     reporting = [manager for manager in managers if _has_reported(manager)]
-    return check_nodes(_reported(reporting)) if reporting else PRESENCE
+    if not reporting:
+        return PRESENCE
+    nodes = _reported(reporting)
+    # What one manager reports was checked when it did; encoding it for its size is most of the cost of a change.
+    return nodes if len(reporting) == 1 else check_nodes(nodes)
 
 
 def _has_reported(manager: Manager) -> bool:
     return isinstance(manager, SchedulerDependentManager) and manager.last_capabilities is not None
 
 
-def _reported(managers: Iterable[Manager]) -> list[Node]:
-    return [
+def _reported(managers: Iterable[Manager]) -> tuple[Node, ...]:
+    return tuple(
         node
         for manager in managers
         if isinstance(manager, SchedulerDependentManager)
         for node in manager.last_capabilities or ()
-    ]
+    )

@@ -149,5 +149,5 @@ class Listeners:
                 continue
             try:
                 callback(event)
-            except Exception as exc:
+            except (Exception, SystemExit, KeyboardInterrupt) as exc:
                 log.error("listener.failed", listener=repr(callback), on=type(event).__name__, exc_info=exc)

@@ -111,8 +111,10 @@ class Hosts:
         On entering: the store cannot be read.
     """
 
+    # Of the time from entering to leaving.
     _complete: asyncio.Future[None]
     _retries: Retries
+    _ended: bool
 
     def __init__(self, transport: Transport | str, service: str | None = None) -> None:
         self._given = transport
@@ -125,7 +127,6 @@ class Hosts:
         self._readers: WeakSet[_Reader] = WeakSet()
         self._ager: asyncio.TimerHandle | None = None
         self._open: AsyncExitStack | None = None
-        self._ended = False
 
     async def __aenter__(self) -> Self:
         if self._open is not None:

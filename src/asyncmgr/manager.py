@@ -230,7 +230,7 @@ class ManagerState:
 
     def __init__(self, manager: Manager, host: str | None, settings: Settings | None) -> None:
         self._manager = manager
-        self._host = host
+        self._host = self._own_host = host
         self._settings = settings
         self._own_settings = settings is not None
         self._driver: object | None = None
@@ -397,7 +397,7 @@ class ManagerState:
         """Come under a service: it is the one driver, its settings and host are in force."""
         self.claim(f"the service {service.name}")
         self.service = service
-        self._host = self._host or host
+        self._host = self._own_host or host
         self.give(settings)
 
     def give(self, settings: Settings) -> None:
@@ -422,14 +422,20 @@ class ManagerState:
     def leave(self) -> None:
         """Leave the service; its tasks start over from now if passes go on."""
         self.service = None
+        self.release()
         if self._scheduler is not None:
             self._scheduler = None
             self.clock = WallClock()
             self._last = self.clock.read()
             for entry in self.entries().values():
                 entry.ticket = NO_TICKET
-                entry.plan(self._last)
-        self.release()
+                self._plan_for_passes(entry)
+
+    def _plan_for_passes(self, entry: Entry) -> None:
+        try:
+            entry.plan(self._last)
+        except Exception as exc:  # the next pass asks the schedule again, and says so too
+            log.error("schedule.failed", task=entry.full_name, exc_info=exc)
 
     # Time of a pass
 

@@ -31,7 +31,9 @@ class Reporter:
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
         """A run ended. Nothing is built where nobody listens and nothing changed."""
         entry = run.entry
-        if outcome is not Outcome.SUCCEEDED:
+        if outcome is Outcome.CANCELLED and run.cause == "cancelled":
+            log.info("task.cancelled", **self._keys(run), reason="stopping")
+        elif outcome is not Outcome.SUCCEEDED:
             self._failed(run, outcome, error)
         elif entry.failures:
             log.info("task.recovered", **self._keys(run), after_failures=entry.failures)

@@ -116,11 +116,13 @@ class Runner:
     def close(self) -> None:
         """Start nothing more. Slots handed out and not yet started are refused."""
         self._open = False
-        for run in self._ready:
+        not_begun = [run for run in self._waiting if not run.begun]
+        self._waiting.difference_update(not_begun)
+        for run in (*self._ready, *not_begun):
             run.entry.running -= 1
         for run in self._queued.values():
             run.entry.queued = False
-        for run in (*self._ready, *self._queued.values()):
+        for run in (*self._ready, *not_begun, *self._queued.values()):
             self._report.skipped(run.entry, run.slot, "stopping")
         self._ready.clear()
         self._queued.clear()
@@ -289,6 +291,7 @@ class Runner:
 
     def _start_alone(self, run: Run) -> None:
         """Start a run whose task waited the last time: in a Task and a context of its own from the beginning."""
+        run.begun = False
         run.started = self._loop.time()
         body = _begun(self._run_alone(run))
         run.task = asyncio.Task(body, loop=self._loop, name=run.entry.full_name, context=self._context.copy())
@@ -303,6 +306,9 @@ class Runner:
         entry = run.entry
         try:
             await _first_step()
+            if not self._open:
+                return  # `close` has refused it
+            run.begun = True
             run.started = self._loop.time()
             entry.runs += 1
             if run.missed or entry.skipping:
@@ -314,7 +320,8 @@ class Runner:
             if isinstance(exc, GeneratorExit) and asyncio.current_task(self._loop) is not run.task:
                 self._waiting.discard(run)
                 raise  # the loop is gone, and this is cleared away
-            self._end(run, exc)
+            if run in self._waiting:
+                self._end(run, exc)
         else:
             self._end(run, None)
 
@@ -369,6 +376,7 @@ class Runner:
 
     def _begin_to_wait(self, run: Run) -> None:
         run.task = asyncio.current_task()
+        run.begun = True
         self._waiting.add(run)
         timeout = run.entry.timeout
         if timeout is not None:

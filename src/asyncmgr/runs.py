@@ -43,7 +43,7 @@ class Run(Due):
     Lean, as there is one for each run: what only a run that waits has is set when it first waits.
     """
 
-    __slots__ = ("body", "cause", "look", "number", "queued", "scope", "started", "task", "ticket")
+    __slots__ = ("begun", "body", "cause", "look", "number", "queued", "scope", "started", "task", "ticket")
 
     look: Look
     number: int
@@ -52,6 +52,8 @@ class Run(Due):
     scope: contextvars.Context
     """Its own copy of the context variables."""
     body: Coroutine[Any, Any, object]
+    begun: bool
+    """Once it has a Task: whether it has made its first step there."""
 
     def __init__(self, entry: Entry, planned: int, missed: int) -> None:
         # Not by super(): its call would cost as much as the rest.

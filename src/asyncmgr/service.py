@@ -478,7 +478,7 @@ class Service:
             return False
         self.settings = settings
         for manager in self._joined:
-            _state(manager).apply(settings)
+            _state(manager).give(settings)
         log.info("settings.reloaded", service=self.name)
         self._reporter.listeners.tell(SettingsReloaded(self.name, self.host))
         return True
