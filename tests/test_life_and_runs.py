@@ -20,7 +20,7 @@ pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
 
 
 async def test_no_run_begins_after_the_stop_was_told() -> None:
-    """`close()` refuses `_ready` and `_queued` but not `_alone`: Tasks made and not yet begun run after it."""
+    """Runs whose Tasks were made and have not begun are refused like those that are merely ready."""
     manager = Bare()
     began: list[str] = []
     begun_by_then: list[int] = []
@@ -49,7 +49,7 @@ async def test_no_run_begins_after_the_stop_was_told() -> None:
 
 
 async def test_a_second_service_brings_its_host_and_settings() -> None:
-    """`join` keeps the first service's: `if self._settings is None`, `self._host or host`; `leave` should forget them."""
+    """What a manager took over from its first service is forgotten when it leaves it."""
     manager = Bare()
     async with Service(manager, host="one", settings=Settings(drain_timeout=1)):
         assert (manager.host, manager.settings.drain_timeout) == ("one", 1)
@@ -63,7 +63,7 @@ class Volumes(Manager):
 
 
 async def test_service_settings_hold_for_a_manager_that_was_looked_at_before() -> None:
-    """`task_status()` or `add_periodic_task()` before the start reads Settings(), and the service's are then ignored."""
+    """Looking at a manager before the start does not fix its settings."""
     manager = Volumes()
     manager.task_status()
     async with Service(manager, settings=Settings(drain_timeout=1, tasks={"Volumes.sync": {"spacing": 3}})):
@@ -72,7 +72,7 @@ async def test_service_settings_hold_for_a_manager_that_was_looked_at_before() -
 
 
 async def test_a_reload_keeps_settings_of_the_managers_own() -> None:
-    """Settings given to the manager are in force until a reload, which puts the service's over them."""
+    """Settings that a manager was given itself stay in force through a reload of the service's."""
     manager = Volumes(settings=Settings(tasks={"Volumes.sync": {"spacing": 5}}))
     async with Service(manager) as service:
         assert manager.task_status()[0].spacing == 5
@@ -92,7 +92,7 @@ class Broken:
 
 
 async def test_a_schedule_that_raises_does_not_keep_its_manager() -> None:
-    """`leave` plans anew before it releases: where that raises, the manager is driven by a stopped service for ever."""
+    """A manager is free again after its service, whatever its schedules raise."""
     manager = Volumes()
     (entry,) = manager._asyncmgr.entries().values()
     entry.options = dataclasses.replace(entry.options, schedule=Broken())  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ async def test_a_schedule_that_raises_does_not_keep_its_manager() -> None:
 
 
 async def test_a_listener_that_wants_to_exit_does_not_tear_down_the_loop() -> None:
-    """`tell` lets SystemExit through, into the run's Task, which hands it to the loop."""
+    """It is logged like any other error of a listener."""
     manager = Bare()
 
     async def work(context: Any) -> None:
@@ -125,7 +125,7 @@ async def test_a_listener_that_wants_to_exit_does_not_tear_down_the_loop() -> No
 
 
 async def test_a_run_that_the_stop_cancels_is_no_error() -> None:
-    """Cancellation is never an error, yet it is logged `task.failed` at level error, with a traceback."""
+    """A run that the stop cancels has one quiet line, and no failure is counted."""
     manager = Bare()
 
     async def work(context: Any) -> None:
