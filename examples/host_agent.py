@@ -46,7 +46,7 @@ class HostAgent(SchedulerDependentManager):
     async def init_host(self) -> None:
         await self.measure(None)
 
-    @periodic_task(spacing=10, timeout=5)
+    @periodic_task(spacing=20, timeout=10)
     async def measure(self, context: RunContext | None) -> None:
         # Reading mounts may block on a dead network share, which must not stop the event loop.
         self.update_service_capabilities(await asyncio.to_thread(measure))
