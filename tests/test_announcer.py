@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import time_machine
 
-from asyncmgr import InvalidCapabilities, Service, TransportError, periodic_task
+from asyncmgr import Hosts, InvalidCapabilities, Service, TransportError, periodic_task
 from asyncmgr.announcer import ANSWER_WITHIN, Announcer
 from asyncmgr.capabilities import PRESENCE, announcement_key
 from asyncmgr.events import HostDuplicated, Listeners
@@ -155,13 +156,24 @@ async def test_change_while_another_is_written_is_sent() -> None:
 
 
 async def test_update_in_a_thread_is_sent() -> None:
-    """Measuring is often done in one; a thread can report what it found."""
+    """Measuring is often done in one: what it reports is sent while it goes on."""
     agent = Agent()
-    async with listen() as said, serving(agent):
+    arrived = threading.Event()
+
+    def report() -> bool:
+        agent.update_service_capabilities({"ram": 1})
+        return arrived.wait(5)
+
+    async def look(hosts: Hosts) -> None:
+        async for _ in hosts.changes():
+            arrived.set()
+
+    asyncio.get_running_loop().set_debug(True)  # calls that are not safe in a thread raise
+    async with serving(agent), memory() as transport, Hosts(transport) as hosts:
+        looking = asyncio.create_task(look(hosts))
         await asyncio.sleep(5)
-        await asyncio.to_thread(agent.update_service_capabilities, {"ram": 1})
-        await asyncio.sleep(1)
-        assert said.nodes == {"": {"ram": 1}}
+        assert await asyncio.to_thread(report)
+    await looking
 
 
 async def test_update_without_a_change_sends_nothing() -> None:
@@ -338,8 +350,56 @@ async def test_stop_while_a_write_is_under_way_withdraws() -> None:
     assert said.withdrawn
 
 
+async def test_stop_while_the_first_write_is_under_way_withdraws() -> None:
+    """A write that the engine has got is done, whoever is cancelled meanwhile: the withdrawal comes after it."""
+    async with listen() as said, memory() as transport:
+        store = await open_store(transport)
+        create = store.create
+
+        async def create_late(*args: Any) -> int:
+            await asyncio.sleep(0.3)
+            return await create(*args)
+
+        async def create_anyway(*args: Any) -> int:
+            return await asyncio.shield(asyncio.create_task(create_late(*args)))
+
+        async def open_it(*args: Any, **kwargs: Any) -> Any:
+            return store
+
+        store.create = create_anyway  # type: ignore[assignment, method-assign]
+        transport.store = open_it  # type: ignore[method-assign]
+        service = make_service(Agent(), transport=transport)
+        starting = asyncio.create_task(service.start())
+        await asyncio.sleep(0.1)
+        await service.stop()
+        await asyncio.wait({starting})
+        await asyncio.sleep(60)
+    assert len(said) == 2
+    assert said.withdrawn
+
+
+async def test_stop_is_silent_where_another_instance_is_quicker() -> None:
+    """One that takes the name in the middle of the withdrawal keeps it."""
+    with captured() as logs:
+        async with listen() as said, memory() as other, serving(Agent()) as (service, _):
+            assert service.announcer is not None
+            store = service.announcer._store
+            assert store is not None
+            get = store.get
+
+            async def get_and_lose(key: str) -> Any:
+                entry = await get(key)
+                await Sender(other, incarnation=2**60).say({"other": True})
+                return entry
+
+            store.get = get_and_lose  # type: ignore[method-assign]
+            await service.stop()
+            assert said.nodes == {"": {"other": True}}
+    assert count(logs, "withdrawal.failed") == 0
+
+
 async def test_stop_without_the_transport_does_not_wait_for_it() -> None:
-    """Disconnected: at once. No answer: for `ANSWER_WITHIN`. Readers then go by the TTL; it is logged."""
+    """Disconnected: at once. No answer: after `ANSWER_WITHIN`, at most a third of the TTL. Either is logged."""
     with captured() as logs:
         async with serving(Agent()) as (service, transport):
             await asyncio.sleep(5)
@@ -352,7 +412,12 @@ async def test_stop_without_the_transport_does_not_wait_for_it() -> None:
             await service.stop()
             assert now() == 10 + ANSWER_WITHIN
             transport.answers.set()
-    assert count(logs, "withdrawal.failed") == 2
+        async with serving(Agent(), host="n3", capability_ttl=0.9) as (service, transport):
+            transport.answers.clear()
+            await service.stop()
+            assert now() == pytest.approx(10 + ANSWER_WITHIN + 0.3)
+            transport.answers.set()
+    assert count(logs, "withdrawal.failed") == 3
     assert count(logs, "service.step_failed") == 0
 
 
@@ -582,6 +647,7 @@ async def test_outage_is_waited_out_patiently() -> None:
     assert len(tries) < 3600 / 15 + 20
     assert all(pause <= 30 for pause in pauses)
     assert 15 < sum(pauses[-50:]) / 50 < 30
+    assert len(set(pauses[-50:])) == 50
 
 
 @pytest.mark.parametrize("lasts", [0.0, 0.01, 5.0])
@@ -596,6 +662,19 @@ async def test_host_is_announced_again_after_an_outage_that_it_did_not_notice(la
             await asyncio.sleep(RESUME_WITHIN)
             assert said.nodes == EMPTY
     assert count(logs, "announcement.failed") == count(logs, "host.duplicated") == 0
+
+
+async def test_return_of_the_connection_ends_patience() -> None:
+    """After a long outage a first try that comes too early is followed by another within a second."""
+    async with listen() as said, serving(Agent()) as (_, transport):
+        with transport.outage():
+            await asyncio.sleep(3600)
+            transport.fault = TransportError("the engine is still starting")
+        await asyncio.sleep(RESUME_WITHIN)
+        before = len(said)
+        transport.fault = None
+        await asyncio.sleep(1)
+        assert len(said) == before + 1
 
 
 class Instance:

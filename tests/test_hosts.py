@@ -432,8 +432,11 @@ async def test_withdrawn_host_may_begin_again_with_any_incarnation(fabric: Link)
 
 
 async def test_announcement_that_comes_when_it_has_expired_is_none(fabric: Link) -> None:
-    """One that stands in the store but is over is not shown, and not told of; an earlier one of its host is gone."""
-    old, new = Sender(fabric, "old"), Sender(fabric, "new")
+    """One that stands in the store but is over is not shown, and not told of; an earlier one of its host is gone.
+
+    One that is stale by then is told of once.
+    """
+    old, new, late = (Sender(fabric, host) for host in ("old", "new", "late"))
     await old.say({"x": 1})
     async with memory() as transport, Hosts(transport) as hosts:
         told: list[str] = []
@@ -446,10 +449,11 @@ async def test_announcement_that_comes_when_it_has_expired_is_none(fabric: Link)
         with transport.outage():
             await old.say({"x": 2}, ttl=1.0)
             await new.say({"x": 1}, ttl=1.0)
-            await asyncio.sleep(2)
+            await late.say({"x": 1}, ttl=7.0)
+            await asyncio.sleep(4)
         await asyncio.sleep(RESUME_WITHIN)
-        assert hosts.snapshot() == ()
-        assert told == ["left old"]
+        assert [(state.host, state.state) for state in hosts.snapshot()] == [("late", "stale")]
+        assert sorted(told) == ["joined late", "left old"]
     await telling
 
 
