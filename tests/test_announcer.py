@@ -786,12 +786,12 @@ async def test_service_starts_without_its_transport() -> None:
 
 
 async def test_service_starts_beside_an_engine_that_gives_no_answer() -> None:
-    """It waits for `ANSWER_WITHIN` and no longer; then it goes on without."""
+    """Serving and announcing wait for `ANSWER_WITHIN` each and no longer; then it goes on without."""
     with captured() as logs:
         async with listen() as said, memory() as transport:
             transport.answers.clear()
             async with make_service(Agent(), transport=transport):
-                assert now() == ANSWER_WITHIN
+                assert now() == 2 * ANSWER_WITHIN
                 await asyncio.sleep(100)
                 transport.answers.set()
                 await asyncio.sleep(31)

@@ -10,23 +10,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asyncmgr.agenda import TaskStatus
+from asyncmgr.calls import Call, Caller, current_call, rpc
 from asyncmgr.capabilities import SchedulerDependentManager
+from asyncmgr.client import RpcClient
 from asyncmgr.errors import (
     AsyncmgrError,
+    InvalidArguments,
     InvalidCapabilities,
     InvalidName,
     InvalidPeriodicTaskArg,
+    InvalidRpcMethod,
     InvalidSettings,
     InvalidTarget,
     ManagerInUse,
     ManagerNotInitialised,
     MessageTooLarge,
+    NoResponders,
+    NoSuchMethod,
+    RemoteError,
     RevisionConflict,
+    RpcError,
+    RpcTimeout,
+    ServiceBusy,
     ServiceStateError,
     ServiceStopped,
     TaskFailed,
     TransportClosed,
     TransportError,
+    UnsupportedVersion,
 )
 from asyncmgr.hosts import HostChange, Hosts, HostState
 from asyncmgr.manager import Manager, TaskHandle
@@ -43,24 +54,35 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_INTERVAL",
     "AsyncmgrError",
+    "Call",
+    "Caller",
     "Health",
     "HostChange",
     "HostState",
     "Hosts",
+    "InvalidArguments",
     "InvalidCapabilities",
     "InvalidName",
     "InvalidPeriodicTaskArg",
+    "InvalidRpcMethod",
     "InvalidSettings",
     "InvalidTarget",
     "Manager",
     "ManagerInUse",
     "ManagerNotInitialised",
     "MessageTooLarge",
+    "NoResponders",
+    "NoSuchMethod",
     "Outcome",
+    "RemoteError",
     "RevisionConflict",
+    "RpcClient",
+    "RpcError",
+    "RpcTimeout",
     "RunContext",
     "SchedulerDependentManager",
     "Service",
+    "ServiceBusy",
     "ServiceStateError",
     "ServiceStopped",
     "Settings",
@@ -71,8 +93,11 @@ __all__ = [
     "Transport",
     "TransportClosed",
     "TransportError",
+    "UnsupportedVersion",
+    "current_call",
     "open_transport",
     "periodic_task",
+    "rpc",
     "run",
 ]
 

@@ -20,7 +20,6 @@ what is not like this.
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +31,7 @@ from asyncmgr.manager import Manager
 from asyncmgr.task import periodic_task
 from asyncmgr.transports.base import VALUE_LIMIT
 from asyncmgr.transports.tokens import encode_token
+from asyncmgr.wire import decode_json, encode_json, positive, typed
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -217,7 +217,7 @@ def check_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
         Two have one name, or all of them are too much for one value of a store.
     """
     nodes = _refuse_doubles(nodes)
-    if (size := len(_to_bytes(_to_fields(nodes)))) > NODES_LIMIT:
+    if (size := len(encode_json(_to_fields(nodes)))) > NODES_LIMIT:
         raise InvalidCapabilities(
             f"capabilities take {size} bytes as JSON, at most {NODES_LIMIT} fit; report less, or where to find it"
         )
@@ -237,10 +237,6 @@ def _refuse_doubles(nodes: Iterable[Node]) -> tuple[Node, ...]:
 
 def _to_fields(nodes: Iterable[Node]) -> list[dict[str, Any]]:
     return [{"node": name, "capabilities": values} for name, values in nodes]
-
-
-def _to_bytes(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def announcement_key(service: str, host: str) -> str:
@@ -266,7 +262,7 @@ class Announcement:
 
     def encode(self) -> bytes:
         """The value as it is stored."""
-        return _to_bytes(
+        return encode_json(
             {
                 "v": 1,
                 "service": self.service,
@@ -288,9 +284,9 @@ class Announcement:
             It is not an announcement of version 1, or of another host than the key says.
         """
         try:
-            announcement = cls._from_fields(json.loads(value))
+            announcement = cls._from_fields(decode_json(value))
             expected = announcement_key(announcement.service, announcement.host)
-        except (KeyError, TypeError, OverflowError, RecursionError) as exc:
+        except (KeyError, TypeError, OverflowError) as exc:
             raise ValueError(f"not an announcement: {exc!r}") from exc
         if key != expected:
             raise ValueError(f"the announcement of {expected} under another key")
@@ -301,37 +297,24 @@ class Announcement:
         if fields["v"] != 1:
             raise ValueError(f"version {reprlib.repr(fields['v'])} of an announcement, and 1 is known")
         return cls(
-            _typed(fields["service"], str),
-            _typed(fields["host"], str),
+            typed(fields["service"], str),
+            typed(fields["host"], str),
             _count(fields["incarnation"]),
             _count(fields["sequence"]),
-            _positive(fields["ttl"]),
-            _refuse_doubles(map(_from_node_fields, _typed(fields["nodes"], list))),
+            positive(fields["ttl"]),
+            _refuse_doubles(map(_from_node_fields, typed(fields["nodes"], list))),
         )
 
 
 def _from_node_fields(fields: Any) -> Node:
-    values = to_json(_typed(fields["capabilities"], dict), "capabilities")
+    values = to_json(typed(fields["capabilities"], dict), "capabilities")
     return _node_name(fields["node"], "capabilities"), values
 
 
-def _typed(value: Any, *kinds: type) -> Any:
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise TypeError(f"{reprlib.repr(value)} is no {kinds[-1].__name__}")
-    return value
-
-
 def _count(value: Any) -> int:
-    number: int = _typed(value, int)
+    number: int = typed(value, int)
     if not 0 <= number < 2**63:
         raise ValueError(f"{reprlib.repr(number)} is no number from 0 to 2^63 - 1")
-    return number
-
-
-def _positive(value: Any) -> float:
-    number = float(_typed(value, int, float))
-    if not 0 < number < math.inf:
-        raise ValueError(f"a TTL of {number}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""Ends the runs that a stop meets: lets them end, cancels those that are left, reports those that go on even then."""
+"""Ends the runs and calls that a stop meets: lets them end, cancels the rest, reports what goes on even then."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from asyncmgr.runner import Runner, wait_for_runs
-from asyncmgr.runs import Run
+from typing import Any, Protocol
 
 CANCEL_GRACE = 5.0
 """Seconds that cancelled runs and calls get to end before they are reported as leaked."""
@@ -16,7 +14,10 @@ CANCEL_GRACE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """What a stop did with the runs that it met. Full names of tasks in alphabetical order, one for each run."""
+    """What a stop did with the runs and calls that it met.
+
+    Full names of tasks and methods in alphabetical order, one for each run and call.
+    """
 
     drained: tuple[str, ...] = ()
     """Ended by themselves in time."""
@@ -28,47 +29,69 @@ class StopReport:
     """Seconds from the first request to the end."""
 
 
+class Piece(Protocol):
+    """One run or call."""
+
+    @property
+    def full_name(self) -> str: ...  # pragma: no cover
+    @property
+    def task(self) -> asyncio.Task[None] | None: ...  # pragma: no cover
+
+
+class Work(Protocol):
+    """What has runs or calls in progress: the runner, the server of calls."""
+
+    @property
+    def waiting(self) -> frozenset[Any]: ...  # pragma: no cover
+    def cancel(self, pieces: Iterable[Any], /) -> None: ...  # pragma: no cover
+    def give_up(self) -> frozenset[Any]: ...  # pragma: no cover
+
+
 class Drain:
-    """The end of all runs of one service: `begin`, `wait`, `cancel`, `report`, in this order."""
+    """The end of all runs and calls of one service: `meet`, `wait`, `cancel`, `report`, in this order."""
 
     def __init__(self) -> None:
         self._until = math.inf
         self._limit: asyncio.Timeout | None = None
-        self._met: frozenset[Run] = frozenset()
-        self._left: frozenset[Run] = frozenset()
-        self._leaked: frozenset[Run] = frozenset()
+        self._works: dict[Work, None] = {}
+        self._met: set[Piece] = set()
+        self._left: frozenset[Piece] = frozenset()
+        self._leaked: frozenset[Piece] = frozenset()
 
     def limit(self, seconds: float) -> None:
-        """Let runs go on for so many seconds from now, or for as long as they had before if that is less."""
+        """Let them go on for so many seconds from now, or for as long as they had before if that is less."""
         until = asyncio.get_running_loop().time() + max(0.0, seconds)
         if until < self._until:
             self._until = until
             if self._limit is not None:
                 self._limit.reschedule(until)
 
-    def begin(self, runner: Runner) -> None:
-        """Have no new run start."""
-        runner.close()
-        self._met = runner.waiting
+    def meet(self, work: Work) -> None:
+        """Note what is in progress there, and drain it too."""
+        self._works[work] = None
+        self._met |= work.waiting
 
-    async def wait(self, runner: Runner) -> None:
+    async def wait(self) -> None:
         """Let those in progress end by themselves."""
         try:
             async with asyncio.timeout_at(self._until) as self._limit:
-                await wait_for_runs(runner.waiting, None)
+                while tasks := _tasks(self._in_progress()):
+                    await asyncio.wait(tasks)
         except TimeoutError:
             pass
         finally:
             self._limit = None
 
-    async def cancel(self, runner: Runner) -> None:
+    async def cancel(self) -> None:
         """Cancel those that are left, and look for a while how they end."""
-        self._left = runner.waiting
-        runner.cancel(self._left)
+        self._left = self._in_progress()
+        for work in self._works:
+            work.cancel(work.waiting)
         try:
-            await wait_for_runs(self._left, CANCEL_GRACE)
+            if tasks := _tasks(self._left):
+                await asyncio.wait(tasks, timeout=CANCEL_GRACE)
         finally:
-            self._leaked = runner.give_up()
+            self._leaked = frozenset[Piece]().union(*(work.give_up() for work in self._works))
 
     def report(self, duration: float) -> StopReport:
         """Say what became of them."""
@@ -79,6 +102,13 @@ class Drain:
             duration,
         )
 
+    def _in_progress(self) -> frozenset[Piece]:
+        return frozenset[Piece]().union(*(work.waiting for work in self._works))
 
-def _names(runs: Iterable[Run]) -> tuple[str, ...]:
-    return tuple(sorted(run.entry.full_name for run in runs))
+
+def _tasks(pieces: Iterable[Piece]) -> set[asyncio.Task[None]]:
+    return {piece.task for piece in pieces if piece.task is not None}
+
+
+def _names(pieces: Iterable[Piece]) -> tuple[str, ...]:
+    return tuple(sorted(piece.full_name for piece in pieces))

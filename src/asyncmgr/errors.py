@@ -24,7 +24,8 @@
         ├── UnsupportedVersion               served, but not in this version
         ├── InvalidArguments                 the arguments do not fit the method
         ├── RemoteError                      the method raised
-        └── RpcTimeout                       no answer before the deadline
+        ├── ServiceBusy                      too many calls wait there already
+        └── RpcTimeout (TimeoutError)        no answer before the deadline
 """
 
 from __future__ import annotations
@@ -95,8 +96,49 @@ class RevisionConflict(TransportError):
 
 
 class RpcError(AsyncmgrError):
-    """A call of another service failed."""
+    """A call of another service failed; of this very class where the host could not read the request."""
 
 
 class NoResponders(RpcError):
     """Nobody serves the subject that a request was sent to."""
+
+
+class NoSuchMethod(RpcError):
+    """The service has this version of the interface, but no such method in it."""
+
+
+class UnsupportedVersion(RpcError):
+    """The service does not offer the method in this version; also for a version that is none."""
+
+    def __init__(self, text: str, offered: tuple[str, ...] = ()) -> None:
+        super().__init__(text, offered)
+        self.offered: tuple[str, ...] = offered
+        """The versions that it has of the interface, in the order in which it tries them."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidArguments(RpcError):
+    """The arguments of a call are not those of the method; its body did not run."""
+
+
+class RemoteError(RpcError):
+    """The method raised on the other host, or ended without a result; more of it is in that host's log."""
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(type_name, text)
+        self.type: str = type_name
+        """The name of the class of what was raised."""
+        self.text: str = text
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.text}" if self.text else self.type
+
+
+class ServiceBusy(RpcError):
+    """The service is at its limit of calls, and as many as it keeps wait already; the body did not run."""
+
+
+class RpcTimeout(RpcError, TimeoutError):
+    """No answer came before the deadline. Whether the body ran is not known."""

@@ -13,6 +13,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from asyncmgr.agenda import Entry, TaskStatus, status_of
+from asyncmgr.calls import check_methods
 from asyncmgr.clock import Clock, Moment, WallClock, to_us
 from asyncmgr.errors import InvalidPeriodicTaskArg, ManagerInUse, ManagerNotInitialised
 from asyncmgr.heap import NO_TICKET
@@ -93,7 +94,9 @@ class Manager:
     name: str = _ClassName()  # type: ignore[assignment] # a descriptor that gives a str
     """The first half of the tasks' full names."""
     RPC_API_VERSION: str = "1.0"
+    """Of the methods with `@rpc`: a new minor where callers can do more, a new major where old calls break."""
     RPC_API_NAMESPACE: str | None = None
+    """Tells several interfaces of one service apart."""
 
     _asyncmgr_tasks: ClassVar[tuple[tuple[str, PeriodicTask], ...]] = ()
     _asyncmgr: ManagerState = _Uninitialised()  # type: ignore[assignment] # a descriptor that only raises
@@ -105,6 +108,7 @@ class Manager:
         super().__init_subclass__(**kwargs)
         cls._asyncmgr_tasks = tuple(_gather(cls))
         _refuse_doubles(cls)
+        check_methods(cls, RESERVED)
         _tell_what_is_off(cls)
 
     @property

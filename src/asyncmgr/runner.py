@@ -464,10 +464,3 @@ def _judge(run: Run, error: BaseException | None) -> tuple[Outcome, BaseExceptio
     if error is None:
         return Outcome.SUCCEEDED, None
     return (Outcome.CANCELLED if isinstance(error, asyncio.CancelledError) else Outcome.FAILED), error
-
-
-async def wait_for_runs(runs: Iterable[Run], timeout: float | None) -> None:
-    """Wait until these runs have ended, for at most `timeout` seconds."""
-    tasks = {run.task for run in runs if run.task is not None}
-    if tasks:
-        await asyncio.wait(tasks, timeout=timeout)

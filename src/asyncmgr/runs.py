@@ -69,6 +69,10 @@ class Run(Due):
         """Its own, from the moment at which it first waits."""
 
     @property
+    def full_name(self) -> str:
+        return self.entry.full_name
+
+    @property
     def lateness(self) -> float:
         """Seconds from the slot to the actual start."""
         handed_out = self.entry.reference(self.look.moment)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from asyncmgr.agenda import Entry
 from asyncmgr.announcer import Announcer
+from asyncmgr.calls import Caller, speaking_as
 from asyncmgr.capabilities import nodes_of
 from asyncmgr.draining import CANCEL_GRACE, Drain
 from asyncmgr.draining import StopReport as StopReport
@@ -39,6 +40,7 @@ from asyncmgr.transports import Transport, open_transport
 from asyncmgr.transports.tokens import encode_token
 
 if TYPE_CHECKING:
+    from asyncmgr.serving import CallServer
     from asyncmgr.settings import Settings
 
 _inside: ContextVar[tuple[Service, ...]] = ContextVar("asyncmgr services", default=())
@@ -121,6 +123,7 @@ class Service:
         self._initialised: list[Manager] = []
         self._transports = AsyncExitStack()
         self._transport: Transport | None = None
+        self._server: CallServer | None = None
         self._announcer: Announcer | None = None
         self._runner: Runner | None = None
         self.failed_plugins: tuple[str, ...] = ()
@@ -230,6 +233,7 @@ class Service:
         self._state = State.STARTING
         self._context = contextvars.copy_context()
         self._context.run(_inside.set, (*_inside.get(), self))
+        self._context.run(speaking_as.set, Caller(self.name, self.host))
         life = self._life = Life(
             self._start_steps, self._stop_steps(), name=self.name, context=self._context.copy()
         )
@@ -322,6 +326,7 @@ class Service:
         await life.step("connect transport", self._connect)
         for manager in self._managers:
             await life.step(f"{manager.name}.pre_start_hook", manager.pre_start_hook)
+        await life.step("serve calls", self._serve_calls)
         for manager in self._managers:
             await life.step(f"{manager.name}.post_start_hook", manager.post_start_hook)
         await life.step("announce host", self._announce)
@@ -361,6 +366,23 @@ class Service:
             self._transport = await self._transports.enter_async_context(opened)
         else:
             self._transport = self._given_transport
+
+    async def _serve_calls(self) -> None:
+        from asyncmgr.inside import Inside  # these two load pydantic, which is slow to import
+        from asyncmgr.serving import CallServer, endpoint_of
+
+        endpoints = [endpoint_of(manager) for manager in self._managers]
+        this = Caller(self.name, self.host)
+        self._server = CallServer(
+            self.transport,
+            this,
+            endpoints,
+            endpoint_of(Inside(this, zip(self._managers, endpoints, strict=True))),
+            places=self.settings.rpc_concurrency,
+            context=self._context,
+            on_exit=self._end_with,
+        )
+        await self._server.start()
 
     async def _announce(self) -> None:
         self._announcer = Announcer(
@@ -406,9 +428,10 @@ class Service:
             yield "end reload", self._end_reload
         if self._announcer is not None:
             yield "withdraw host", self._announcer.stop
-        if runner is not None:
-            yield "drain runs", partial(self._drain.wait, runner)
-            yield "cancel runs", partial(self._drain.cancel, runner)
+        if self._server is not None:
+            yield "refuse calls", partial(self._refuse_calls, self._server)
+        yield "drain", self._drain.wait
+        yield "cancel", self._drain.cancel
         while self._initialised:
             manager = self._initialised.pop()
             yield f"{manager.name}.cleanup_host", manager.cleanup_host
@@ -420,9 +443,15 @@ class Service:
         log.info("service.stopped", service=self.name, host=self.host, **_counts(report))
 
     async def _refuse_runs(self, runner: Runner) -> None:
-        self._drain.begin(runner)
+        runner.close()
+        self._drain.meet(runner)
         log.info("service.stopping", service=self.name, host=self.host, runs=len(runner.waiting))
         self._reporter.listeners.tell(ServiceStopping(self.name, self.host))
+
+    async def _refuse_calls(self, server: CallServer) -> None:
+        self._drain.meet(server)
+        await server.close()
+        self._drain.meet(server)
 
     async def _close_transport(self) -> None:
         self._transport = None

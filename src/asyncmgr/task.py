@@ -151,7 +151,7 @@ def check_function(function: object, *, takes: str, name: str | None = None) -> 
         return
     name = name or getattr(function, "__qualname__", repr(function))
     if not inspect.iscoroutinefunction(function):
-        raise InvalidPeriodicTaskArg(f"{name} is {_kind(function)}; @periodic_task needs 'async def'")
+        raise InvalidPeriodicTaskArg(f"{name} is {kind_of(function)}; @periodic_task needs 'async def'")
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError as exc:
@@ -179,7 +179,7 @@ def _attach(function: Any, record: PeriodicTask) -> Any:
     if not inspect.isfunction(function):
         # Only a function is bound to the manager when it is looked up on one.
         raise InvalidPeriodicTaskArg(
-            f"{function!r} is {_kind(function)}; @periodic_task needs 'async def' in the class, or give this one to "
+            f"{function!r} is {kind_of(function)}; @periodic_task needs 'async def' in the class, or give this one to "
             "add_periodic_task()"
         )
     if _RECORD in vars(function):
@@ -191,7 +191,8 @@ def _attach(function: Any, record: PeriodicTask) -> Any:
     return function
 
 
-def _kind(function: object) -> str:
+def kind_of(function: object) -> str:
+    """What this is, in words for an error."""
     if isinstance(function, staticmethod | classmethod):
         return f"a {type(function).__name__}"
     if inspect.isasyncgenfunction(function):

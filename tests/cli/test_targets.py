@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncmgr.cli import output
+from asyncmgr import inside
 from tests.cli.conftest import Invoke
 
 
@@ -119,5 +119,5 @@ def test_help_has_examples(invoke: Invoke) -> None:
 
 def test_a_bare_tree_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the package is not installed, the command line works all the same."""
-    monkeypatch.setattr(output, "version", lambda name: importlib.metadata.version("no-such-package"))
-    assert output.own_version() == "(not installed)"
+    monkeypatch.setattr(inside, "version", lambda name: importlib.metadata.version("no-such-package"))
+    assert inside.own_version() == "(not installed)"

@@ -8,10 +8,10 @@ from asyncmgr.cli.checking import check
 from asyncmgr.cli.ending import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
 from asyncmgr.cli.failures import in_words
 from asyncmgr.cli.listing import list_tasks
-from asyncmgr.cli.output import own_version
 from asyncmgr.cli.running import run
 from asyncmgr.cli.slots import next_slots
 from asyncmgr.errors import AsyncmgrError
+from asyncmgr.inside import own_version
 
 
 class _Commands(click.Group):

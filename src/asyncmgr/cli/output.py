@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, TextIO
 
@@ -14,14 +13,6 @@ import click
 Row = Sequence[str]
 
 _GAP = "  "
-
-
-def own_version() -> str:
-    """The version of asyncmgr; run from a bare tree it has none."""
-    try:
-        return version("asyncmgr")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def write_json(data: Any) -> None:

@@ -25,12 +25,13 @@ from asyncmgr.cli.loading import (
     switch_off,
 )
 from asyncmgr.cli.logs import LogFormat, choose_format, configure
-from asyncmgr.cli.output import own_version, write_table
+from asyncmgr.cli.output import write_table
 from asyncmgr.cli.views import HEADERS, TaskView, off_rows, paragraphs, rows, view_tasks
 from asyncmgr.clock import WallClock
 from asyncmgr.durations import format_duration
 from asyncmgr.errors import AsyncmgrError
 from asyncmgr.events import Event, RunFinished, SettingsReloaded
+from asyncmgr.inside import own_version
 from asyncmgr.log import log
 from asyncmgr.problems import listed, redacted, suggestion
 from asyncmgr.service import Service

@@ -6,6 +6,7 @@ Shared by all transports, so that a slow reader means the same everywhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
@@ -79,7 +80,10 @@ class Stream(ABC, AsyncIterator[T]):
         """For transports: let the iteration end after what is buffered; a `failure` is raised there once."""
         if not self._ended:
             self._ended, self._failure = True, failure
-            self._wake.set()
+            with contextlib.suppress(
+                RuntimeError
+            ):  # of a loop that was closed, in which nobody waits any more
+                self._wake.set()
 
     async def __anext__(self) -> T:
         while not self._has_items():
