@@ -31,7 +31,7 @@ def _group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
-def _build(session: nox.Session, extras: str = "[cli,host,testing]") -> str:
+def _build(session: nox.Session, extras: str = "[cli,host,nats,testing]") -> str:
     """Build the wheel, which is what is tested, and return its requirement."""
     directory = Path(session.create_tmp()) / "dist"
     shutil.rmtree(directory, ignore_errors=True)
@@ -64,7 +64,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types inside, and that users see complete ones."""
-    session.install("-e", ".[cli,host,testing]", *_group("test"), *_group("types"))
+    session.install("-e", ".[cli,host,nats,testing]", *_group("test"), *_group("types"))
     session.run("mypy")
     session.run("pyright", "--verifytypes", "asyncmgr", "--ignoreexternal")
     session.run("pyright", "tests/typing")

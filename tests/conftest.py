@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["asyncmgr.testing.plugin", "pytester"]
+import pytest
+
+pytest.register_assert_rewrite("asyncmgr.testing.conformance")
+
+pytest_plugins = ["asyncmgr.testing.plugin", "pytester", "tests.nats_servers"]

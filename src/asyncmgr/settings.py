@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -131,6 +132,49 @@ class PluginSettings(BaseModel):
     )
 
 
+class NatsSettings(BaseModel):
+    """How to show oneself to NATS servers, and how to know them. Files are read at each connect.
+
+    One kind of credentials only: user with password, token, nkey or credentials file; or what the URL holds.
+    Any of the ``tls_`` keys, like ``tls://`` in the URL, refuses servers without TLS. Their certificate is
+    always verified.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    user: str | None = Field(default=None, min_length=1, description="a name, beside password")
+    password: SecretStr | None = Field(default=None, description="text, beside user")
+    token: SecretStr | None = Field(default=None, description="text")
+    nkey_seed_file: Path | None = Field(default=None, description="a file that holds the seed of an nkey")
+    credentials_file: Path | None = Field(default=None, description="a .creds file")
+    tls_ca_file: Path | None = Field(default=None, description="a PEM file, in place of the system's CAs")
+    tls_cert_file: Path | None = Field(default=None, description="a PEM file with this client's certificate")
+    tls_key_file: Path | None = Field(default=None, description="a PEM file, beside tls_cert_file")
+    tls_hostname: str | None = Field(
+        default=None, min_length=1, description="the name in the servers' certificate; without it, the URL's"
+    )
+    connect_timeout: Annotated[_Length, Field(gt=0)] = Field(
+        default=5.0, description=f"{_SECONDS}; more than 0"
+    )
+    """Seconds that one server gets to accept the connection."""
+
+    @model_validator(mode="after")
+    def _check_kinds(self) -> Self:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password go together; give both, or neither")
+        kinds = [kind for kind in _CREDENTIALS if getattr(self, kind) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"{' and '.join(kinds)} exclude each other; keep one of them")
+        if self.tls_key_file and not self.tls_cert_file:
+            raise ValueError(
+                "tls_key_file is the key of a certificate; give tls_cert_file too, or leave it out"
+            )
+        return self
+
+
+_CREDENTIALS = ("user", "token", "nkey_seed_file", "credentials_file")
+
+
 class Settings(BaseSettings):
     """The settings of one service; immutable. ``Settings(host="a")`` reads the environment and the files.
 
@@ -179,6 +223,7 @@ class Settings(BaseSettings):
     managers: dict[str, dict[str, Any]] = Field(default={}, description="tables such as [managers.Name]")
     """Constructor arguments by manager as written; `arguments_for` finds those of one."""
     plugins: PluginSettings = Field(default=PluginSettings(), description="the table [plugins]")
+    nats: NatsSettings = Field(default=NatsSettings(), description="the table [nats]")
 
     _explicit: dict[str, Any] = PrivateAttr(default_factory=dict)
     _places: dict[layers.Keys, str] = PrivateAttr(default_factory=dict)
@@ -317,6 +362,10 @@ def _table_at(path: layers.Keys, model: type[Settings]) -> tuple[Mapping[str, Fi
             return TaskSettings.model_fields, key
         case ("plugins", key, *_):
             return PluginSettings.model_fields, key
+        case ("nats", key, *_):
+            return NatsSettings.model_fields, key
+        case ("nats",):
+            return NatsSettings.model_fields, ""
         case (key, *_):
             return model.model_fields, key
     return model.model_fields, ""

@@ -84,8 +84,9 @@ def test_unknown_scheme() -> None:
         open_transport("radio://user:secret@host")
 
 
-def test_extra_to_install() -> None:
-    """For a scheme that asyncmgr has an extra for, the cure is that extra."""
+def test_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a scheme that asyncmgr has an extra for, and no package adds, the cure is that extra."""
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: importlib.metadata.EntryPoints())
     with pytest.raises(InvalidSettings, match=r"nats://.*pip install 'asyncmgr\[nats\]'"):
         open_transport("nats://user:secret@host")
 
