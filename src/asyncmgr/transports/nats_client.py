@@ -30,7 +30,10 @@ PING_INTERVAL = 5.0
 WRITE_LIMIT = 64 * 1024
 """Bytes that publishers may leave unwritten before they wait for the socket."""
 
-_GOODBYE_WITHIN = 1.0
+GOODBYE_WITHIN = 1.0
+"""Seconds that the server gets to take note of the end."""
+
+_CANCEL_AGAIN_AFTER = 0.05
 
 Handler: TypeAlias = Callable[[bytes, bytes, bytes, "bytes | None"], object]
 """Called with subject, reply subject, data and raw headers of a message; never waits."""
@@ -77,12 +80,16 @@ class Client(nats.aio.client.Client):
 
     async def open(self) -> None:
         """Connect, or leave nothing behind and raise `TransportError` with the cure."""
+        shaking = asyncio.create_task(self._shake_hands())
         try:
-            async with asyncio.timeout(self._options.connect_timeout):
-                await self._shake_hands()
+            await asyncio.wait({shaking}, timeout=self._options.connect_timeout)
+            if not shaking.done():
+                raise TimeoutError(f"not within {self._options.connect_timeout:g} s")
+            shaking.result()
             if not self.is_connected:
                 raise errors.Error("the server ended the connection")
         except BaseException as exc:
+            await _ended(shaking)
             await self.discard()
             if isinstance(exc, Exception):
                 raise TransportError(_refusal(self.server, self._options, exc)) from exc
@@ -147,7 +154,7 @@ class Client(nats.aio.client.Client):
         """Have the server know that this is the end, as far as it listens, and disconnect."""
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_GOODBYE_WITHIN):
+                async with asyncio.timeout(GOODBYE_WITHIN):
                     for number in self._handlers:
                         self.unsubscribe_now(number)
                     await self.round_trip()
@@ -165,9 +172,8 @@ class Client(nats.aio.client.Client):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._transport is not None:
-            with suppress(Exception):  # of a socket that is gone
-                await self._transport.wait_closed()  # type: ignore[no-untyped-call]
+        # Aborting takes a turn of the loop. Waiting for the writer would never end after a handshake that failed.
+        await asyncio.sleep(0)
 
     def _send(self, command: bytes) -> None:
         if not self.alive:
@@ -227,6 +233,14 @@ class Client(nats.aio.client.Client):
 
     async def _process_op_err(self, e: Exception) -> None:
         self._end(e)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    while not task.done():
+        task.cancel()  # again and again, as wait_for of Python 3.11 may lose it
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_AFTER)
+    if not task.cancelled():
+        task.exception()  # is known, or came too late
 
 
 def _refusal(server: Server, options: Options, exc: Exception) -> str:
