@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncmgr.agenda import TaskStatus
 from asyncmgr.calls import Caller, Endpoint, rpc
+from asyncmgr.errors import InvalidRpcMethod
 from asyncmgr.manager import Manager
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ class Inside:
         The service and its host.
     interfaces
         Each manager with the interface that it serves.
+
+    Raises
+    ------
+    InvalidRpcMethod
+        One of them has the namespace that belongs to this interface.
     """
 
     name = "asyncmgr"
@@ -34,6 +40,11 @@ class Inside:
     def __init__(self, this: Caller, interfaces: Iterable[tuple[Manager, Endpoint[Method]]]) -> None:
         self._this = this
         self._interfaces = tuple(interfaces)
+        for manager, endpoint in self._interfaces:
+            if endpoint.namespace == NAMESPACE:
+                raise InvalidRpcMethod(
+                    f"{manager.name}.RPC_API_NAMESPACE: {NAMESPACE!r} is every service's own; choose another"
+                )
 
     @rpc
     async def ping(self) -> dict[str, Any]:

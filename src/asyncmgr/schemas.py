@@ -7,7 +7,8 @@ import reprlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NotRequired, Required, get_type_hints
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
 from asyncmgr.errors import InvalidArguments, InvalidRpcMethod
@@ -105,10 +106,7 @@ def to_json_values(value: object) -> Any:
     ValueError
         There is no such way to write it.
     """
-    return _ANY.dump_python(value, mode="json")
-
-
-_ANY: TypeAdapter[Any] = TypeAdapter(Any)
+    return to_jsonable_python(value, inf_nan_mode="constants")
 
 
 def _hints_of(function: Any, name: str) -> dict[str, Any]:
@@ -139,7 +137,13 @@ def _others_adapter(names: Sequence[str], hints: Mapping[str, Any]) -> TypeAdapt
 
 def _adapter_of(hint: Any) -> TypeAdapter[Any] | None:
     """What validates a result; `None` where anything will do."""
-    return None if hint is Any else TypeAdapter(type(None) if hint is None else hint)
+    if hint is Any:
+        return None
+    try:
+        # NaN is not to become null, but to be refused.
+        return TypeAdapter(hint, config=ConfigDict(ser_json_inf_nan="constants"))
+    except PydanticUserError:  # a model: its own configuration holds
+        return TypeAdapter(hint)
 
 
 def _schema_of(adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any]:

@@ -421,6 +421,8 @@ class Service:
     def _stop_steps(self) -> Iterator[tuple[str, Hook]]:
         self._state = State.STOPPING
         began = asyncio.get_running_loop().time() if self._asked_at is None else self._asked_at
+        if self._asked_at is None:  # a start that failed
+            self._drain.limit(self.settings.drain_timeout)
         runner = self._runner
         if runner is not None:
             yield "refuse runs", partial(self._refuse_runs, runner)
