@@ -23,11 +23,13 @@ class Certificates:
 
     @classmethod
     def make(cls, home: Path) -> Certificates:
-        _openssl(
-            home, "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test-ca -keyout ca.key -out ca.pem"
-        )
+        authority = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test-ca"
+        _openssl(home, f"{authority} -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.pem")
         _openssl(home, "req -newkey rsa:2048 -nodes -subj /CN=nats.test -keyout server.key -out server.csr")
-        (home / "names").write_text("subjectAltName=DNS:nats.test\nextendedKeyUsage=serverAuth,clientAuth\n")
+        (home / "names").write_text(
+            "subjectAltName=DNS:nats.test\nextendedKeyUsage=serverAuth,clientAuth\n"
+            "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+        )
         signed = "x509 -req -days 1 -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial"
         _openssl(home, f"{signed} -extfile names -out server.pem")
         return cls(home / "ca.pem", home / "server.pem", home / "server.key")
