@@ -193,7 +193,9 @@ class Settings(BaseSettings):
     )
 
     host: str | None = Field(default=None, min_length=1, description="a name; without it, the machine's")
-    transport: str = Field(default="memory://", min_length=1, description="a URL such as 'memory://'")
+    transport: str = Field(
+        default="memory://", min_length=1, description="a URL such as 'memory://' or 'nats://host:4222'"
+    )
     run_external_periodic_tasks: bool = Field(default=True, description="true or false")
     """`False`: tasks declared with `external_process_ok` are left to another process."""
     tolerance: _Length = Field(default=0.2, description=f"{_SECONDS}; 0 for exact")

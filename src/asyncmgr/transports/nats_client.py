@@ -38,7 +38,15 @@ _CANCEL_AGAIN_AFTER = 0.05
 Handler: TypeAlias = Callable[[bytes, bytes, bytes, "bytes | None"], object]
 """Called with subject, reply subject, data and raw headers of a message; never waits."""
 
-_HOOKS = ("_process_msg", "_process_pong", "_process_info", "_process_err", "_process_op_err")
+# What is overridden; where nats-py would no longer call it, messages were lost and TLS not asked for.
+_HOOKS = (
+    "_process_msg",
+    "_process_pong",
+    "_process_info",
+    "_process_err",
+    "_process_op_err",
+    "_connect_command",
+)
 _missing = [hook for hook in _HOOKS if not hasattr(nats.aio.client.Client, hook)]
 if _missing:
     raise ImportError(
@@ -193,13 +201,18 @@ class Client(nats.aio.client.Client):
         was_alive, self.alive = self.alive, False
         self._status = self.CLOSED
         # Not closed in order: that would wait until the server has read all, which a stopped one never does.
-        if writer := getattr(self._transport, "_io_writer", None):
-            writer.transport.abort()
+        if self._writer:
+            self._writer.transport.abort()
         for pong in self._pongs:
             if not pong.done():
                 pong.set_result(False)
         if was_alive and not isinstance(cause, errors.ConnectionClosedError):
             self._on_lost(self, cause)
+
+    @property
+    def _writer(self) -> Any:
+        """Of the socket, encrypted or not; None before there is one."""
+        return getattr(self._transport, "_io_writer", None)
 
     # What nats-py calls
 
@@ -219,11 +232,14 @@ class Client(nats.aio.client.Client):
         self._pings_outstanding = 0
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if initial_connection and self._options.tls:
-            if not (info.get("tls_required") or info.get("tls_available")):
-                raise errors.SecureConnWantedError
+        if initial_connection and self._options.tls and info.get("tls_available"):
             info["tls_required"] = True  # nats-py encrypts only then
         await super()._process_info(info, initial_connection)
+
+    def _connect_command(self) -> bytes:
+        if self._options.tls and self._writer.get_extra_info("ssl_object") is None:
+            raise errors.SecureConnWantedError  # before the credentials are sent
+        return super()._connect_command()
 
     async def _process_err(self, err_msg: str) -> None:
         if "permissions violation" in err_msg:
