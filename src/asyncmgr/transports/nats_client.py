@@ -78,7 +78,7 @@ class Client(nats.aio.client.Client):
     ) -> None:
         super().__init__()
         self.server = server
-        self.alive = False
+        self.alive: bool = False
         self._options = options
         self._handlers = handlers
         self._on_lost, self._on_refused = lost, refused
@@ -145,7 +145,7 @@ class Client(nats.aio.client.Client):
         """Wait until the socket has taken what was sent; raises `OSError` where it is lost."""
         self._write_out()
         await asyncio.sleep(0)  # draining does not pass the loop while the socket takes all
-        if self.alive and self._transport:
+        if self.alive and self._transport is not None:
             await self._transport.drain()  # type: ignore[no-untyped-call]
 
     async def round_trip(self) -> bool:
@@ -192,7 +192,7 @@ class Client(nats.aio.client.Client):
         self._out_size += len(command)
 
     def _write_out(self) -> None:
-        if self._out and self.alive and self._transport:
+        if self._out and self.alive and self._transport is not None:
             self._transport.writelines(self._out)
         self._out, self._out_size = [], 0
 
