@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Self
+from types import SimpleNamespace
+from typing import Any, Self, cast
+from urllib.parse import urlparse
 
 import nats
 import pytest
@@ -30,6 +33,7 @@ from asyncmgr.transports import (
     open_transport,
 )
 from asyncmgr.transports.nats import NatsTransport
+from asyncmgr.transports.nats_options import Server
 
 SECRET = "hunter2"
 
@@ -370,6 +374,52 @@ async def test_nothing_is_kept_for_later(nats_server: NatsServer) -> None:
                 await one.publish("kept-for-later", b"during")
         await one.publish("kept-for-later", b"after")
         assert (await anext(messages)).data == b"after"
+
+
+async def test_servers_that_others_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of the cluster that the URL does not name takes over from the one that it names."""
+    monkeypatch.setattr(nats_link, "RECONNECT_FIRST", 0.02)
+    listening = 'cluster { name: test, listen: "127.0.0.1:-1"'
+    async with NatsServer(listening + " }", jetstream=False) as named:
+        (ports,) = named._home.glob("*.ports")
+        route = json.loads(ports.read_text())["cluster"][0]
+        async with (
+            NatsServer(f'{listening}, routes: ["{route}"] }}', jetstream=False) as other,
+            open_transport(named.url) as transport,
+        ):
+            link = link_of(transport)
+            await eventually(lambda: bool(link._client.discovered_servers))
+            named.kill()
+            await eventually(lambda: transport.connected and link.server.port == other.port)
+            await transport.publish("s", b"")
+
+
+@pytest.mark.parametrize(
+    ("uri", "asked_for", "name"),
+    [
+        ("tls://10.0.0.2:4222", None, "a.test"),
+        ("tls://10.0.0.2:4222", "nats.test", "nats.test"),
+        ("tls://b.test:4222", None, None),
+    ],
+)
+def test_names_of_servers_that_others_told_of(uri: str, asked_for: str | None, name: str | None) -> None:
+    """One known by its address alone has to show the name of the server that told of it."""
+    teller = SimpleNamespace(server=Server("a.test", 4222, asked_for), discovered_servers=[urlparse(uri)])
+    known, found = nats_link._with_discovered((teller.server,), cast("nats_client.Client", teller))
+    assert known is teller.server
+    assert (str(found), found.tls_hostname) == (uri.partition("://")[2], name)
+
+
+async def test_lost_while_subscribing(nats_server: NatsServer) -> None:
+    """A subscription whose confirmation is lost with the connection is an error."""
+    async with open_transport(nats_server.url) as transport:
+        nats_server.pause()
+        subscribing = asyncio.create_task(transport.subscribe("s").__aenter__())
+        await asyncio.sleep(0)
+        async with killed(nats_server, transport):
+            with pytest.raises(TransportError, match="not connected"):
+                await subscribing
+        assert len(link_of(transport)._routes) == 1
 
 
 async def test_answer_by_the_next_connection(nats_server: NatsServer) -> None:

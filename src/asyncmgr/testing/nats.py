@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -58,6 +59,7 @@ class NatsServer:
         self._jetstream = jetstream
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
         self.port: int = 0
         """Taken at the first start, and kept."""
 
@@ -107,13 +109,16 @@ class NatsServer:
         self.start()
 
     def pause(self) -> None:
-        """Stop it from running, so that connections stay and nothing answers; `resume` goes on."""
-        if self._process:
+        """Stop it from running, so that connections stay and nothing answers; `resume` goes on. Not on Windows."""
+        if self._process and not self._paused:
+            self._paused = True
             self._process.send_signal(signal.SIGSTOP)
+            os.waitpid(self._process.pid, os.WUNTRACED)  # or it would answer for a moment more
 
     def resume(self) -> None:
         """Let it run again after `pause`."""
-        if self._process:
+        if self._process and self._paused:
+            self._paused = False
             self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
@@ -151,11 +156,11 @@ class NatsServer:
         return [_binary(), "--config", str(home / "server.conf"), *listening, *stores]
 
     def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
+        if self._process is None:
             return
-        for number in (how, signal.SIGCONT):  # one that is paused would not see the first
-            process.send_signal(number)
+        self._process.send_signal(how)
+        self.resume()  # one that is paused would not see it
+        process, self._process = self._process, None
         try:
             process.wait(STARTS_WITHIN)
         except subprocess.TimeoutExpired:

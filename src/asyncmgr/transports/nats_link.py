@@ -204,6 +204,7 @@ class Link:
             await self._lost.wait()
             self._lost.clear()
             since = self._loop.time()
+            self._servers = _with_discovered(self._options.servers, self._client)
             await self._client.discard()
             self._use(await self._reconnect())
             away = round(self._loop.time() - since, 3)
@@ -253,7 +254,6 @@ class Link:
         except BaseException:
             await client.discard()
             raise
-        self._servers = _with_discovered(self._options.servers, client)
         return client
 
     async def _resume(self, client: Client) -> None:
