@@ -71,6 +71,7 @@ class RpcClient:
         self.timeout: float = timeout
         self._id = secrets.token_hex(8)
         self._numbers = itertools.count(1)
+        self._nobody = Caller(None, socket.gethostname())
         _check(self)
 
     def at(
@@ -172,7 +173,7 @@ class RpcClient:
         from asyncmgr.schemas import to_json_values  # pydantic is slow to import
 
         call_id = f"{self._id}-{next(self._numbers)}"
-        caller = speaking_as.get(None) or Caller(None, socket.gethostname())
+        caller = speaking_as.get(self._nobody)
         try:
             values = to_json_values(arguments)
             request = Request(call_id, method, self.namespace, self.version, values, timeout, caller)

@@ -101,7 +101,7 @@ def _subject(service: str) -> str:
     return f"asyncmgr.rpc.{encode_token(service, 'service name')}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would double the time that making one takes
 class Request:
     """One call, cast or fanout, as it travels."""
 

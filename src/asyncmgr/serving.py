@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from asyncmgr.calls import Call, Caller, Endpoint, callable_methods, choose, parse_version, served
+from asyncmgr.deadlines import Deadlines
 from asyncmgr.envelopes import (
     SERVERS,
     Request,
@@ -37,6 +38,7 @@ from asyncmgr.errors import (
     RpcTimeout,
     ServiceBusy,
 )
+from asyncmgr.heap import NO_TICKET
 from asyncmgr.life import is_cancelled
 from asyncmgr.log import log
 from asyncmgr.retries import Retries
@@ -77,6 +79,8 @@ def endpoint_of(manager: Any) -> Endpoint[Method]:
 class ServedCall:
     """One call from its request to its reply."""
 
+    __slots__ = ("arguments", "cause", "facts", "has_place", "method", "reply_to", "task", "ticket")
+
     def __init__(
         self, request: Request, method: Method, arguments: dict[str, Any], reply_to: str | None
     ) -> None:
@@ -95,18 +99,15 @@ class ServedCall:
         self.has_place: bool = False
         self.task: asyncio.Task[None] | None = None
         """`None` while it waits for a place."""
-        self.cause: Literal["withdrawn", "stopping"] | None = None
-        """Why it is cancelled: its caller wants no answer any more, or the service stops."""
+        self.ticket: int = NO_TICKET
+        """Of its deadline."""
+        self.cause: Literal["withdrawn", "stopping", "timed_out"] | None = None
+        """Why it is cancelled: its caller wants no answer any more, the service stops, or its deadline passed."""
 
     @property
     def full_name(self) -> str:
         """``manager.method``."""
         return self.method.name
-
-    @property
-    def deadline(self) -> float | None:
-        """In loop time; `None` = there is none."""
-        return None if self.facts.deadline == math.inf else self.facts.deadline
 
 
 class CallServer:
@@ -148,6 +149,7 @@ class CallServer:
         self._waiting: deque[ServedCall] = deque()
         self._running: set[ServedCall] = set()
         self._by_id: dict[str, ServedCall] = {}
+        self._deadlines: Deadlines[ServedCall] = Deadlines(lambda call: self._cancel(call, "timed_out"))
         self._malformed = 0
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
@@ -175,12 +177,12 @@ class CallServer:
     def cancel(self, calls: Iterable[ServedCall]) -> None:
         """Ask these calls to end; those that wait for a place are refused."""
         for call in calls:
-            call.cause = call.cause or "stopping"
-            if call.task is not None:
-                call.task.cancel()
-            elif call in self._waiting:
+            if call in self._waiting:
                 self._waiting.remove(call)
+                call.cause = "stopping"
                 self._start(call)
+            else:
+                self._cancel(call, "stopping")
 
     def give_up(self) -> frozenset[ServedCall]:
         """Report the calls that did not end although they were cancelled."""
@@ -283,12 +285,17 @@ class CallServer:
         call = self._by_id.get(call_id)
         if call is None:
             return
-        call.cause = call.cause or "withdrawn"
-        if call.task is not None:
-            call.task.cancel()
-        elif call in self._waiting:
+        if call in self._waiting:
             self._waiting.remove(call)
             self._forget(call)
+        else:
+            self._cancel(call, "withdrawn")
+
+    def _cancel(self, call: ServedCall, cause: Literal["withdrawn", "stopping", "timed_out"]) -> None:
+        """Have the method end; the first cause is the one that counts."""
+        call.cause = call.cause or cause
+        if call.task is not None:
+            call.task.cancel()
 
     # Running methods
 
@@ -302,11 +309,15 @@ class CallServer:
         context.run(served.set, call.facts)
         name = f"{call.full_name} {call.facts.id}"
         call.task = asyncio.Task(self._run(call), loop=self._loop, name=name, context=context)
-        self._running.add(call)
         call.task.add_done_callback(lambda _: self._end(call))
+        self._running.add(call)
+        if call.facts.deadline < math.inf:
+            self._deadlines.add(call, call.facts.deadline)
 
     def _end(self, call: ServedCall) -> None:
         self._running.discard(call)
+        if call.ticket != NO_TICKET:
+            self._deadlines.remove(call)
         self._forget(call)
         if call.has_place:
             self._places += 1
@@ -322,31 +333,31 @@ class CallServer:
             del self._by_id[call.facts.id]
 
     async def _run(self, call: ServedCall) -> None:
-        reply = _STOPPING if call.cause else await self._perform(call)
+        reply = self._explain_end(call) if call.cause else await self._perform(call)
         if reply is not None:
             await self._reply(call.reply_to, reply)
 
     async def _perform(self, call: ServedCall) -> bytes | RpcError | None:
         """Run the method: its reply, or `None` where nobody wants one."""
-        limit = asyncio.timeout_at(call.deadline)
         try:
-            async with limit:
-                result = await call.method.function(**call.arguments)
+            result = await call.method.function(**call.arguments)
             return encode_result(call.method.write(result))
         except asyncio.CancelledError as exc:
-            if call.cause == "withdrawn":
-                return None
             if call.cause is None and is_cancelled():  # the loop is being shut down
                 raise
-            return _STOPPING if call.cause else self._note_failure(call, exc)
+            return self._note_failure(call, exc) if call.cause is None else self._explain_end(call)
         except (SystemExit, KeyboardInterrupt) as exc:
             self._on_exit(exc)
             return self._note_failure(call, exc)
         except Exception as exc:
-            if limit.expired() and isinstance(exc, TimeoutError):
-                log.warning("call.timed_out", **_keys(call))
-                return RpcTimeout(f"{call.full_name} did not end within the time that the caller gave it")
             return self._note_failure(call, exc)
+
+    def _explain_end(self, call: ServedCall) -> RpcError | None:
+        """The reply to a call that was cancelled."""
+        if call.cause == "timed_out":
+            log.warning("call.timed_out", **_keys(call))
+            return RpcTimeout(f"{call.full_name} did not end within the time that the caller gave it")
+        return _STOPPING if call.cause == "stopping" else None
 
     def _note_failure(self, call: ServedCall, error: BaseException) -> RpcError:
         log.error("call.failed", **_keys(call), exc_info=error)
