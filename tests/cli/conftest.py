@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 from unittest import mock
 
 import pytest
 import structlog
 from click.testing import CliRunner, Result
 
+from asyncmgr import Manager, Service, Settings
 from asyncmgr.cli import command
+from asyncmgr.testing.nats import NatsServer
 
 TARGETS = str(Path(__file__).parent / "targets.py")
 
+T = TypeVar("T")
 Invoke = Callable[..., Result]
 
 
@@ -69,3 +75,47 @@ class _logging_kept:  # noqa: N801 - used as a function
         root.handlers[:] = self._handlers
         root.setLevel(self._level)
         logging.getLogger("asyncio").setLevel(logging.NOTSET)
+
+
+# Services elsewhere
+
+
+class Elsewhere:
+    """Services in a thread of their own, as other processes would have them, at a real server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._services: list[Service] = []
+
+    def start(self, *managers: Manager, host: str, **settings: Any) -> Service:
+        """Start a service with these managers; returns once it is announced."""
+        service = Service(*managers, host=host, transport=self.url, settings=Settings(**settings))
+        self.run(service.start())
+        self._services.append(service)
+        return service
+
+    def stop(self, service: Service) -> None:
+        self._services.remove(service)
+        self.run(service.stop())
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+
+    def close(self) -> None:
+        for service in tuple(self._services):
+            self.stop(service)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def elsewhere(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
+    """A place to start services in, which the command line reaches by its settings."""
+    monkeypatch.setenv("ASYNCMGR_TRANSPORT", nats_server.url)
+    place = Elsewhere(nats_server.url)
+    yield place
+    place.close()

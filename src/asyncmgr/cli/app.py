@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import click
 
+from asyncmgr.cli.calling import call
 from asyncmgr.cli.checking import check
 from asyncmgr.cli.ending import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
 from asyncmgr.cli.failures import in_words
+from asyncmgr.cli.hosts import hosts
 from asyncmgr.cli.listing import list_tasks
 from asyncmgr.cli.running import run
 from asyncmgr.cli.slots import next_slots
+from asyncmgr.cli.telling import info
 from asyncmgr.errors import AsyncmgrError
 from asyncmgr.inside import own_version
 
@@ -38,6 +41,9 @@ Examples:
   asyncmgr list app.py:Volumes         its tasks and when they would first run
   asyncmgr next app.py:Volumes sync    the next slots of one task
   asyncmgr check app.py:Volumes        say all that is wrong, start nothing
+  asyncmgr hosts --watch               who announces itself, live
+  asyncmgr info compute                what can be called, and what runs there
+  asyncmgr call compute ping --namespace asyncmgr
 
 \b
 A TARGET is 'module:attribute' or 'path/to/file.py:attribute' and names
@@ -57,7 +63,7 @@ def command() -> None:
     """Run periodic tasks of async Python services, and look at what would run."""
 
 
-for _command in (run, list_tasks, next_slots, check):
+for _command in (run, list_tasks, next_slots, check, hosts, info, call):
     command.add_command(_command)
 
 

@@ -81,6 +81,16 @@ def as_json(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")(function)
 
 
+def transport(function: Function) -> Function:
+    """Take where the services are, and the settings with what is needed to connect."""
+    url = click.option(
+        "--transport",
+        metavar="URL",
+        help="Where the services are, as nats://host:4222.  [default: the setting 'transport']",
+    )
+    return url(_config(function))
+
+
 def _use_config(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     # By the variable, so that targets which read settings of their own read the same file.
     if value is not None:

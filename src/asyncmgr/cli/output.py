@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Row = Sequence[str]
 
@@ -18,6 +21,22 @@ _GAP = "  "
 def write_json(data: Any) -> None:
     """Write data to stdout."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def write_json_line(data: Any) -> None:
+    """Write data to stdout, in one line that is there at once."""
+    click.echo(json.dumps(data, ensure_ascii=False))
+
+
+def shortened(text: str, width: int) -> str:
+    """The text, or what fits of it."""
+    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
+
+
+def room_for_last(headers: Row, rows: Iterable[Row], width: int) -> int:
+    """Columns that a line of this width leaves to the last column of a table."""
+    *others, _ = _widths(headers, rows)
+    return width - sum(others) - len(_GAP) * len(others)
 
 
 def write_table(
@@ -43,24 +62,37 @@ def _widths(headers: Row, rows: Iterable[Row]) -> list[int]:
 
 
 def _write_plain(headers: Row, rows: Iterable[Row], stream: TextIO) -> None:
+    for line in table_lines(headers, rows):
+        click.echo(line, file=stream)
+
+
+def table_lines(headers: Row, rows: Iterable[Row]) -> Iterator[str]:
+    """The table as plain text."""
     rows = [headers, *rows]
     widths = _widths(headers, rows)
     for row in rows:
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo(_GAP.join(padded).rstrip(), file=stream)
+        yield _GAP.join(padded).rstrip()
 
 
 def _write_rich(headers: Row, rows: Iterable[Row], stream: TextIO, dim: frozenset[int]) -> None:
     # Here, and not above: it is optional, and only a terminal needs it.
-    from rich import box
     from rich.console import Console
+
+    Console(file=stream, highlight=False).print(rich_table(headers, rows, dim))
+
+
+def rich_table(headers: Row, rows: Iterable[Row], dim: Iterable[int] = ()) -> Table:
+    """The table as rich has it; needs rich."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    faded = frozenset(dim)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for header in headers:
         table.add_column(header, no_wrap=True)
     for number, row in enumerate(rows):
         # As Text: a bracket in a name is no markup.
-        table.add_row(*map(Text, row), style="dim" if number in dim else None)
-    Console(file=stream, highlight=False).print(table)
+        table.add_row(*map(Text, row), style="dim" if number in faded else None)
+    return table
