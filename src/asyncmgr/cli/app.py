@@ -6,6 +6,7 @@ import click
 
 from asyncmgr.cli.calling import call
 from asyncmgr.cli.checking import check
+from asyncmgr.cli.comparing import rpc
 from asyncmgr.cli.ending import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
 from asyncmgr.cli.failures import in_words
 from asyncmgr.cli.hosts import hosts
@@ -44,6 +45,7 @@ Examples:
   asyncmgr hosts --watch               who announces itself, live
   asyncmgr info compute                what can be called, and what runs there
   asyncmgr call compute ping --namespace asyncmgr
+  asyncmgr rpc diff old.json new.json  which version number must move
 
 \b
 A TARGET is 'module:attribute' or 'path/to/file.py:attribute' and names
@@ -63,7 +65,7 @@ def command() -> None:
     """Run periodic tasks of async Python services, and look at what would run."""
 
 
-for _command in (run, list_tasks, next_slots, check, hosts, info, call):
+for _command in (run, list_tasks, next_slots, check, hosts, info, call, rpc):
     command.add_command(_command)
 
 
