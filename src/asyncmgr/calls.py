@@ -148,9 +148,7 @@ class Endpoint(Generic[M]):
     methods: Mapping[str, M]
 
 
-def choose(
-    endpoints: Sequence[Endpoint[M]], method: str, *, version: str, namespace: str | None
-) -> Endpoint[M]:
+def choose(endpoints: Sequence[Endpoint[M]], method: str, version: str, namespace: str | None) -> Endpoint[M]:
     """The first endpoint that serves this call. The rule is that of oslo.messaging's dispatcher.
 
     Raises

@@ -15,6 +15,7 @@ import random
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from asyncmgr.calls import Call, Caller, Endpoint, callable_methods, choose, parse_version, served
@@ -51,6 +52,8 @@ WAITING_LIMIT = 1024
 
 ANSWER_WITHIN = 5.0
 """Seconds that the transport gets to subscribe, and again to leave."""
+
+_CHOICES_KEPT = 256
 
 _AT_ONCE = 50
 """Requests that are taken before other code gets its turn."""
@@ -141,7 +144,8 @@ class CallServer:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._service, self._host = this.service or "", this.host
-        self._endpoints = (*endpoints, inside)
+        # Callers ask for the same few methods again and again; errors are not kept.
+        self._choose = lru_cache(_CHOICES_KEPT)(partial(choose, (*endpoints, inside)))
         self._inside = inside
         self._places = places
         self._context = context
@@ -265,9 +269,7 @@ class CallServer:
 
     def _admit(self, request: Request, reply_to: str | None) -> None:
         """Start the call, or let it wait; raises the `RpcError` for which it is refused."""
-        endpoint = choose(
-            self._endpoints, request.method, version=request.version, namespace=request.namespace
-        )
+        endpoint = self._choose(request.method, request.version, request.namespace)
         is_inside = endpoint is self._inside
         if not (is_inside or self._places or len(self._waiting) < WAITING_LIMIT):
             raise ServiceBusy(f"{self._host} is at its limit of calls, and {WAITING_LIMIT} wait; try later")

@@ -615,7 +615,6 @@ async def test_nothing_is_kept_of_what_ended(nats_server: NatsServer) -> None:
             await one.request("ended", b"", timeout=10)
         link = link_of(one)
         assert not link._waiting
-        assert not link._until_lost
         assert len(link._handlers) == len(link._routes) == 1
 
 

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from asyncmgr.deadlines import Deadlines
 from asyncmgr.errors import TransportClosed, TransportError
+from asyncmgr.heap import NO_TICKET
 from asyncmgr.log import log
 from asyncmgr.transports.base import MESSAGE_LIMIT
 from asyncmgr.transports.nats_client import Client, Handler
@@ -56,6 +58,23 @@ class Route:
     """Else the stream fails with the connection, instead of going on with the next."""
 
 
+class Question:
+    """A request in flight."""
+
+    __slots__ = ("answer", "ticket", "until_lost")
+
+    def __init__(self, answer: asyncio.Future[Reply], *, until_lost: bool) -> None:
+        self.answer: asyncio.Future[Reply] = answer
+        self.until_lost: bool = until_lost
+        """Whether it fails with the connection, instead of waiting for an answer by the next."""
+        self.ticket: int = NO_TICKET
+        """Of its deadline."""
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
 class Link:
     """Keeps one connection, to whichever of the servers there is.
 
@@ -76,8 +95,8 @@ class Link:
         self._lost = asyncio.Event()
         self._numbers = itertools.count(_INBOX + 1)
         self._inbox = f"{self.new_inbox()}."
-        self._waiting: dict[int, asyncio.Future[Reply]] = {}
-        self._until_lost: set[int] = set()
+        self._waiting: dict[int, Question] = {}
+        self._deadlines: Deadlines[Question] = Deadlines(lambda question: question.fail(TimeoutError()))
         self._routes: dict[int, Route] = {_INBOX: Route(f"{self._inbox}*")}
         self._handlers: dict[int, Handler] = {_INBOX: self._answered}
         self._refusals: deque[str] = deque(maxlen=_REFUSALS_KEPT)
@@ -101,8 +120,8 @@ class Link:
         if self._closed:
             return
         self._closed, self._connected = True, False
-        for answer in self._waiting.values():
-            _fail(answer, TransportClosed("the transport was closed before the answer; open a new one"))
+        for question in self._waiting.values():
+            question.fail(TransportClosed("the transport was closed before the answer; open a new one"))
         for route in self._routes.values():
             if route.stream:
                 route.stream.end()
@@ -136,18 +155,15 @@ class Link:
         """
         client = self.check()
         number = next(self._numbers)
-        answer: asyncio.Future[Reply] = self._loop.create_future()
-        self._waiting[number] = answer
-        if until_lost:
-            self._until_lost.add(number)
-        timer = self._loop.call_later(timeout, _fail, answer, TimeoutError())
+        question = self._waiting[number] = Question(self._loop.create_future(), until_lost=until_lost)
+        self._deadlines.add(question, self._loop.time() + timeout)
         client.publish_now(subject, data, f"{self._inbox}{number}", headers)
         try:
-            return await answer
+            return await question.answer
         finally:
-            timer.cancel()
+            if question.ticket != NO_TICKET:
+                self._deadlines.remove(question)
             del self._waiting[number]
-            self._until_lost.discard(number)
 
     def attach(self, route: Route, handler: Handler) -> int:
         """Subscribe; the number is for `detach`. Effective after `confirm`."""
@@ -181,9 +197,9 @@ class Link:
             self._handlers.pop(number, None)
 
     def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        answer = self._waiting.get(int(subject[len(self._inbox) :]))
-        if answer and not answer.done():
-            answer.set_result(Reply(data, headers))
+        question = self._waiting.get(int(subject[len(self._inbox) :]))
+        if question and not question.answer.done():
+            question.answer.set_result(Reply(data, headers))
 
     async def _catch_up(self, client: Client) -> None:
         try:
@@ -276,10 +292,9 @@ class Link:
                 route.stream.end(
                     TransportError("the connection was lost, changes may be missed; watch again")
                 )
-        for number in self._until_lost:
-            _fail(
-                self._waiting[number], TransportError("the connection was lost before the answer; try again")
-            )
+        for question in self._waiting.values():
+            if question.until_lost:
+                question.fail(TransportError("the connection was lost before the answer; try again"))
         self._lost.set()
         self._changed(False)
 
@@ -287,11 +302,6 @@ class Link:
         if text not in self._refusals:
             self._refusals.append(text)
             log.warning("transport.refused", server=str(self.server), error=text)
-
-
-def _fail(answer: asyncio.Future[Reply], error: Exception) -> None:
-    if not answer.done():
-        answer.set_exception(error)
 
 
 def _with_discovered(known: tuple[Server, ...], client: Client) -> list[Server]:
