@@ -52,7 +52,7 @@ class LazyHeap(Generic[T]):
         return self._valid
 
     def __iter__(self) -> Iterator[T]:
-        return (item for _, _, item in self._valid_places())
+        return (item for number in self._buckets for _, _, item in self._valid_places(number))
 
     @property
     def places(self) -> int:
@@ -115,17 +115,12 @@ class LazyHeap(Generic[T]):
         else:
             bucket.append(place)
 
-    def _valid_places(self) -> Iterator[Place[T]]:
-        for bucket in self._buckets.values():
-            for place in bucket:
-                if place[1] == place[2].ticket:
-                    yield place
-
     def _clear_out(self) -> None:
-        kept = list(self._valid_places())
-        self._buckets.clear()
-        self._numbers.clear()
+        self._buckets = {number: valid for number in self._buckets if (valid := self._valid_places(number))}
+        self._numbers = list(self._buckets)
+        heapq.heapify(self._numbers)
         self._heaped = None
         self._stale = 0
-        for place in kept:
-            self._put(place)
+
+    def _valid_places(self, number: int) -> list[Place[T]]:
+        return [place for place in self._buckets[number] if place[1] == place[2].ticket]
