@@ -45,7 +45,7 @@ def taken(dues: list[Due]) -> list[tuple[str, int, int]]:
 
 
 def places(agenda: Agenda[Due]) -> int:
-    return sum(len(lane._places) for lane in agenda._lanes.values())
+    return sum(lane.places for lane in agenda._lanes.values())
 
 
 # Tables

@@ -8,6 +8,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asyncmgr.heap import NO_TICKET, LazyHeap
 
+STRETCH = 1 << 17
+"""Keys of one bucket."""
+
+keys = st.integers(0, 20) | st.integers(-2, 3).map(lambda stretches: stretches * STRETCH)
+
 
 class Item:
     """Something with a place."""
@@ -98,8 +103,23 @@ def test_churn_keeps_memory_flat() -> None:
         item = kept[round_ % 10]
         heap.remove(item)
         heap.push(10**9 + round_, item)
-        assert len(heap._places) <= 2 * len(kept) + LazyHeap.FEW
+        assert heap.places <= 2 * len(kept) + LazyHeap.FEW
     assert len(heap) == 10
+
+
+def test_near_and_far_keys_keep_one_order() -> None:
+    """Also where something nearer than all the rest comes after they were looked at."""
+    heap: LazyHeap[Item] = LazyHeap()
+    for name, stretches in enumerate([20, 10, 10]):
+        heap.push(stretches * STRETCH, Item(name))
+    assert heap.head() is not None
+    heap.push(-STRETCH, Item(3))
+    heap.push(10 * STRETCH - 1, Item(4))
+    heap.push(10 * STRETCH, Item(5))
+    assert heap.head() is not None
+    heap.replace_head(20 * STRETCH)
+    names = [name for _, name in drain(heap)]
+    assert names == [4, 1, 2, 5, 0, 3]
 
 
 class HeapMachine(RuleBasedStateMachine):
@@ -116,7 +136,7 @@ class HeapMachine(RuleBasedStateMachine):
         self.order += 1
         self.keys[item] = (key, self.order)
 
-    @rule(key=st.integers(0, 20), times=st.integers(1, 40))
+    @rule(key=keys, times=st.integers(1, 40))
     def push(self, key: int, times: int) -> None:
         for _ in range(times):
             item = self.idle.pop() if self.idle else Item(self.order)
@@ -141,7 +161,7 @@ class HeapMachine(RuleBasedStateMachine):
         del self.keys[item]
 
     @precondition(lambda self: self.keys)
-    @rule(key=st.integers(0, 20))
+    @rule(key=keys)
     def replace_head(self, key: int) -> None:
         self.head_is_right()
         self.place(min(self.keys, key=self.keys.__getitem__), key)
@@ -161,7 +181,7 @@ class HeapMachine(RuleBasedStateMachine):
     def contents_are_right(self) -> None:
         assert len(self.heap) == len(self.keys)
         assert set(self.heap) == set(self.keys)
-        assert len(self.heap._places) <= 2 * len(self.keys) + LazyHeap.FEW + 1
+        assert self.heap.places <= 2 * len(self.keys) + LazyHeap.FEW + 1
 
 
 TestAnySequenceOfOperations = HeapMachine.TestCase

@@ -24,7 +24,9 @@ from asyncmgr import (
     Settings,
     periodic_task,
 )
+from asyncmgr.clock import Moment
 from asyncmgr.manager import RESERVED
+from tests.helpers import Bare
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -842,6 +844,24 @@ async def test_the_start_of_an_added_task_is_its_adding(clock: time_machine.Trav
         now,
         now + timedelta(seconds=3),
     ]
+
+
+async def test_tasks_that_differ_in_name_and_delay_share_their_options() -> None:
+    """So that very many of them are cheap; each keeps its own delay, from each new start on."""
+    manager = Bare()
+    for number in range(3):
+        manager.add_periodic_task(added, name=f"t{number}", spacing=10, initial_delay=number)
+    entries = list(manager._asyncmgr.entries().values())
+    assert len({id(entry.options) for entry in entries}) == 1
+    for entry in entries:
+        entry.plan(Moment(0, 0), by_service=True)
+    assert [entry.slot for entry in entries] == [0, 1_000_000, 2_000_000]
+
+
+def test_an_initial_delay_and_running_immediately_exclude_each_other() -> None:
+    """Also where the task is added."""
+    with pytest.raises(InvalidPeriodicTaskArg, match="exclude each other"):
+        Bare().add_periodic_task(added, run_immediately=True, initial_delay=3)
 
 
 async def test_a_decorated_function_is_added_with_its_own_options() -> None:

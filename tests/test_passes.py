@@ -54,7 +54,7 @@ class Bench(Manager):
         return self.add_periodic_task(run, name=label, **options)
 
     def entry(self, label: str) -> Entry:
-        return self._asyncmgr.entries()[label]
+        return self._asyncmgr.entries()[f"{self.name}.{label}"]
 
     def inject(self, label: str, schedule: Schedule) -> None:
         """Put a schedule in force that no declaration can make."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,15 +16,22 @@ from asyncmgr.runner import Runner
 from asyncmgr.schedules import Every
 from tests.helpers import Bare
 
+_HEAP_OPERATIONS = ("heappush", "heappop", "heapreplace", "heapify")
+
 
 class Counted:
     """Counts heap operations and looks at the agenda."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: Counter[str] = Counter()
-        for name in ("heappush", "heappop", "heapreplace", "heapify"):
-            monkeypatch.setattr(heapq, name, self._counting(name, getattr(heapq, name)))
+        # Not those of the loop's own timers.
+        operations = {name: self._counting(name, getattr(heapq, name)) for name in _HEAP_OPERATIONS}
+        monkeypatch.setattr("asyncmgr.heap.heapq", SimpleNamespace(**operations))
         monkeypatch.setattr(Runner, "_look", self._counting("look", Runner._look))
+
+    @property
+    def heap_operations(self) -> int:
+        return sum(self.calls[name] for name in _HEAP_OPERATIONS)
 
     def _counting(self, name: str, function: Any) -> Any:
         def counting(*args: Any) -> Any:
@@ -35,7 +43,6 @@ class Counted:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    """Given after the loop was made, whose own timers use another reference to the heap's functions."""
     return Counted(monkeypatch)
 
 
@@ -53,14 +60,14 @@ def agents(count: int, spacing: float) -> tuple[Bare, Counter[str]]:
 
 @pytest.mark.virtual_time
 async def test_one_wake_up_starts_a_batch_with_one_heap_operation_each(counted: Counted) -> None:
-    """A thousand tasks due at one instant: one look, one replacement in the heap for each run."""
+    """A thousand tasks due at one instant: one look, one operation on a heap for each run."""
     manager, ran = agents(1000, 100)
     async with Service(manager):
         counted.calls.clear()
         await asyncio.sleep(101)
         looks_of_the_clock = 101 // 9
         assert sum(ran.values()) == 1000
-        assert counted.calls["heapreplace"] == 1000
+        assert counted.heap_operations <= 1000 + 2  # for the bucket that is left and the one that is come to
         assert counted.calls["look"] <= 1 + looks_of_the_clock + 1
 
 
@@ -91,7 +98,7 @@ async def test_an_idle_service_looks_at_its_clock_only(counted: Counted) -> None
         counted.calls.clear()
         await asyncio.sleep(90)
         assert counted.calls["look"] <= 11
-        assert counted.calls["heapreplace"] == 0
+        assert counted.heap_operations == 0
 
 
 def test_catching_up_is_one_division(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +124,6 @@ async def test_churn_leaves_nothing_behind() -> None:
                 handle.reschedule(spacing=0.001)
                 handle.remove()
         assert len(agenda) == 100
-        places = sum(len(lane._places) for lane in agenda._lanes.values())
+        places = sum(lane.places for lane in agenda._lanes.values())
         assert places <= 2 * 100 + 2 * 64
         assert len(agenda._lanes) == 1

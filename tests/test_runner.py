@@ -620,7 +620,7 @@ async def test_raising_schedule_leaves_the_batch_whole() -> None:
         task(before.run, spacing=10, name="b"),
         task(after.run, spacing=10, name="c"),
     )
-    entry = recorded.manager._asyncmgr.entries()["b"]
+    entry = recorded.manager._asyncmgr.entries()["M.b"]
     object.__setattr__(entry, "options", entry.options.__class__(schedule=BrokenSchedule()))  # type: ignore[arg-type]
     async with recorded.service:
         await asyncio.sleep(125)

@@ -72,6 +72,22 @@ def test_a_decorator_object_serves_any_number_of_functions() -> None:
     assert declared(first) == declared(second) == PeriodicTask(Every(10_000_000), run_immediately=True)
 
 
+def test_equal_options_share_one_record() -> None:
+    """However many tasks there are; but what is equal and of another type is read anew."""
+    first, second = a_function(), a_function()
+    periodic_task(spacing=1, overlap="queue")(first)
+    periodic_task(spacing=1, overlap="queue")(second)
+    assert declared(first) is declared(second)
+    with pytest.raises(InvalidPeriodicTaskArg, match="spacing=True is not accepted"):
+        untyped(spacing=True, overlap="queue")
+
+
+def test_a_value_that_cannot_be_a_key_is_refused_like_any_other() -> None:
+    """A list is told apart from a wrong call."""
+    with pytest.raises(InvalidPeriodicTaskArg, match=r"spacing=\[1\] is not accepted; spacing is seconds"):
+        untyped(spacing=[1])
+
+
 def test_name_docstring_and_module_stay() -> None:
     """A decorated method is documented as it was written."""
     function = periodic_task(spacing=1)(a_function())

@@ -29,15 +29,13 @@ class Entry:
 
     __slots__ = (
         "_first_pass_is_start",
-        "attribute",
+        "body",
         "declared",
         "delay",
         "failures",
         "full_name",
-        "function",
         "grid",
-        "is_off",
-        "jitter",
+        "initial_delay",
         "last_run",
         "last_slot",
         "log_level",
@@ -53,7 +51,6 @@ class Entry:
         "spread",
         "start",
         "ticket",
-        "timeout",
         "tolerance",
         "waits",
         "window",
@@ -62,23 +59,25 @@ class Entry:
     def __init__(
         self,
         owner: object,
-        attribute: str,
+        body: str | Callable[[Any], Any],
         full_name: str,
         options: PeriodicTask,
         *,
         tolerance: int,
-        function: Callable[[Any], Any] | None = None,
+        initial_delay: int | None = None,
     ) -> None:
         self.owner: object = owner
-        self.attribute: str = attribute
-        self.function: Callable[[Any], Any] | None = function
-        """What to call where it is no method; `None` = the owner's attribute, looked up at each run."""
+        self.body: str | Callable[[Any], Any] = body
+        """What to call, or the name of the owner's method, which is looked up at each run."""
         self.full_name: str = full_name
         self.delay: int = 0
         """Jitter of the next slot; it moves the start and never the slot."""
         self.declared: PeriodicTask = options
         """What the code says; settings may lay something over it."""
-        self.adopt(options)
+        self.options: PeriodicTask = options
+        """The options in force, an object that is shared by many tasks: `adopt` puts others in its place."""
+        self.initial_delay: int | None = options.initial_delay if initial_delay is None else initial_delay
+        """Microseconds from the start to the first slot; `None` = the schedule's."""
         self.tolerance: int = tolerance
         """The nearly-due window of tasks that say nothing of it, microseconds."""
         self.log_level: str | None = None
@@ -119,18 +118,14 @@ class Entry:
 
     def adopt(self, options: PeriodicTask) -> None:
         """Put options in force, but for the schedule, which `plan` and `reschedule` do."""
-        self.options: PeriodicTask = options
-        # Once more at hand: with very many tasks each object that a run has to touch costs a miss of the cache.
-        self.jitter: int = options.jitter
-        self.timeout: int | None = options.timeout
-        self.is_off: bool = options.switched_off is not None
-        if not self.jitter:
+        self.options = options
+        if not options.jitter:
             self.delay = 0
 
     def call(self, context: Any) -> Any:
         """Call the body; a method is looked up now, so an overridden or patched one is what runs."""
-        function = self.function
-        return getattr(self.owner, self.attribute)(context) if function is None else function(context)
+        body = self.body
+        return getattr(self.owner, body)(context) if isinstance(body, str) else body(context)
 
     def plan(self, moment: Moment, *, by_service: bool = False) -> None:
         """Make `moment` this task's start: what was planned earlier is forgotten, `last_run` is not."""
@@ -146,8 +141,8 @@ class Entry:
             self._first_pass_is_start = False
 
     def _first_slot(self, start: int) -> int:
-        if self.options.initial_delay is not None:
-            return start + self.options.initial_delay
+        if self.initial_delay is not None:
+            return start + self.initial_delay
         if self.options.run_immediately or self.options.schedule != self.grid:
             return start
         if self.spread is not None and isinstance(self.grid, Every):
@@ -311,7 +306,8 @@ class Agenda(Generic[D]):
 
     def add(self, entry: Entry) -> None:
         """Take in a planned entry."""
-        self._lane(entry).push(entry.slot + self._draw(entry), entry)
+        start = entry.slot + self._draw(entry) if entry.options.jitter else entry.slot
+        self._lane(entry).push(start, entry)
 
     def remove(self, entry: Entry) -> None:
         """Let go of an entry, before it is changed; a run of it in progress is not touched. It may be absent."""
@@ -337,7 +333,7 @@ class Agenda(Generic[D]):
     def _take_head(self, lane: Lane, entry: Entry, reference: int, wall: int, batch: Batch[D]) -> None:
         try:
             planned, missed = entry.begin(reference)
-            start = self._jittered(entry, reference) if entry.jitter else entry.slot
+            start = self._jittered(entry, reference) if entry.options.jitter else entry.slot
         except Exception as exc:
             batch.failed.append((entry, exc))
             entry.slot, entry.delay = reference + RETRY, 0
@@ -402,9 +398,8 @@ class Agenda(Generic[D]):
         return start
 
     def _draw(self, entry: Entry) -> int:
-        if not entry.jitter:
-            return 0
-        entry.delay = self._random.randint(0, min(entry.jitter, entry.grid.gap(entry.slot) // 2))
+        jitter = entry.options.jitter
+        entry.delay = self._random.randint(0, min(jitter, entry.grid.gap(entry.slot) // 2))
         return entry.delay
 
 

@@ -20,9 +20,11 @@ from asyncmgr.heap import NO_TICKET
 from asyncmgr.log import log
 from asyncmgr.passes import run_pass
 from asyncmgr.task import (
+    Addition,
     PeriodicTask,
     check_function,
     declare,
+    declare_addition,
     declared,
     override_options,
 )
@@ -197,6 +199,8 @@ class Manager:
 class TaskHandle:
     """A task that was added to one manager instance."""
 
+    __slots__ = ("_entry", "_state")
+
     def __init__(self, state: ManagerState, entry: Entry) -> None:
         self._state = state
         self._entry = entry
@@ -274,14 +278,14 @@ class ManagerState:
     # Tasks
 
     def entries(self) -> dict[str, Entry]:
-        """All tasks of this instance by name, those that are switched off too."""
+        """All tasks of this instance by full name, those that are switched off too."""
         if self._entries is None:
             records = type(self._manager)._asyncmgr_tasks  # noqa: SLF001 - its own class
-            made = [self._make(attribute, record) for attribute, record in records]
+            made = [self._make(attribute, record.name or attribute, record) for attribute, record in records]
             self._apply_overrides(made)
             for entry in made:
                 entry.plan(self._born)
-            self._entries = {entry.name: entry for entry in made}
+            self._entries = {entry.full_name: entry for entry in made}
         return self._entries
 
     def running_entries(self) -> list[Entry]:
@@ -295,11 +299,17 @@ class ManagerState:
         return self.settings.run_external_periodic_tasks or not options.external_process_ok
 
     def _make(
-        self, attribute: str, record: PeriodicTask, function: Callable[..., Any] | None = None
+        self,
+        body: str | Callable[..., Any],
+        name: str,
+        record: PeriodicTask,
+        initial_delay: int | None = None,
     ) -> Entry:
-        full_name = f"{self._manager.name}.{record.name or attribute}"
+        full_name = f"{self._manager.name}.{name}"
         tolerance = to_us(self.settings.tolerance)
-        entry = Entry(self._manager, attribute, full_name, record, tolerance=tolerance, function=function)
+        entry = Entry(
+            self._manager, body, full_name, record, tolerance=tolerance, initial_delay=initial_delay
+        )
         self._set_spread(entry)
         return entry
 
@@ -318,47 +328,45 @@ class ManagerState:
                 entry.log_level = override.log_level
 
     def add(self, function: Callable[..., Any], options: dict[str, Any]) -> TaskHandle:
-        function, record = self._read_addition(function, options)
-        name = getattr(function, "__name__", "task") if record.name is None else record.name
-        entry = self._make(name, record, function)
+        body, (record, name, initial_delay) = self._read_addition(function, options)
+        name = name or str(getattr(function, "__name__", "task"))
+        entry = self._make(body, name, record, initial_delay)
         entries = self.entries()
         _refuse_reserved(entry.full_name, name)
-        if name in entries:
+        if entry.full_name in entries:
             raise InvalidPeriodicTaskArg(
                 f"{entry.full_name} is there already; give name= or remove the other first"
             )
         self._apply_overrides([entry])
         entry.plan(self.read_clock(), by_service=self._scheduler is not None)
-        entries[name] = entry
+        entries[entry.full_name] = entry
         self._schedule(entry)
         _tell_if_off(self._manager.name, name, entry.options)
         return TaskHandle(self, entry)
 
-    def _read_addition(
-        self, function: Any, options: dict[str, Any]
-    ) -> tuple[Callable[..., Any], PeriodicTask]:
+    def _read_addition(self, function: Any, options: dict[str, Any]) -> tuple[Callable[..., Any], Addition]:
         record = declared(function)
         if record is None:
             check_function(function, takes="context")
-            return function, declare(options)
+            return function, declare_addition(options)
         if options.keys() - {"name"}:
             raise InvalidPeriodicTaskArg(
                 f"{function.__qualname__} has its options from @periodic_task; only name= may be given here"
             )
         if not inspect.ismethod(function):
             function = types.MethodType(function, self._manager)
-        return function, replace(record, name=declare(options).name or record.name)
+        return function, Addition(record, declare(options).name or record.name, None)
 
     def remove(self, entry: Entry) -> None:
-        if self.entries().get(entry.name) is entry:
-            del self.entries()[entry.name]
+        if self.entries().get(entry.full_name) is entry:
+            del self.entries()[entry.full_name]
             # A pass may have it on its list.
             entry.adopt(replace(entry.options, switched_off="it was removed"))
             if self._scheduler is not None:
                 self._scheduler.remove(entry)
 
     def reschedule(self, entry: Entry, options: PeriodicTask) -> None:
-        if self.entries().get(entry.name) is not entry:
+        if self.entries().get(entry.full_name) is not entry:
             raise ManagerInUse(f"{entry.full_name} was removed; add it again instead of rescheduling it")
         if self._scheduler is None:
             entry.reschedule(options, self.read_clock(), by_service=False)
@@ -417,8 +425,9 @@ class ManagerState:
         self._scheduler = scheduler
         self.clock = scheduler.clock
         moment = self.clock.read()
+        tolerance = to_us(self.settings.tolerance)
         for entry in self.entries().values():
-            entry.tolerance = to_us(self.settings.tolerance)
+            entry.tolerance = tolerance
             self._set_spread(entry)
             entry.plan(moment, by_service=True)
             self._schedule(entry)

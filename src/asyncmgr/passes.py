@@ -96,7 +96,7 @@ class _Deadline:
     def __init__(self, task: asyncio.Task[Any], entry: Entry) -> None:
         self._task = task
         self._expired = False
-        timeout = entry.timeout
+        timeout = entry.options.timeout
         seconds = math.inf if timeout is None else timeout / SECOND
         self._text = f"{entry.full_name} ran longer than its timeout of {seconds:g} s"
         loop = asyncio.get_running_loop()

@@ -267,7 +267,7 @@ class Runner:
         while self._ready:
             run = self._ready.popleft()
             entry = run.entry
-            if entry.is_off:
+            if entry.options.switched_off is not None:
                 self._give_up(run)
                 continue
             if entry.waits and entry.runs % _ASK_AGAIN:
@@ -313,8 +313,9 @@ class Runner:
             entry.runs += 1
             if run.missed or entry.skipping:
                 self._report.starting(run)
-            if entry.timeout is not None:
-                self._set_deadline(run, entry.timeout)
+            timeout = entry.options.timeout
+            if timeout is not None:
+                self._set_deadline(run, timeout)
             await entry.call(RunContext(run))
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and asyncio.current_task(self._loop) is not run.task:
@@ -378,7 +379,7 @@ class Runner:
         run.task = asyncio.current_task()
         run.begun = True
         self._waiting.add(run)
-        timeout = run.entry.timeout
+        timeout = run.entry.options.timeout
         if timeout is not None:
             self._set_deadline(run, timeout)
 
@@ -457,7 +458,7 @@ def _begun(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
 def _judge(run: Run, error: BaseException | None) -> tuple[Outcome, BaseException | None]:
     """How a run ended: who cancelled decides, not what the body raised."""
     if run.cause == "timed_out":
-        timeout = (run.entry.timeout or 0) / SECOND
+        timeout = (run.entry.options.timeout or 0) / SECOND
         late = TimeoutError(f"{run.entry.full_name} ran longer than its timeout of {timeout:g} s")
         late.__cause__ = error
         return Outcome.TIMED_OUT, late

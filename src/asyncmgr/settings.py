@@ -292,7 +292,7 @@ class Settings(BaseSettings):
     def _match(
         self, table: str, values: Mapping[str, Value], names: Iterable[str], *, strict: bool
     ) -> dict[str, Value]:
-        known = _by_fold(names)
+        known = _by_fold(names) if values else {}
         found: dict[str, Value] = {}
         problems = []
         for key, value in values.items():

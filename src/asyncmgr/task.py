@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Literal, Protocol, TypeVar, get_args, overload
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args, overload
 
 from asyncmgr.clock import SECOND, to_us
 from asyncmgr.errors import InvalidPeriodicTaskArg
@@ -25,6 +25,10 @@ Phase = Literal["auto"] | None
 SHORTEST = timedelta(milliseconds=1)
 LONGEST = timedelta(days=36525)
 """The range of a spacing, 1 ms to 100 years."""
+
+# Made once: of very many tasks each is checked against them.
+_LENGTHS = (int, float, timedelta)
+_LONGEST = LONGEST.total_seconds()
 
 _RECORD = "__periodic_task__"
 
@@ -123,13 +127,13 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
         At once, where the declaration is written, naming the argument and what is accepted.
     """
     if len(functions) == 1 and not options and (callable(functions[0]) or inspect.isroutine(functions[0])):
-        return _attach(functions[0], _read_options({}))
+        return _attach(functions[0], declare({}))
     if functions:
         raise InvalidPeriodicTaskArg(
             f"@periodic_task takes no positional argument, and got {functions[0]!r}; "
             f"write @periodic_task(spacing=...). Accepted: {_ACCEPTED}"
         )
-    record = _read_options(options)
+    record = declare(options)
     return lambda function: _attach(function, record)
 
 
@@ -140,8 +144,42 @@ def declared(value: object) -> PeriodicTask | None:
 
 
 def declare(options: Mapping[str, Any]) -> PeriodicTask:
-    """The record that these keywords of `@periodic_task` make."""
+    """The record that these keywords of `@periodic_task` make; equal ones share one."""
+    try:
+        return _shared_record(**options)
+    except InvalidPeriodicTaskArg:
+        raise
+    except TypeError:  # a value that cannot be a key
+        return _read_options(options)
+
+
+@functools.lru_cache(typed=True)
+def _shared_record(**options: Any) -> PeriodicTask:
+    # By type too: 1 is a spacing and True is none.
     return _read_options(options)
+
+
+class Addition(NamedTuple):
+    """What is said of a task that is added to an instance.
+
+    The name and the initial delay are most often its own: they are kept off the record, so that very many tasks that
+    differ in nothing else share one.
+    """
+
+    record: PeriodicTask
+    name: str | None
+    initial_delay: int | None
+
+
+def declare_addition(options: Mapping[str, Any]) -> Addition:
+    """What these keywords of `add_periodic_task` say."""
+    shared = dict(options)
+    name = _read_name("name", shared.pop("name", None))
+    initial_delay = read_optional_length("initial_delay", shared.pop("initial_delay", None))
+    record = declare(shared)
+    if initial_delay is not None:
+        _refuse_two_starts(run_immediately=record.run_immediately)
+    return Addition(record, name, initial_delay)
 
 
 def check_function(function: object, *, takes: str, name: str | None = None) -> None:
@@ -229,14 +267,19 @@ def _combine(
         raise InvalidPeriodicTaskArg("cron= and spacing= exclude each other; give one of them")
     if cron is None and tz is not None:
         raise InvalidPeriodicTaskArg("tz= is the zone of a cron expression; give cron= too, or leave it out")
-    if rest.get("run_immediately") and rest.get("initial_delay") is not None:
-        raise InvalidPeriodicTaskArg(
-            "initial_delay= and run_immediately= exclude each other; give one of them"
-        )
+    if rest.get("initial_delay") is not None:
+        _refuse_two_starts(run_immediately=rest.get("run_immediately", False))
     if cron is not None and rest.get("tolerance"):
         raise InvalidPeriodicTaskArg("tolerance= has no meaning with cron=: a cron task is never early")
     schedule = make_schedule(spacing, cron, tz)
     return PeriodicTask(schedule, switched_off=why_off(spacing, enabled=enabled), **rest)
+
+
+def _refuse_two_starts(*, run_immediately: bool) -> None:
+    if run_immediately:
+        raise InvalidPeriodicTaskArg(
+            "initial_delay= and run_immediately= exclude each other; give one of them"
+        )
 
 
 def make_schedule(spacing: int | None, cron: str | None, tz: str | None) -> Schedule:
@@ -272,10 +315,10 @@ def read_spacing(keyword: str, value: object) -> int:
 
 def read_span(keyword: str, value: object) -> int:
     """A number of seconds or a `timedelta`, at most 100 years, as microseconds."""
-    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+    if isinstance(value, bool) or not isinstance(value, _LENGTHS):
         raise _refuse(keyword, value, "seconds as int or float, or a timedelta")
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not abs(seconds) <= LONGEST.total_seconds():  # NaN is neither more nor less
+    if not abs(seconds) <= _LONGEST:  # NaN is neither more nor less
         raise _refuse(keyword, value, "a finite number of seconds, at most 100 years")
     span = to_us(value)
     if span == 0 != seconds:

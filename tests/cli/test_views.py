@@ -25,7 +25,7 @@ def view(**options: Any) -> TaskView:
         async def sync(self, context: Any) -> None: ...
 
     state = state_of(Volumes(settings=Settings()))
-    entry = state.entries()["sync"]
+    entry = state.entries()["Volumes.sync"]
     return TaskView(entry, MOMENT, state.runs_here(entry))
 
 
@@ -104,5 +104,5 @@ def test_a_task_for_another_process_says_so() -> None:
         async def sync(self, context: Any) -> None: ...
 
     state = state_of(Volumes(settings=Settings(run_external_periodic_tasks=False)))
-    entry = state.entries()["sync"]
+    entry = state.entries()["Volumes.sync"]
     assert TaskView(entry, MOMENT, state.runs_here(entry)).off == "left to another process"

@@ -246,7 +246,5 @@ def _log_success(service: Service, event: Event) -> None:
 
 def _is_logged_anyway(task: str, service: Service) -> bool:
     """The settings give this task a level of its own, at which the service logs its runs."""
-    manager_name, _, name = task.rpartition(".")
-    managers = [manager for manager in service.managers if manager.name == manager_name]
-    entries = [state_of(manager).entries().get(name) for manager in managers]
+    entries = [state_of(manager).entries().get(task) for manager in service.managers]
     return any(entry is not None and entry.log_level is not None for entry in entries)

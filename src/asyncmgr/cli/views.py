@@ -58,7 +58,14 @@ class TaskView:
     def _planned(self) -> Entry:
         # A copy: looking at a task must not move its slots.
         entry = self.entry
-        copy = Entry(entry.owner, entry.attribute, entry.full_name, entry.options, tolerance=entry.tolerance)
+        copy = Entry(
+            entry.owner,
+            entry.body,
+            entry.full_name,
+            entry.options,
+            tolerance=entry.tolerance,
+            initial_delay=entry.initial_delay,
+        )
         copy.plan(self.moment, by_service=True)
         return copy
 
