@@ -1,21 +1,6 @@
 """What a host offers: capabilities as JSON values, the announcement that carries them, and the manager that has them.
 
-The announcement of one service instance is one value in the store `STORE`, under the key ``SERVICE.HOST`` (each one
-token, see `transports.tokens`), in UTF-8. It is the whole truth of that host: nodes that are not in it are gone.
-
-::
-
-    {"v": 1, "service": "compute", "host": "n1", "incarnation": 1767225600000000, "sequence": 7, "ttl": 60.0,
-     "nodes": [{"node": "", "capabilities": {"memory": 1024}}]}
-
-``incarnation`` is greater for each later start of the host, ``sequence`` for each later announcement of a start; both
-are integers from 0 to 2^63 - 1. ``ttl`` is in seconds from the writing, told by the store's stamps and the reader's
-own clock, and by no clock of the sender. A host that has reported nothing yet has one node, ``""``, with no
-capabilities: its presence; one that reports that it has no nodes has none. Capabilities hold no ``null`` and at most
-`NESTING` levels.
-
-A reader ignores fields that it does not know, announcements of an older incarnation or sequence than it has seen, and
-what is not like this.
+`asyncmgr.wire` is the format of announcements, and what writers and readers do with them.
 """
 
 from __future__ import annotations

@@ -1,41 +1,4 @@
-"""How calls are written on the wire: subjects, requests and replies. Pure.
-
-Messages are JSON objects in UTF-8, at most 1 MiB and 64 levels deep, without NaN and infinities. ``SERVICE`` and
-``HOST`` are tokens (`transports.tokens`). Instances of a service subscribe to three subjects:
-
-=================================  ==========================================================================
-``asyncmgr.rpc.SERVICE.any``       in the group ``servers``: each message reaches one of them
-``asyncmgr.rpc.SERVICE.all``       each message reaches all of them
-``asyncmgr.rpc.SERVICE.host.HOST`` in the group ``servers``: for the one on this host
-=================================  ==========================================================================
-
-A *request* is published there; one that has a subject to reply to gets exactly one reply, unless its caller withdrew
-it or its deadline passed. ::
-
-    {"v": 1, "id": "9f86d081-17", "method": "resize", "namespace": null, "version": "1.0",
-     "arguments": {"volume": "v1", "gib": 20}, "timeout": 59.98, "caller": {"service": "api", "host": "n7"}}
-
-``v``, ``id`` (at most 64 characters, unique to the call) and ``method`` must be there. Without ``namespace`` it is
-null, without ``version`` ``"1.0"``, without ``arguments`` ``{}``. ``timeout`` is in seconds from when the request is
-received, after which the method is cancelled; without it there is no limit. ``caller`` is told to the method and to
-logs, and proves nothing; ``service`` in it may be null.
-
-A *reply* holds the result or an error. ::
-
-    {"v": 1, "result": {"gib": 20}}
-    {"v": 1, "error": {"kind": "remote_error", "type": "ValueError", "text": "no such volume"}}
-
-``kind`` is one of ``malformed``, ``no_such_method``, ``unsupported_version`` (with ``offered``, a list of versions),
-``invalid_arguments``, ``remote_error`` (with ``type``, a class name), ``timeout`` and ``busy``; a caller takes one
-that it does not know for an error without a name. ``text`` is for people.
-
-A *withdrawal* tells that nobody waits any more; the method is cancelled and nothing is replied. It goes to the host's
-subject, or to all where the request went to any. ::
-
-    {"v": 1, "withdraw": "9f86d081-17"}
-
-A reader ignores fields that it does not know, and answers another ``v`` than 1 with ``malformed``.
-"""
+"""Requests and replies, and the subjects that they go to; `asyncmgr.wire` is the format. Pure."""
 
 from __future__ import annotations
 
