@@ -74,7 +74,7 @@ async def test_a_foreign_program_serves_calls(nats_server: NatsServer) -> None:
     async with open_transport(nats_server.url) as transport:
         client = RpcClient(transport, "foreign")
         assert await client.call("double", value=21) == 42
-        with pytest.raises(NoSuchMethod, match="^there is none$"):
+        with pytest.raises(NoSuchMethod, match=r"^there is none$"):
             await client.call("halve", value=21)
     await other.close()
 
