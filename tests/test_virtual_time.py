@@ -721,7 +721,7 @@ def test_ordinary_loops_stay_ordinary() -> None:
 
 def test_missing_time_machine_names_the_extra() -> None:
     """Without time-machine the import fails with the command that installs it."""
-    code = "import sys; sys.modules['time_machine'] = None; import asyncmgr.testing"
+    code = "import sys; sys.modules['time_machine'] = None; from asyncmgr.testing import VirtualTime"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: asyncmgr.testing needs time-machine" in done.stderr
     assert "asyncmgr[testing]" in done.stderr

@@ -7,6 +7,7 @@ import click
 from asyncmgr.cli.calling import call
 from asyncmgr.cli.checking import check
 from asyncmgr.cli.comparing import rpc
+from asyncmgr.cli.demonstrating import demo
 from asyncmgr.cli.ending import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
 from asyncmgr.cli.failures import in_words
 from asyncmgr.cli.hosts import hosts
@@ -45,6 +46,7 @@ Examples:
   asyncmgr hosts --watch               who announces itself, live
   asyncmgr info compute                what can be called, and what runs there
   asyncmgr call compute ping --namespace asyncmgr
+  asyncmgr demo                        all of this on this machine, live
   asyncmgr rpc diff old.json new.json  which version number must move
 
 \b
@@ -65,7 +67,7 @@ def command() -> None:
     """Run periodic tasks of async Python services, and look at what would run."""
 
 
-for _command in (run, list_tasks, next_slots, check, hosts, info, call, rpc):
+for _command in (run, list_tasks, next_slots, check, hosts, info, call, rpc, demo):
     command.add_command(_command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import click
 
 from asyncmgr.cli.ending import INTERRUPTED, run_to_the_end
 from asyncmgr.cli.logs import configure
+from asyncmgr.cli.output import discard_stdout
 from asyncmgr.errors import AsyncmgrError, InvalidSettings, NoResponders, RpcError
 from asyncmgr.problems import redacted
 from asyncmgr.settings import Settings
@@ -50,8 +50,7 @@ async def _hold(settings: Settings, shown: str, conversation: Conversation) -> N
         async with open_transport(settings.transport, settings) as transport:
             await conversation(Connection(transport, shown))
     except BrokenPipeError:
-        # Whoever read this has enough; Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         raise SystemExit(1) from None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
@@ -26,6 +28,11 @@ def write_json(data: Any) -> None:
 def write_json_line(data: Any) -> None:
     """Write data to stdout, in one line that is there at once."""
     click.echo(json.dumps(data, ensure_ascii=False))
+
+
+def discard_stdout() -> None:
+    """Write to nowhere: whoever read this has enough, and Python would complain when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def shortened(text: str, width: int) -> str:

@@ -5,14 +5,18 @@ The pytest plugin is opt-in: ``pytest_plugins = ["asyncmgr.testing.plugin"]`` in
 
 from __future__ import annotations
 
-from asyncmgr.testing.virtual import (
-    DeadlockError,
-    VirtualTime,
-    VirtualTimeError,
-    VirtualTimeLoop,
-    run_for,
-    run_virtual,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncmgr.testing.virtual import (
+        DeadlockError,
+        VirtualTime,
+        VirtualTimeError,
+        VirtualTimeLoop,
+        run_for,
+        run_virtual,
+    )
 
 __all__ = [
     "DeadlockError",
@@ -22,3 +26,11 @@ __all__ = [
     "run_for",
     "run_virtual",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # At first use, since `testing.nats` beside it must do without time-machine.
+    if name not in __all__:
+        raise AttributeError(f"module 'asyncmgr.testing' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module("asyncmgr.testing.virtual"), name)
+    return value
