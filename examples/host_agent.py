@@ -1,4 +1,4 @@
-"""Reports what this machine really has, and watches what all machines report.
+"""Reports what this machine really has, reserves memory of it, and watches what all machines report.
 
 ``asyncmgr run examples/host_agent.py:HostAgent examples/host_agent.py:Watch``
 """
@@ -13,7 +13,7 @@ import psutil
 import structlog
 from pydantic import BaseModel
 
-from asyncmgr import Hosts, HostState, Manager, RunContext, SchedulerDependentManager, periodic_task
+from asyncmgr import Hosts, HostState, Manager, RunContext, SchedulerDependentManager, periodic_task, rpc
 
 log = structlog.get_logger("host_agent")
 
@@ -32,6 +32,7 @@ class Capabilities(BaseModel):
     """Runnable processes per CPU, averaged over a minute."""
     memory_total_mib: int
     memory_free_mib: int
+    """Without what is reserved."""
     disks: list[Disk]
     addresses: list[str]
     received_mib: int
@@ -39,9 +40,10 @@ class Capabilities(BaseModel):
 
 
 class HostAgent(SchedulerDependentManager):
-    """Measures this host and publishes what it found."""
+    """Measures this host and publishes what it found; others may reserve memory of it."""
 
     service_name = "compute"
+    reserved_mib = 0
 
     async def init_host(self) -> None:
         await self.measure(None)
@@ -49,7 +51,18 @@ class HostAgent(SchedulerDependentManager):
     @periodic_task(spacing=20, timeout=10)
     async def measure(self, context: RunContext | None) -> None:
         # Reading mounts may block on a dead network share, which must not stop the event loop.
-        self.update_service_capabilities(await asyncio.to_thread(measure))
+        self.measured = await asyncio.to_thread(measure)
+        self.measured.memory_free_mib -= self.reserved_mib
+        self.update_service_capabilities(self.measured)
+
+    @rpc
+    async def reserve(self, memory_mib: int) -> int:
+        """Set memory aside, as for a virtual machine; returns what is left."""
+        if memory_mib > self.measured.memory_free_mib:
+            raise ValueError(f"{memory_mib} MiB are wanted, {self.measured.memory_free_mib} MiB are free")
+        self.reserved_mib += memory_mib
+        await self.measure(None)
+        return self.measured.memory_free_mib
 
 
 class Watch(Manager):

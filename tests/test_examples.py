@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from examples import host_agent, minimal, web_app
+import structlog
+from examples import host_agent, minimal, placement, web_app
 
-from asyncmgr import Hosts, Service
+from asyncmgr import Hosts, RemoteError, RpcClient, Service
 from asyncmgr.testing import VirtualTime, run_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -52,6 +56,55 @@ async def test_host_agent_lives_through_a_day(
     monkeypatch.setattr(asyncio, "to_thread", measure)
     await virtual_time.run_for(Service(host_agent.HostAgent(), host_agent.Watch()), hours=24)
     assert count in (4_320, 4_321)
+
+
+def sized(memory_free_mib: int) -> Callable[[], host_agent.Capabilities]:
+    """Measure as a host with this memory would."""
+    measured = host_agent.measure()
+    return lambda: measured.model_copy(update={"memory_free_mib": memory_free_mib})
+
+
+async def test_placement_picks_the_host_with_the_most_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is reserved on one host makes another the next choice; none is left in the end."""
+    url = "memory://placement"
+    async with contextlib.AsyncExitStack() as stack:
+        for host, memory in (("small", 1000), ("large", 1500)):
+            monkeypatch.setattr(host_agent, "measure", sized(memory))
+            agent = host_agent.HostAgent()
+            await stack.enter_async_context(Service(agent, host=host, transport=url))
+            monkeypatch.setattr(agent, "measure", functools.partial(remeasure, agent, memory))
+        service = Service(placement.Placement(), transport=url)
+        await stack.enter_async_context(service)
+        hosts = await stack.enter_async_context(Hosts(service.transport, service="compute"))
+        client = RpcClient(service.transport, "placement")
+
+        async def pick(memory_mib: int) -> Any:
+            changes = hosts.changes()
+            picked = await client.call("pick", memory_mib=memory_mib)
+            await anext(changes)  # what is reserved is known
+            return picked
+
+        assert await pick(800) == {"host": "large", "memory_free_mib": 700}
+        assert await pick(600) == {"host": "small", "memory_free_mib": 400}
+        assert await pick(600) == {"host": "large", "memory_free_mib": 100}
+        with pytest.raises(RemoteError, match="no host has 600 MiB of free memory"):
+            await client.call("pick", memory_mib=600)
+        with pytest.raises(RemoteError, match="600 MiB are wanted, 400 MiB are free"):
+            await RpcClient(service.transport, "compute").at(host="small").call("reserve", memory_mib=600)
+
+
+async def remeasure(agent: host_agent.HostAgent, memory: int, context: Any) -> None:
+    """Stand in for the agent's own measuring."""
+    agent.measured = sized(memory - agent.reserved_mib)()
+    agent.update_service_capabilities(agent.measured)
+
+
+@pytest.mark.virtual_time
+async def test_placement_counts_hosts() -> None:
+    """Every twenty seconds the placement service says how many hosts there are."""
+    with structlog.testing.capture_logs() as logs:
+        await run_for(Service(placement.Placement()), seconds=61)
+    assert [line["hosts"] for line in logs if line["event"] == "hosts.counted"] == [0, 0, 0]
 
 
 async def test_web_app_serves_while_its_tasks_run() -> None:
