@@ -208,6 +208,18 @@ def test_the_same_needs_nothing(hint: Any) -> None:
     assert compared(giving(hint), giving(hint)).changes == ()
 
 
+def test_a_type_of_other_arguments_is_looked_into() -> None:
+    """What ``**others`` takes is compared by its fields too."""
+
+    async def plain(**others: Plain) -> None: ...
+    async def demanding(**others: Demanding) -> None: ...
+
+    demanding.__name__ = "plain"
+    assert [change.what for change in compared(plain, demanding).changes] == [
+        "other argument.b is added and must be there"
+    ]
+
+
 def test_titles_texts_and_defaults_are_no_change() -> None:
     """Only what is taken counts."""
     plain = {"type": "object", "properties": {"title": {"type": "string"}}}

@@ -88,9 +88,10 @@ class Method:
     def describe(self) -> dict[str, Any]:
         """JSON Schemas of `arguments` and `result`, and the first line of its documentation."""
         arguments = _schema_of(self._arguments, "validation")
-        arguments["additionalProperties"] = (
-            False if self._others is None else _schema_of(self._others, "validation")["additionalProperties"]
-        )
+        others = {} if self._others is None else _schema_of(self._others, "validation")
+        arguments["additionalProperties"] = others.get("additionalProperties", self._others is not None)
+        if "$defs" in others:
+            arguments["$defs"] = {**others["$defs"], **arguments.get("$defs", {})}
         return {
             "summary": (inspect.getdoc(self.function) or "").partition("\n")[0],
             "arguments": arguments,

@@ -46,8 +46,8 @@ Examples:
   asyncmgr hosts --watch               who announces itself, live
   asyncmgr info compute                what can be called, and what runs there
   asyncmgr call compute ping --namespace asyncmgr
-  asyncmgr demo                        all of this on this machine, live
   asyncmgr rpc diff old.json new.json  which version number must move
+  asyncmgr demo                        all of this on this machine, live
 
 \b
 A TARGET is 'module:attribute' or 'path/to/file.py:attribute' and names
