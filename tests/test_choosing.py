@@ -1,0 +1,77 @@
+"""Ready-made filters and weighers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from asyncmgr import Hosts, HostState
+from asyncmgr.choosing import at_least, capability, equals, weigh
+from tests.announcements import Sender, memory
+
+
+def host(**capabilities: Any) -> HostState:
+    return HostState("s", "h", "", capabilities, "fresh", 0.0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("memory", {"free": 5}),
+        ("memory.free", 5),
+        ("disks.1.free", 20),
+        ("disks.2.free", None),
+        ("disks.x", None),
+        ("disks.-1", None),
+        ("name", "abc"),
+        ("name.0", None),
+        ("memory.free.more", None),
+        ("nothing", None),
+        ("", None),
+    ],
+)
+def test_capability(path: str, found: Any) -> None:
+    """A path goes through mappings by key and through lists by number."""
+    known = host(memory={"free": 5}, disks=[{"free": 10}, {"free": 20}], name="abc")
+    assert capability(known, path) == found
+    assert capability(known, "nothing", 7) == 7
+
+
+def test_filters() -> None:
+    """A host that does not say what is asked for does not pass."""
+    assert at_least("ram", 5)(host(ram=5))
+    assert not at_least("ram", 5)(host(ram=4.9))
+    assert not at_least("ram", 0)(host())
+    assert not at_least("ram", 0)(host(ram="much"))
+    assert not at_least("ram", 0)(host(ram=True))
+    assert equals("zone", "eu")(host(zone="eu"))
+    assert not equals("zone", None)(host())
+
+
+def test_weigher() -> None:
+    """What is no number weighs as the default."""
+    assert weigh("ram")(host(ram=5)) == 5
+    assert weigh("ram")(host(ram="much")) == 0
+    assert weigh("ram", default=-1)(host()) == -1
+    assert weigh("ram", multiplier=-2).multiplier == -2
+
+
+@pytest.mark.virtual_time
+async def test_stacked_and_normalised_as_novas() -> None:
+    """No unit outweighs another; a multiplier does, and a negative one spreads instead of stacking."""
+    async with memory() as transport:
+        for name, ram, load in (("a", 100, 0.9), ("b", 900, 0.8), ("c", 1000, 0.1), ("d", 10, 0.0)):
+            await Sender(transport, name).say({"ram": ram, "load": load})
+        async with Hosts(transport) as hosts:
+
+            def names(*weighers: weigh, **filters: float) -> list[str]:
+                wanted = [at_least(path, amount) for path, amount in filters.items()]
+                return [state.host for state in hosts.select(wanted, weighers, count=4)]
+
+            assert names(weigh("ram")) == ["c", "b", "a", "d"]
+            assert names(weigh("ram", multiplier=-1)) == ["d", "a", "b", "c"]
+            assert names(weigh("load")) == ["a", "b", "c", "d"]
+            assert names(weigh("ram"), weigh("load", multiplier=0.1)) == ["c", "b", "a", "d"]
+            assert names(weigh("ram"), weigh("load"), ram=50)[0] == "b"
+            assert names(weigh("ram", multiplier=0.1), weigh("load", multiplier=10))[0] == "a"
