@@ -11,7 +11,8 @@ import contextlib
 import structlog
 from pydantic import BaseModel
 
-from asyncmgr import Hosts, HostState, Manager, RpcClient, RunContext, periodic_task, rpc
+from asyncmgr import Hosts, Manager, RpcClient, RunContext, periodic_task, rpc
+from asyncmgr.choosing import at_least, capability, weigh
 
 log = structlog.get_logger("placement")
 
@@ -20,11 +21,6 @@ class Placed(BaseModel):
     host: str
     memory_free_mib: int
     """What the host has left."""
-
-
-def memory(state: HostState) -> float:
-    """What a host is worth: a filter asks whether it is enough, a weigher which has the most."""
-    return float(state.capabilities.get("memory_free_mib", 0))
 
 
 class Placement(Manager):
@@ -43,7 +39,7 @@ class Placement(Manager):
     @rpc
     async def pick(self, memory_mib: int = 0) -> Placed:
         """Reserve memory on the host that has the most of it."""
-        best = self._hosts.select(filters=[lambda state: memory(state) >= memory_mib], weighers=[memory])
+        best = self._hosts.select([at_least("memory_free_mib", memory_mib)], [weigh("memory_free_mib")])
         if not best:
             raise LookupError(f"no host has {memory_mib} MiB of free memory")
         host = best[0].host
@@ -53,4 +49,5 @@ class Placement(Manager):
     @periodic_task(spacing=20)
     async def watch(self, context: RunContext) -> None:
         hosts = self._hosts.snapshot()
-        log.info("hosts.counted", hosts=len(hosts), memory_free_mib=sum(map(memory, hosts)))
+        free = sum(capability(state, "memory_free_mib", 0) for state in hosts)
+        log.info("hosts.counted", hosts=len(hosts), memory_free_mib=free)
