@@ -191,6 +191,7 @@ TYPES = [
     (Plain | Closed, Longer | Closed, MINOR, MINOR),
     (Tree, OtherTree, MAJOR, MINOR),
     (dict[str, Any], Plain, MAJOR, MAJOR),
+    (Plain, dict[str, int], MAJOR, MAJOR),
 ]
 
 

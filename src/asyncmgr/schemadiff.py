@@ -166,9 +166,12 @@ class _Comparer:
         elif after is False or (after is None and before is not False):
             way = Way.NARROWER if self._sent else Way.OTHER
             yield Shift(way, f"{what} are {'refused' if after is False else 'not taken any more'}")
+        elif self._sent:
+            # What was ignored may have been anything.
+            is_safe = before is False or after in (True, {})
+            yield Shift(Way.WIDER if is_safe else Way.OTHER, f"{what} are taken")
         else:
-            way = Way.WIDER if self._sent else Way.ADDED
-            yield Shift(way, f"{what} are taken")
+            yield Shift(Way.ADDED, f"{what} are taken")
 
 
 # Documents
