@@ -52,7 +52,7 @@ def _wait_for_parent() -> None:
 class Host(SchedulerDependentManager):
     """One of several hosts on this machine: its memory is a simulated share of the real one."""
 
-    service_name = HOSTS
+    service_name: str | None = HOSTS
 
     def __init__(self) -> None:
         super().__init__()
