@@ -79,7 +79,7 @@ def _read_timeout(ctx: click.Context, param: click.Parameter, value: str) -> flo
     epilog=options.examples(
         "asyncmgr call compute resize volume=v1 gib=20",
         'asyncmgr call compute tag volume=v1 \'tags=["a", "b"]\' --at n1 --version 1.2',
-        "asyncmgr call compute reload --fanout",
+        "asyncmgr call compute refresh --fanout",
         "asyncmgr call compute ping --namespace asyncmgr --at n1",
     ),
 )
