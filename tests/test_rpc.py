@@ -115,6 +115,7 @@ class Volumes(Manager):
             "timeout": RpcTimeout("of another call"),
             "plain timeout": TimeoutError(),
             "stray": asyncio.CancelledError("nobody asked"),
+            "base": Unusual("not an Exception"),
             "unspeakable": Unspeakable(),
             "group": ExceptionGroup("several", [ValueError("one")]),
         }
@@ -143,7 +144,18 @@ class Volumes(Manager):
 
 
 def odd(value: Any) -> Any:
-    raise {"key": KeyError("x"), "exit": SystemExit(3)}[value]
+    errors = {
+        "key": KeyError("x"),
+        "exit": SystemExit(3),
+        "cancelled": asyncio.CancelledError("at random"),
+        "base": Unusual("x"),
+        "interrupted": KeyboardInterrupt(),
+    }
+    raise errors[value]
+
+
+class Unusual(BaseException):
+    """As those of test tools and of Rust's panics."""
 
 
 class Unspeakable(Exception):
@@ -259,6 +271,7 @@ async def test_nothing_but_rpc_methods_can_be_reached(name: str) -> None:
         ("timeout", "RpcTimeout: of another call"),
         ("plain timeout", "TimeoutError"),
         ("stray", "CancelledError: nobody asked"),
+        ("base", "Unusual: not an Exception"),
         ("unspeakable", "Unspeakable"),
         ("group", "ExceptionGroup: several (1 sub-exception)"),
     ],
@@ -501,6 +514,51 @@ async def test_a_method_that_will_not_be_cancelled_at_its_deadline() -> None:
             await site.client.at(timeout=1).call("hold")
         assert await site.client.call("echo", value=1) == 1
         assert now() == pytest.approx(6, abs=0.1)
+
+
+@pytest.mark.parametrize("timeout", [1e15, 1e303, 1.7e308])
+async def test_a_timeout_of_any_length(timeout: float) -> None:
+    """Also one that is more than can be counted; it is answered once."""
+    async with serve() as site:
+        with structlog.testing.capture_logs() as logged:
+            assert await site.client.at(timeout=timeout).call("echo", value=1) == 1
+        assert not logged
+
+
+async def test_a_method_whose_task_somebody_cancels() -> None:
+    """Its caller is told, and does not wait for its deadline."""
+
+    class Jobs(Manager):
+        @rpc
+        async def work(self) -> None:
+            self.job = asyncio.current_task()
+            await hang()
+
+        @rpc
+        async def abort(self) -> None:
+            assert self.job is not None
+            self.job.cancel("aborted")
+
+    async with serve("n1", Jobs()) as site:
+        working = asyncio.create_task(site.client.call("work"))
+        await asyncio.sleep(1)
+        await site.client.call("abort")
+        with pytest.raises(RemoteError, match=r"^CancelledError: aborted$"):
+            await working
+        assert now() < 2
+
+
+async def test_a_call_that_is_cancelled_before_its_first_step() -> None:
+    """It is answered all the same, and never begins."""
+    async with serve() as site:
+        assert site.service._server is not None
+        request = decode_request(b'{"v":1,"id":"a","method":"echo"}')
+        async with site.transport.subscribe("replies") as replies:
+            site.service._server._admit(request, "replies")  # type: ignore[arg-type]
+            site.service._server.cancel(site.service._server.waiting)
+            answer = await asyncio.wait_for(anext(replies), timeout=5)
+        assert b"the service stops" in answer.data
+        assert site.manager.began == []
 
 
 async def test_a_call_has_no_more_time_than_the_call_it_serves() -> None:
@@ -937,11 +995,31 @@ async def test_a_type_that_raises_something_odd_is_a_remote_error() -> None:
         async def take(self, value: Annotated[Any, BeforeValidator(odd)]) -> None: ...
 
     async with serve("n1", Odd()) as site:
-        with pytest.raises(RemoteError, match="KeyError: 'x'"):
-            await site.client.call("take", value="key")
-        with pytest.raises(RemoteError, match="SystemExit: 3"):
-            await site.client.call("take", value="exit")
-        assert await site.client.call("echo", value=1) == 1
+        for value, told in {
+            "key": "KeyError: 'x'",
+            "exit": "SystemExit: 3",
+            "cancelled": "CancelledError: at random",
+            "base": "Unusual: x",
+        }.items():
+            with pytest.raises(RemoteError, match=told):
+                await site.client.call("take", value=value)
+            assert await site.client.call("echo", value=1) == 1
+
+
+async def test_a_type_that_is_interrupted_ends_the_service() -> None:
+    """As a method that is, and after its caller was told."""
+
+    class Odd(Manager):
+        @rpc
+        async def take(self, value: Annotated[Any, BeforeValidator(odd)]) -> None: ...
+
+    async with other() as transport:
+        service = Service(Odd(), host="n1", transport="memory://rpc", settings=Settings(seed=1))
+        await service.start()
+        with pytest.raises(RemoteError, match="KeyboardInterrupt"):
+            await RpcClient(transport, "odd").call("take", value="interrupted")
+        with pytest.raises(KeyboardInterrupt):
+            await service.wait()
 
 
 async def test_two_calls_with_one_id_are_two_calls() -> None:

@@ -9,6 +9,9 @@ from typing import Generic
 from asyncmgr.clock import SECOND, to_us
 from asyncmgr.heap import LazyHeap, T
 
+_NEVER = 1e12
+"""Loop time that nobody lives to see. Later deadlines are taken for this one: not every float has microseconds."""
+
 
 class Deadlines(Generic[T]):
     """Deadlines of items, in loop time. Belongs to the loop that it was made in.
@@ -27,6 +30,7 @@ class Deadlines(Generic[T]):
 
     def add(self, item: T, when: float) -> None:
         """Have the item expire at `when`, unless it is removed before."""
+        when = min(when, _NEVER)
         self._heap.push(to_us(when), item)
         if self._timer is None or when < self._timer.when():
             self._set_timer(when)

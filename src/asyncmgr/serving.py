@@ -40,7 +40,6 @@ from asyncmgr.errors import (
     ServiceBusy,
 )
 from asyncmgr.heap import NO_TICKET
-from asyncmgr.life import is_cancelled
 from asyncmgr.log import log
 from asyncmgr.retries import Retries
 from asyncmgr.schemas import Method
@@ -82,7 +81,7 @@ def endpoint_of(manager: Any) -> Endpoint[Method]:
 class ServedCall:
     """One call from its request to its reply."""
 
-    __slots__ = ("arguments", "cause", "facts", "has_place", "method", "reply_to", "task", "ticket")
+    __slots__ = ("arguments", "begun", "cause", "facts", "has_place", "method", "reply_to", "task", "ticket")
 
     def __init__(
         self, request: Request, method: Method, arguments: dict[str, Any], reply_to: str | None
@@ -102,6 +101,8 @@ class ServedCall:
         self.has_place: bool = False
         self.task: asyncio.Task[None] | None = None
         """`None` while it waits for a place."""
+        self.begun: bool = False
+        """Whether the task has made its first step."""
         self.ticket: int = NO_TICKET
         """Of its deadline."""
         self.cause: Literal["withdrawn", "stopping", "timed_out"] | None = None
@@ -256,8 +257,10 @@ class CallServer:
             self._admit(request, message.reply_to)
         except RpcError as exc:
             await self._reply(message.reply_to, exc)
-        except (Exception, SystemExit) as exc:  # from a type that an argument is validated by
+        except BaseException as exc:  # from a type that an argument is validated by; nothing here awaits
             log.error("call.failed", method=request.method, id=request.id, exc_info=exc)
+            if isinstance(exc, KeyboardInterrupt):
+                self._on_exit(exc)
             await self._reply(message.reply_to, _remote(exc))
         return None
 
@@ -296,7 +299,8 @@ class CallServer:
     def _cancel(self, call: ServedCall, cause: Literal["withdrawn", "stopping", "timed_out"]) -> None:
         """Have the method end; the first cause is the one that counts."""
         call.cause = call.cause or cause
-        if call.task is not None:
+        # One that has not begun sees the cause itself; a task that is cancelled so early would send no reply.
+        if call.task is not None and call.begun:
             call.task.cancel()
 
     # Running methods
@@ -335,6 +339,7 @@ class CallServer:
             del self._by_id[call.facts.id]
 
     async def _run(self, call: ServedCall) -> None:
+        call.begun = True
         reply = self._explain_end(call) if call.cause else await self._perform(call)
         if reply is not None:
             await self._reply(call.reply_to, reply)
@@ -344,14 +349,13 @@ class CallServer:
         try:
             result = await call.method.function(**call.arguments)
             return encode_result(call.method.write(result))
-        except asyncio.CancelledError as exc:
-            if call.cause is None and is_cancelled():  # the loop is being shut down
-                raise
+        except asyncio.CancelledError as exc:  # without a cause by whoever got hold of the task, or at random
             return self._note_failure(call, exc) if call.cause is None else self._explain_end(call)
-        except (SystemExit, KeyboardInterrupt) as exc:
-            self._on_exit(exc)
-            return self._note_failure(call, exc)
-        except Exception as exc:
+        except GeneratorExit:  # the loop is gone
+            raise
+        except BaseException as exc:
+            if isinstance(exc, SystemExit | KeyboardInterrupt):
+                self._on_exit(exc)
             return self._note_failure(call, exc)
 
     def _explain_end(self, call: ServedCall) -> RpcError | None:
