@@ -980,6 +980,21 @@ async def test_a_flood_of_malformed_requests_does_not_fill_the_log() -> None:
     assert counts == [2**power for power in range(10)]
 
 
+async def test_a_cast_that_is_refused_is_logged() -> None:
+    """Its caller waits for nothing, so nobody else would know; a call's caller is told itself."""
+    with structlog.testing.capture_logs() as logs:
+        async with serve() as site:
+            for _ in range(5):
+                await site.client.cast("ecko", value=1)
+            await site.client.fanout("create")
+            with pytest.raises(NoSuchMethod):
+                await site.client.call("ecko", value=1)
+            await turns(10)
+    refused = [log for log in logs if log["event"] == "cast.refused"]
+    assert [(log["method"], log["count"]) for log in refused] == [("ecko", 1), ("ecko", 2), ("ecko", 4)]
+    assert "has no method 'ecko'" in refused[0]["error"]
+
+
 async def test_withdrawing_what_is_not_there_does_nothing() -> None:
     """It may have ended in the meantime."""
     async with serve() as site:

@@ -41,6 +41,7 @@ from asyncmgr.errors import (
 )
 from asyncmgr.heap import NO_TICKET
 from asyncmgr.log import log
+from asyncmgr.reporting import is_reminder
 from asyncmgr.retries import Retries
 from asyncmgr.schemas import Method
 from asyncmgr.transports.base import Transport
@@ -155,7 +156,7 @@ class CallServer:
         self._running: set[ServedCall] = set()
         self._by_id: dict[str, ServedCall] = {}
         self._deadlines: Deadlines[ServedCall] = Deadlines(lambda call: self._cancel(call, "timed_out"))
-        self._malformed = 0
+        self._malformed = self._refused_casts = 0
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -256,6 +257,7 @@ class CallServer:
         try:
             self._admit(request, message.reply_to)
         except RpcError as exc:
+            self._note_refused(request, message.reply_to, exc)
             await self._reply(message.reply_to, exc)
         except BaseException as exc:  # from a type that an argument is validated by; nothing here awaits
             log.error("call.failed", method=request.method, id=request.id, exc_info=exc)
@@ -264,11 +266,28 @@ class CallServer:
             await self._reply(message.reply_to, _remote(exc))
         return None
 
+    # Of both kinds the first is told, the second, the fourth and so on: whoever sends them must not fill the log too.
+
     def _note_malformed(self, subject: str, error: ValueError) -> None:
-        # At 1, 2, 4, 8 and so on: whoever sends them must not fill the log as well.
         self._malformed += 1
-        if self._malformed.bit_count() == 1:
+        if is_reminder(self._malformed):
             log.warning("request.malformed", subject=subject, error=str(error), count=self._malformed)
+
+    def _note_refused(self, request: Request, reply_to: str | None, error: RpcError) -> None:
+        """A caller is told itself; of a cast that was refused nobody would know."""
+        if reply_to is not None:
+            return
+        self._refused_casts += 1
+        if is_reminder(self._refused_casts):
+            caller = _in_words(request.caller)
+            log.warning(
+                "cast.refused",
+                method=request.method,
+                id=request.id,
+                caller=caller,
+                error=str(error),
+                count=self._refused_casts,
+            )
 
     def _admit(self, request: Request, reply_to: str | None) -> None:
         """Start the call, or let it wait; raises the `RpcError` for which it is refused."""
@@ -395,9 +414,8 @@ def _remote(error: BaseException) -> RemoteError:
 
 def _keys(call: ServedCall) -> dict[str, Any]:
     """What a log line says of a call."""
-    caller = call.facts.caller
-    return {
-        "method": call.full_name,
-        "id": call.facts.id,
-        "caller": None if caller is None else f"{caller.service or '-'}/{caller.host}",
-    }
+    return {"method": call.full_name, "id": call.facts.id, "caller": _in_words(call.facts.caller)}
+
+
+def _in_words(caller: Caller | None) -> str | None:
+    return None if caller is None else f"{caller.service or '-'}/{caller.host}"
