@@ -1114,6 +1114,9 @@ async def test_ping_and_info() -> None:
             """
             return []
 
+        @periodic_task(cron="30 2 * * *", tz="Europe/Berlin")
+        async def nightly(self, context: RunContext) -> None: ...
+
     async with serve("n1", Snapshots()) as site:
         inside = site.client.at(namespace="asyncmgr")
         assert await inside.call("ping") == {"service": "volumes", "host": "n1"}
@@ -1125,6 +1128,12 @@ async def test_ping_and_info() -> None:
         assert [task["name"] for task in volumes["tasks"]] == ["Volumes.sync"]
         assert volumes["tasks"][0]["spacing"] == 3600
         assert datetime.fromisoformat(volumes["tasks"][0]["next_due"]).tzinfo is not None
+        (nightly,) = snapshots["tasks"]
+        assert (nightly["schedule"], nightly["tz"], nightly["spacing"]) == (
+            "30 2 * * *",
+            "Europe/Berlin",
+            None,
+        )
         (take,) = snapshots["methods"]
         assert (snapshots["namespace"], snapshots["version"]) == ("snapshots", "4.2")
         assert (take["name"], take["summary"]) == ("take", "Take a snapshot.")

@@ -230,6 +230,8 @@ class TaskStatus:
     """When it was last started; aware, UTC."""
     next_due: datetime | None
     """Wall time now plus what remains; aware, UTC."""
+    tz: str | None = None
+    """The time zone of a cron expression; `None` for a spacing."""
 
 
 def status_of(entry: Entry, moment: Moment) -> TaskStatus:
@@ -243,6 +245,7 @@ def status_of(entry: Entry, moment: Moment) -> TaskStatus:
         schedule.expression if isinstance(schedule, Cron) else str(schedule),
         None if entry.last_run is None else to_datetime(entry.last_run),
         to_datetime(moment.wall + remaining),
+        schedule.tz if isinstance(schedule, Cron) else None,
     )
 
 

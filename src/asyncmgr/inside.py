@@ -59,8 +59,8 @@ class Inside:
         -------
         dict
             ``service``, ``host``, ``version`` (of asyncmgr) and ``managers``: for each its ``name``, ``namespace``,
-            ``version`` (of its interface), ``tasks`` (``name``, ``schedule``, ``spacing`` in seconds, ``last_run``,
-            ``next_due``) and ``methods`` (``name``, ``summary``, JSON Schemas of ``arguments`` and ``result``).
+            ``version`` (of its interface), ``tasks`` (``name``, ``schedule``, ``spacing`` in seconds, ``tz`` of a cron expression,
+            ``last_run``, ``next_due``) and ``methods`` (``name``, ``summary``, JSON Schemas of ``arguments`` and ``result``).
         """
         return {
             "service": self._this.service,
@@ -85,6 +85,7 @@ def _describe_task(status: TaskStatus) -> Mapping[str, Any]:
         "name": status.full_name,
         "schedule": status.schedule,
         "spacing": status.spacing,
+        "tz": status.tz,
         "last_run": status.last_run,
         "next_due": status.next_due,
     }

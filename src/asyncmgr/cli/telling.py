@@ -82,7 +82,8 @@ def _task_rows(tasks: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
     for task in tasks:
         last, following = _moment(task["last_run"]), _moment(task["next_due"])
         away = "" if following is None else relative((following - now).total_seconds())
-        yield task["name"], task["schedule"], _shown(last), _shown(following), away
+        schedule = " ".join(filter(None, (task["schedule"], task.get("tz"))))
+        yield task["name"], schedule, _shown(last), _shown(following), away
 
 
 def _moment(text: str | None) -> datetime | None:
