@@ -59,8 +59,9 @@ class Inside:
         -------
         dict
             ``service``, ``host``, ``version`` (of asyncmgr) and ``managers``: for each its ``name``, ``namespace``,
-            ``version`` (of its interface), ``tasks`` (``name``, ``schedule``, ``spacing`` in seconds, ``tz`` of a cron expression,
-            ``last_run``, ``next_due``) and ``methods`` (``name``, ``summary``, JSON Schemas of ``arguments`` and ``result``).
+            ``version`` (of its interface), ``tasks`` (``name``, ``schedule``, ``spacing`` in seconds, ``tz`` of a cron
+            expression, ``last_run``, ``next_due``) and ``methods`` (``name``, ``summary``, JSON Schemas of
+            ``arguments`` and ``result``).
         """
         return {
             "service": self._this.service,
