@@ -7,20 +7,22 @@ import contextlib
 import json
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, cast
 from urllib.parse import urlparse
 
+import anyio
 import nats
 import pytest
 from structlog.testing import capture_logs
+from tests.lives import turns
 from tests.nats_servers import PATIENCE, eventually, killed
 from tests.transports.nats_identities import Certificates, Key, operator_config_and_creds
 
-from asyncmgr.errors import MessageTooLarge, NoResponders, TransportClosed, TransportError
+from asyncmgr.errors import InvalidName, MessageTooLarge, NoResponders, TransportClosed, TransportError
 from asyncmgr.settings import Settings
 from asyncmgr.testing.nats import NatsServer
 from asyncmgr.transports import (
@@ -51,6 +53,12 @@ async def works(url: str, **nats_table: Any) -> bool:
     ):
         await transport.publish("s", b"x")
         return (await anext(messages)).data == b"x"
+
+
+async def after_turns(count: int, act: Callable[[], object]) -> None:
+    """Do it when the loop has turned so often."""
+    await turns(count)
+    act()
 
 
 async def refusal(url: str, **nats_table: Any) -> str:
@@ -308,6 +316,21 @@ async def test_cancelled_while_connecting() -> None:
         with pytest.raises(asyncio.CancelledError):
             await opening
         await server.left.wait()
+
+
+async def test_cancelled_again_while_connecting(nats_server: NatsServer) -> None:
+    """At whichever step, and at each turn of the loop, as anyio does: nothing of the connection is left."""
+    before = asyncio.all_tasks()
+    for step in range(20):
+        with anyio.CancelScope() as scope:
+            cancelling = asyncio.create_task(after_turns(step, scope.cancel))
+            await works(nats_server.url)
+        await cancelling
+    async with Pretender() as server:
+        with anyio.move_on_after(0.05):
+            await works(f"nats://{server}")
+        await asyncio.wait_for(server.left.wait(), PATIENCE)
+    await eventually(lambda: asyncio.all_tasks() <= before)
 
 
 # Outages
@@ -572,6 +595,20 @@ async def test_smaller_messages() -> None:
         assert one.connected
 
 
+async def test_smaller_values() -> None:
+    """The same for what is kept, with the headers that it is sent with."""
+    async with NatsServer("max_payload: 4000") as server, open_transport(server.url) as one:
+        store = await one.store("small", ttl=60)
+        with pytest.raises(MessageTooLarge, match="key: 5000 bytes, at most 4000 fit"):
+            await store.put("key", bytes(5000))
+        with pytest.raises(MessageTooLarge):
+            await store.create("key", bytes(4000))
+        revision = await store.put("key", bytes(4000))
+        with pytest.raises(MessageTooLarge):
+            await store.update("key", bytes(4000), revision)
+        assert one.connected
+
+
 async def test_what_is_not_permitted() -> None:
     """Subscribing raises where the server refuses it; a refused message is logged, once."""
     permissions = 'permissions: { publish: "a", subscribe: "_INBOX.>" }'
@@ -591,17 +628,47 @@ async def test_what_is_not_permitted() -> None:
     assert 'publish to "b"' in logged[1]["error"]
 
 
+async def test_answers_that_are_not_permitted() -> None:
+    """They fill no log, though each goes to a subject of its own, and do not hide what is asked for later."""
+    permissions = 'permissions: { publish: { deny: "_INBOX.>" }, subscribe: { deny: "forbidden" } }'
+    config = f"authorization {{ users: [ {{ user: me, password: p, {permissions} }} ] }}"
+    async with NatsServer(config, jetstream=False) as server, open_transport(at(server, "me:p@")) as one:
+        with capture_logs() as logged:
+            for _ in range(2):
+                for number in range(200):
+                    await one.publish(f"_INBOX.other.{number}", b"")
+                with pytest.raises(TransportError, match="lets this user not subscribe"):
+                    async with one.subscribe("forbidden"):
+                        pass
+    assert [event["error"] for event in logged] == [
+        'permissions violation for publish to "_inbox.>"',
+        'permissions violation for subscription to "forbidden"',
+    ]
+
+
+async def test_a_subject_to_reply_to_that_is_no_text(nats_server: NatsServer) -> None:
+    """The message arrives; answering it is refused as for any other subject that is none."""
+    async with open_transport(nats_server.url) as one, one.subscribe("odd") as requests:
+        with capture_logs() as logged:
+            link_of(one)._client._send(b"PUB odd \xff\xfe 2\r\nhi\r\n")
+            message = await asyncio.wait_for(anext(requests), PATIENCE)
+        assert (message.data, logged) == (b"hi", [])
+        with pytest.raises(InvalidName):
+            await one.publish(message.reply_to or "", b"")
+
+
 async def test_stray_answers(nats_server: NatsServer) -> None:
-    """What somebody publishes to the inbox of requests harms no later answer."""
+    """What somebody publishes to the inbox of requests harms no later answer, and fills no log."""
     async with open_transport(nats_server.url) as one, one.subscribe("stray") as requests:
         call = asyncio.create_task(one.request("stray", b"", timeout=20))
         reply_to = (await anext(requests)).reply_to
         assert reply_to
-        with capture_logs():
+        with capture_logs() as logged:
             await one.publish(f"{reply_to}9", b"nobody")
             await one.publish(f"{reply_to.rpartition('.')[0]}.x", b"no number")
-        await one.publish(reply_to, b"mine")
-        assert await call == b"mine"
+            await one.publish(reply_to, b"mine")
+            assert await call == b"mine"
+        assert not logged
 
 
 async def test_nothing_is_kept_of_what_ended(nats_server: NatsServer) -> None:

@@ -60,7 +60,7 @@ class NatsTransport(Transport):
         subscription = Subscription(check_name(subject), pending_limit)
 
         def receive(_: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-            subscription.deliver(Message(subject, data, reply.decode() or None))
+            subscription.deliver(Message(subject, data, reply.decode(errors="replace") or None))
 
         number = self._link.attach(Route(subject, check_optional(group, "group"), subscription), receive)
         try:

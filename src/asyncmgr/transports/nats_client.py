@@ -38,6 +38,9 @@ _CANCEL_AGAIN_AFTER = 0.05
 Handler: TypeAlias = Callable[[bytes, bytes, bytes, "bytes | None"], object]
 """Called with subject, reply subject, data and raw headers of a message; never waits."""
 
+_endings: set[asyncio.Task[None]] = set()
+"""Of connections that did not come about; the loop itself holds tasks weakly."""
+
 # What is overridden; where nats-py would no longer call it, messages were lost and TLS not asked for.
 _HOOKS = (
     "_process_msg",
@@ -97,12 +100,21 @@ class Client(nats.aio.client.Client):
             if not self.is_connected:
                 raise errors.Error("the server ended the connection")
         except BaseException as exc:
-            await _ended(shaking)
-            await self.discard()
+            # By a task of its own, as whoever opens may be cancelled once more.
+            ending = asyncio.create_task(self._abandon(shaking))
+            _endings.add(ending)
+            ending.add_done_callback(_endings.discard)
+            await asyncio.shield(ending)
             if isinstance(exc, Exception):
                 raise TransportError(_refusal(self.server, self._options, exc)) from exc
             raise
         self.alive = True
+
+    async def _abandon(self, shaking: asyncio.Task[None]) -> None:
+        try:
+            await _ended(shaking)
+        finally:
+            await self.discard()
 
     async def _shake_hands(self) -> None:
         await self.connect(

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import itertools
 import random
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,7 @@ LEAVE_WITHIN = 5.0
 
 _INBOX = 1
 _REFUSALS_KEPT = 100
+_ONE_INBOX = re.compile(r'"_inbox\.[^"]*"')
 
 
 class Reply(NamedTuple):
@@ -95,11 +97,15 @@ class Link:
         self._lost = asyncio.Event()
         self._numbers = itertools.count(_INBOX + 1)
         self._inbox = f"{self.new_inbox()}."
-        self._waiting: dict[int, Question] = {}
+        self._waiting: dict[bytes, Question] = {}
+        """By the last token of the subject that the answer goes to."""
         self._deadlines: Deadlines[Question] = Deadlines(lambda question: question.fail(TimeoutError()))
         self._routes: dict[int, Route] = {_INBOX: Route(f"{self._inbox}*")}
         self._handlers: dict[int, Handler] = {_INBOX: self._answered}
         self._refusals: deque[str] = deque(maxlen=_REFUSALS_KEPT)
+        """Of subscriptions, for `confirm`."""
+        self._told: set[str] = set()
+        """The refusals of this connection that were logged."""
 
     @property
     def server(self) -> Server:
@@ -154,16 +160,17 @@ class Link:
         The answer may come by a later connection, but for `until_lost`: then the loss is a `TransportError`.
         """
         client = self.check()
-        number = next(self._numbers)
-        question = self._waiting[number] = Question(self._loop.create_future(), until_lost=until_lost)
+        reply = f"{self._inbox}{next(self._numbers)}"
+        token = self._token(reply.encode())
+        question = self._waiting[token] = Question(self._loop.create_future(), until_lost=until_lost)
         self._deadlines.add(question, self._loop.time() + timeout)
-        client.publish_now(subject, data, f"{self._inbox}{number}", headers)
+        client.publish_now(subject, data, reply, headers)
         try:
             return await question.answer
         finally:
             if question.ticket != NO_TICKET:
                 self._deadlines.remove(question)
-            del self._waiting[number]
+            del self._waiting[token]
 
     def attach(self, route: Route, handler: Handler) -> int:
         """Subscribe; the number is for `detach`. Effective after `confirm`."""
@@ -197,9 +204,12 @@ class Link:
             self._handlers.pop(number, None)
 
     def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        question = self._waiting.get(int(subject[len(self._inbox) :]))
+        question = self._waiting.get(self._token(subject))
         if question and not question.answer.done():
             question.answer.set_result(Reply(data, headers))
+
+    def _token(self, subject: bytes) -> bytes:
+        return subject[len(self._inbox) :]
 
     async def _catch_up(self, client: Client) -> None:
         try:
@@ -213,6 +223,7 @@ class Link:
     def _use(self, client: Client) -> None:
         self._client = client
         self._connected = True
+        self._told.clear()
         self.message_limit = min(MESSAGE_LIMIT, client.max_payload)
 
     async def _keep_connected(self) -> None:
@@ -299,9 +310,12 @@ class Link:
         self._changed(False)
 
     def _note_refusal(self, text: str) -> None:
-        if text not in self._refusals:
+        if "subscription to" in text and text not in self._refusals:
             self._refusals.append(text)
-            log.warning("transport.refused", server=str(self.server), error=text)
+        fact = _ONE_INBOX.sub('"_inbox.>"', text)  # each answer goes to a subject of its own
+        if fact not in self._told and len(self._told) < _REFUSALS_KEPT:
+            self._told.add(fact)
+            log.warning("transport.refused", server=str(self.server), error=fact)
 
 
 def _with_discovered(known: tuple[Server, ...], client: Client) -> list[Server]:

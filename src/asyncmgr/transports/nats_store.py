@@ -140,9 +140,11 @@ class NatsStore(Store):
     async def _write(
         self, key: str, value: Data, expected: int | None = None, headers: dict[str, str] | None = None
     ) -> int:
-        raw = to_bytes(value, check_name(key, "key"), VALUE_LIMIT)
         condition = {} if expected is None else {_EXPECTED: str(expected)}
         block = _header_block({**(headers or {}), **condition})
+        # More than the server takes would cost the connection.
+        limit = min(VALUE_LIMIT, self._link.message_limit - len(block))
+        raw = to_bytes(value, check_name(key, "key"), limit)
         try:
             done = await self._kept(lambda: self._result(f"{self._subjects}{key}", raw, block))
         except _Refused as exc:
