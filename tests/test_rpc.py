@@ -42,7 +42,7 @@ from asyncmgr import (
     rpc,
     serving,
 )
-from asyncmgr.envelopes import decode_request, encode_result, subject_of_any, subject_of_host
+from asyncmgr.envelopes import decode_request, encode_result, subject_of_all, subject_of_any, subject_of_host
 from asyncmgr.transports import Message
 from asyncmgr.transports.memory import MemoryTransport
 from tests.lives import hang, turns
@@ -641,6 +641,30 @@ async def test_cancelling_a_caller_after_the_transport_closed_is_silent() -> Non
         assert site.manager.cancelled == []
 
 
+async def test_a_withdrawal_that_overtakes_its_request() -> None:
+    """They come by different subjects, whose readers take turns; the method is never started."""
+    async with serve() as site:
+        deliver = site.transport._fabric.deliver
+        for number in range(serving._AT_ONCE):
+            deliver(Message(subject_of_any("volumes"), b'{"v":1,"id":"e%d","method":"echo"}' % number))
+        deliver(Message(subject_of_any("volumes"), b'{"v":1,"id":"late","method":"pass_gate"}'))
+        deliver(Message(subject_of_all("volumes"), b'{"v":1,"withdraw":"late"}'))
+        await turns(10)
+        assert site.manager.began == [None] * serving._AT_ONCE
+
+
+async def test_withdrawals_of_calls_that_others_serve_are_not_kept_for_ever() -> None:
+    """Every host gets them where the request went to any."""
+    async with serve() as site:
+        for number in range(3000):
+            await site.transport.publish(subject_of_all("volumes"), b'{"v":1,"withdraw":"w%d"}' % number)
+        await turns(10)
+        server = site.service._server
+        assert server is not None
+        assert list(server._early)[-1] == "w2999"
+        assert len(server._early) == serving._EARLY_KEPT
+
+
 # Limits
 
 
@@ -680,6 +704,19 @@ async def test_more_calls_than_may_wait_are_refused_at_once(monkeypatch: pytest.
         site.manager.gate.set()
         assert await asyncio.gather(*calls) == list(range(6))
         assert await site.client.call("pass_gate", number=9) == 9
+
+
+async def test_requests_that_come_faster_than_they_are_read_are_refused() -> None:
+    """Each caller has its result or knows at once that it may try another host; casts are lost."""
+    async with serve() as site:
+        calls = [site.client.call("echo", value=number) for number in range(3000)]
+        casts = [site.client.cast("echo", value="cast") for _ in range(10)]
+        *answers, _ = await asyncio.gather(*casts, *calls, asyncio.sleep(0), return_exceptions=True)
+        answers = answers[len(casts) :]
+        refused = [answer for answer in answers if isinstance(answer, ServiceBusy)]
+        assert str(refused[0]) == "n1 gets more requests than it can read; try later"
+        assert sum(answer == number for number, answer in enumerate(answers)) == 3000 - len(refused) >= 1000
+        assert now() < 1
 
 
 async def test_a_burst_leaves_the_loop_to_others() -> None:

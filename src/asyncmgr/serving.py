@@ -1,8 +1,9 @@
 """Serves calls: takes requests off the transport, runs the methods, a bounded number at once, and replies.
 
 A request is read at once and then waits for one of the places (the setting `rpc_concurrency`); one that finds
-`WAITING_LIMIT` others waiting is refused. The service's own interface needs no place, so that a busy host still
-answers there. Whatever a request holds and a method raises, the service goes on.
+`WAITING_LIMIT` others waiting is refused, and so are those that come faster than they can be read. The service's own
+interface needs no place, so that a busy host still answers there. Whatever a request holds and a method raises, the
+service goes on.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ ANSWER_WITHIN = 5.0
 """Seconds that the transport gets to subscribe, and again to leave."""
 
 _CHOICES_KEPT = 256
+
+_EARLY_KEPT = 1024
+"""Withdrawals that are kept in case that they came before what they withdraw."""
+
+_UNREAD_KEPT = 16 * 1024
+"""Requests that are told to try later, of those that came faster than they could be read."""
 
 _AT_ONCE = 50
 """Requests that are taken before other code gets its turn."""
@@ -155,6 +162,10 @@ class CallServer:
         self._waiting: deque[ServedCall] = deque()
         self._running: set[ServedCall] = set()
         self._by_id: dict[str, ServedCall] = {}
+        self._early: dict[str, None] = {}
+        """Withdrawn and not known, the oldest first."""
+        self._unread: deque[str] = deque(maxlen=_UNREAD_KEPT)
+        """Where those that were never read want their answer."""
         self._deadlines: Deadlines[ServedCall] = Deadlines(lambda call: self._cancel(call, "timed_out"))
         self._malformed = self._refused_casts = 0
         self._tried = asyncio.Event()
@@ -172,8 +183,10 @@ class CallServer:
         """Take no more requests off the transport. What had come is served."""
         self._closing.set()
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=ANSWER_WITHIN)
-            self._task.cancel()
+            try:
+                await asyncio.wait({self._task}, timeout=ANSWER_WITHIN)
+            finally:
+                self._task.cancel()
 
     @property
     def waiting(self) -> frozenset[ServedCall]:
@@ -219,7 +232,7 @@ class CallServer:
     async def _subscribe(self, stack: contextlib.AsyncExitStack) -> list[Subscription]:
         subscribe = self._transport.subscribe
         async with asyncio.timeout(ANSWER_WITHIN):
-            return [
+            subscriptions = [
                 await stack.enter_async_context(subscribe(subject, group=group))
                 for subject, group in (
                     (subject_of_any(self._service), SERVERS),
@@ -227,6 +240,9 @@ class CallServer:
                     (subject_of_all(self._service), None),
                 )
             ]
+        for subscription in subscriptions:
+            subscription.on_drop = self._note_unread
+        return subscriptions
 
     async def _pause(self, retries: Retries) -> None:
         """Wait for the time of the next try, or for the end."""
@@ -243,6 +259,21 @@ class CallServer:
             await self._take(message)
             taken += 1
             if taken % _AT_ONCE == 0:
+                await self._refuse_unread()
+                await asyncio.sleep(0)
+        await self._refuse_unread()
+
+    def _note_unread(self, message: Message) -> None:
+        if message.reply_to is not None:
+            self._unread.append(message.reply_to)
+
+    async def _refuse_unread(self) -> None:
+        refusal = ServiceBusy(f"{self._host} gets more requests than it can read; try later")
+        refused = 0
+        while self._unread:
+            await self._reply(self._unread.popleft(), refusal)
+            refused += 1
+            if refused % _AT_ONCE == 0:
                 await asyncio.sleep(0)
 
     async def _take(self, message: Message) -> None:
@@ -291,6 +322,9 @@ class CallServer:
 
     def _admit(self, request: Request, reply_to: str | None) -> None:
         """Start the call, or let it wait; raises the `RpcError` for which it is refused."""
+        if request.id in self._early:
+            del self._early[request.id]
+            return
         endpoint = self._choose(request.method, request.version, request.namespace)
         is_inside = endpoint is self._inside
         if not (is_inside or self._places or len(self._waiting) < WAITING_LIMIT):
@@ -308,8 +342,11 @@ class CallServer:
     def _withdraw(self, call_id: str) -> None:
         call = self._by_id.get(call_id)
         if call is None:
-            return
-        if call in self._waiting:
+            # It has ended; or it has overtaken its request, as these come by other subjects.
+            if len(self._early) == _EARLY_KEPT:
+                del self._early[next(iter(self._early))]
+            self._early[call_id] = None
+        elif call in self._waiting:
             self._waiting.remove(call)
             self._forget(call)
         else:

@@ -44,6 +44,16 @@ async def test_oldest_is_dropped_and_told_once() -> None:
     ] * 2
 
 
+async def test_what_is_dropped_is_handed_over() -> None:
+    """For whoever wants to do something about it."""
+    subscription = Subscription("s", pending_limit=2)
+    dropped: list[bytes] = []
+    subscription.on_drop = lambda message: dropped.append(message.data)
+    for number in range(5):
+        subscription.deliver(Message("s", b"%d" % number))
+    assert dropped == [b"0", b"1", b"2"]
+
+
 async def test_several_readers_share() -> None:
     """Each message goes to one of the tasks that iterate, and all of them see the end."""
     subscription = Subscription("subject")

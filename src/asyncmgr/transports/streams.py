@@ -10,7 +10,7 @@ import contextlib
 import enum
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, TypeVar
 
@@ -115,6 +115,8 @@ class Subscription(Stream[Message]):
         self.pending_limit = pending_limit
         self.dropped: int = 0
         """Messages lost, the oldest first, because the reader was slow."""
+        self.on_drop: Callable[[Message], object] | None = None
+        """Is called with each message that is lost so; never waits, never raises."""
         self._pending: deque[Message] = deque()
         self._dropped_before = 0
 
@@ -128,10 +130,12 @@ class Subscription(Stream[Message]):
         self._wake.set()
 
     def _drop_oldest(self) -> None:
-        self._pending.popleft()
+        message = self._pending.popleft()
         if self.dropped == self._dropped_before:
             log.warning("subscription.overflowed", subject=self.subject, pending_limit=self.pending_limit)
         self.dropped += 1
+        if self.on_drop is not None:
+            self.on_drop(message)
 
     def _has_items(self) -> bool:
         return bool(self._pending)
