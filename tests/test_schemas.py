@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from asyncmgr import InvalidArguments
+from asyncmgr import InvalidArguments, InvalidRpcMethod
 from asyncmgr.schemas import Method, to_json_values
 
 
@@ -60,6 +60,10 @@ class Api:
     async def open(self, name: str, **others: int) -> None: ...
 
     async def anything(self, **others: Any) -> Any: ...
+
+    async def free(self, /, **others: Any) -> None: ...
+
+    async def aliased(self, gib: Annotated[int, Field(alias="size")]) -> None: ...
 
     async def nothing(self) -> None: ...
 
@@ -135,6 +139,19 @@ def test_arguments_without_hints_are_any_json() -> None:
         method("plain").read({})
     with pytest.raises(InvalidArguments, match="has no argument 'x', 'y'; it takes other, value"):
         method("plain").read({"value": 1, "x": 1, "y": 2})
+
+
+def test_other_arguments_cannot_be_called_self() -> None:
+    """The method would get it twice; one whose own is positional only takes it."""
+    with pytest.raises(InvalidArguments, match=r"Api\.anything has no argument 'self'; it takes none"):
+        method("anything").read({"self": 1, "other": 2})
+    assert method("free").read({"self": 1}) == {"self": 1}
+
+
+def test_a_parameter_with_an_alias_is_refused() -> None:
+    """Callers could name it neither way."""
+    with pytest.raises(InvalidRpcMethod, match="'gib' has an alias, though arguments are known by"):
+        method("aliased")
 
 
 def test_other_arguments_where_the_method_takes_any() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NotRequired, Required, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
@@ -36,6 +37,7 @@ class Method:
         named = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
         others = [parameter.name for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
         self._names = frozenset(parameter.name for parameter in named)
+        self._receiver = _receiver_of(function)
         try:
             self._arguments: TypeAdapter[Any] = TypeAdapter(_arguments_type(named, hints))
             self._others: TypeAdapter[Any] | None = _others_adapter(others, hints)
@@ -54,9 +56,10 @@ class Method:
             They are not those of the method.
         """
         unknown = {name: value for name, value in arguments.items() if name not in self._names}
-        if unknown and self._others is None:
+        refused = unknown if self._others is None else unknown.keys() & self._receiver
+        if refused:
             raise InvalidArguments(
-                f"{self.name} has no argument {', '.join(map(repr, unknown))}; it takes {self._taken()}"
+                f"{self.name} has no argument {', '.join(map(repr, refused))}; it takes {self._taken()}"
             )
         try:
             # In pydantic's JSON mode, so that strict types take what JSON has for them.
@@ -120,14 +123,28 @@ def _hints_of(function: Any, name: str) -> dict[str, Any]:
         ) from exc
 
 
+def _receiver_of(function: Any) -> frozenset[str]:
+    """What ``self`` is called, where no argument can be called so, not even one of ``**others``."""
+    parameters = inspect.signature(getattr(function, "__func__", function)).parameters.values()
+    first = next(iter(parameters), None)
+    return frozenset([first.name] if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else [])
+
+
 def _arguments_type(parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]) -> Any:
     """A typed dict of the parameters: what is left out is left to the method's own defaults."""
     fields: dict[str, Any] = {}
     for parameter in parameters:
         hint = hints.get(parameter.name, Any)
+        _check_alias(parameter.name, hint)
         is_required = parameter.default is parameter.empty
         fields[parameter.name] = Required[hint] if is_required else NotRequired[hint]
     return TypedDict("Arguments", fields)  # type: ignore[operator] # made of what is found at run time
+
+
+def _check_alias(name: str, hint: Any) -> None:
+    fields = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, FieldInfo)]
+    if any(field.validation_alias is not None for field in fields):
+        raise TypeError(f"{name!r} has an alias, though arguments are known by the names of the parameters")
 
 
 def _others_adapter(names: Sequence[str], hints: Mapping[str, Any]) -> TypeAdapter[Any] | None:
