@@ -950,6 +950,31 @@ async def test_a_service_that_starts_in_an_outage_serves_when_it_ends() -> None:
     assert told == ["rpc.failed", "rpc.resumed"]
 
 
+@pytest.mark.parametrize("error", [OSError("x"), asyncio.CancelledError("of its own")])
+@pytest.mark.parametrize("step", ["subscribe", "store"])
+async def test_a_transport_that_raises_what_it_should_not(
+    monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+) -> None:
+    """The service starts all the same, and the step is tried again."""
+    async with other() as transport, other() as mine:
+        genuine, failures = getattr(mine, step), iter([error])
+
+        def raising(*args: Any, **options: Any) -> Any:
+            for failure in failures:
+                raise failure
+            return genuine(*args, **options)
+
+        monkeypatch.setattr(mine, step, raising)
+        with structlog.testing.capture_logs() as logged:
+            async with Service(Volumes(), host="n1", transport=mine, settings=Settings(seed=1)):
+                await asyncio.sleep(1)
+                assert await RpcClient(transport, "volumes").call("echo", value=1) == 1
+        assert [event["event"].partition(".")[2] for event in logged if "service." not in event["event"]] == [
+            "failed",
+            "resumed",
+        ]
+
+
 async def test_a_stop_in_an_outage_does_not_wait_for_it() -> None:
     """Neither where calls were served, nor where they never were."""
     async with other() as transport:

@@ -12,6 +12,7 @@ from asyncmgr.capabilities import STORE, STORE_TTL, Announcement, Node, announce
 from asyncmgr.clock import read_wall
 from asyncmgr.errors import RevisionConflict, TransportError
 from asyncmgr.events import HostDuplicated, Listeners
+from asyncmgr.life import is_cancelled
 from asyncmgr.log import log
 from asyncmgr.retries import Retries
 from asyncmgr.transports import Entry, Store, Transport
@@ -130,7 +131,9 @@ class Announcer:
                     await self._send(self._nodes())
                 self._retries.succeeded(self._refresh_in())
                 self.announce_changes()
-            except Exception as exc:
+            except (Exception, asyncio.CancelledError) as exc:
+                if is_cancelled():
+                    raise
                 self._store = self._revision = None  # lost with the engine, for all that is known
                 self._retries.failed(exc)
 

@@ -70,7 +70,7 @@ class Retries:
         self._failures = self._doublings = 0
         self._plan(next_in)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """A try failed; the next one is due after a while that grows, or soon after the connection is there again."""
         self._failures += 1
         if self._failures == 1:

@@ -41,6 +41,7 @@ from asyncmgr.errors import (
     ServiceBusy,
 )
 from asyncmgr.heap import NO_TICKET
+from asyncmgr.life import is_cancelled
 from asyncmgr.log import log
 from asyncmgr.reporting import is_reminder
 from asyncmgr.retries import Retries
@@ -224,7 +225,12 @@ class CallServer:
                         readers = [asyncio.create_task(self._read(each)) for each in subscriptions]
                         await self._closing.wait()
                     await asyncio.wait(readers)
-                except Exception as exc:  # whatever the transport raises, the next try is planned
+                except (
+                    Exception,
+                    asyncio.CancelledError,
+                ) as exc:  # whatever it raises, the next try is planned
+                    if is_cancelled():
+                        raise
                     retries.failed(exc)
                 self._tried.set()
                 await self._pause(retries)
