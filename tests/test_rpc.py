@@ -303,12 +303,36 @@ async def test_a_result_that_cannot_be_sent_is_a_remote_error(what: str, told: s
         assert now() < 1
 
 
-async def test_a_result_deeper_than_a_message_may_be() -> None:
-    """Its reader refuses it."""
+async def test_values_deeper_than_a_message_may_be() -> None:
+    """They are refused by whoever would send them."""
     async with serve() as site:
         assert await site.client.call("returns", what="set") == [1]
-        with pytest.raises(RpcError, match=r"the answer is not a reply.*nested deeper than 64"):
+        with pytest.raises(RemoteError, match="ValueError: nested deeper than 64 levels"):
             await site.client.call("returns", what="deep")
+        with pytest.raises(InvalidArguments, match="nested deeper than 64 levels"):
+            await site.client.call("echo", value=nested(63))
+        assert site.manager.began == []
+
+
+async def test_a_service_that_a_call_starts_outlives_it() -> None:
+    """The deadline of that call is none for what it started."""
+
+    class Starts(Manager):
+        @rpc
+        async def start(self) -> None:
+            assert self.service is not None
+            self.child = Service(Volumes(), name="child", transport=self.service.transport)
+            await self.child.start()
+
+    starts = Starts()
+    async with serve("n1", starts) as site:
+        await site.client.at(timeout=1).call("start")
+        await asyncio.sleep(5)
+        child = RpcClient(site.transport, "child")
+        assert (await child.call("about"))["remaining"] == pytest.approx(60)
+        with pytest.raises(RpcError, match="no call is being served"):
+            starts.child._context.run(current_call)
+        await starts.child.stop()
 
 
 async def test_a_result_is_validated_too() -> None:

@@ -221,7 +221,7 @@ class Call:
         return max(0.0, self.deadline - asyncio.get_running_loop().time())
 
 
-served: ContextVar[Call] = ContextVar("asyncmgr call")
+served: ContextVar[Call | None] = ContextVar("asyncmgr call", default=None)
 """The call that the present code serves."""
 
 speaking_as: ContextVar[Caller] = ContextVar("asyncmgr caller")
@@ -236,7 +236,7 @@ def current_call() -> Call:
     RpcError
         This is not code that serves a call.
     """
-    call = served.get(None)
+    call = served.get()
     if call is None:
         raise RpcError("no call is being served here; current_call() is for methods with @rpc")
     return call
@@ -244,5 +244,5 @@ def current_call() -> Call:
 
 def remaining_time() -> float:
     """Seconds that the call being served has left; infinite where there is none."""
-    call = served.get(None)
+    call = served.get()
     return math.inf if call is None else call.remaining

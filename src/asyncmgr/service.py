@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from asyncmgr.agenda import Entry
 from asyncmgr.announcer import Announcer
-from asyncmgr.calls import Caller, speaking_as
+from asyncmgr.calls import Caller, served, speaking_as
 from asyncmgr.capabilities import nodes_of
 from asyncmgr.draining import CANCEL_GRACE, Drain
 from asyncmgr.draining import StopReport as StopReport
@@ -234,6 +234,7 @@ class Service:
         self._context = contextvars.copy_context()
         self._context.run(_inside.set, (*_inside.get(), self))
         self._context.run(speaking_as.set, Caller(self.name, self.host))
+        self._context.run(served.set, None)  # what a call starts outlives it
         life = self._life = Life(
             self._start_steps, self._stop_steps(), name=self.name, context=self._context.copy()
         )

@@ -46,7 +46,8 @@ A *reply* holds the result or an error. ::
 that it does not know for an error without a name. ``text`` is for people, at most 4,096 characters.
 
 A *withdrawal* tells that nobody waits any more: the method is cancelled, nothing is replied. It goes to the host's
-subject, or to ``all`` where the request went to ``any``. ::
+subject, or to ``all`` where the request went to ``any``. As subjects have no common order it may be read before its
+request, which then does not begin; so an ``id`` is never used again. ::
 
     {"v": 1, "withdraw": "9f86d081-17"}
 
@@ -90,11 +91,17 @@ def encode_json(value: object) -> bytes:
     Raises
     ------
     ValueError
-        It holds NaN, an infinity, or text that is no Unicode.
+        It holds NaN, an infinity, or text that is no Unicode, or is nested deeper than `NESTING` levels.
     TypeError
         It holds something that is not JSON.
     """
-    return _ENCODER.encode(value).encode()
+    try:
+        text = _ENCODER.encode(value)
+    except RecursionError:
+        raise _too_deep() from None
+    if _is_deep(text, value):
+        raise _too_deep()
+    return text.encode()
 
 
 def decode_json(data: bytes) -> Any:
@@ -109,9 +116,9 @@ def decode_json(data: bytes) -> Any:
     try:
         value = _DECODER.decode(text)
     except RecursionError:
-        raise ValueError(f"nested deeper than {NESTING} levels") from None
-    if text.count("[") + text.count("{") > NESTING and _is_deep(value):
-        raise ValueError(f"nested deeper than {NESTING} levels")
+        raise _too_deep() from None
+    if _is_deep(text, value):
+        raise _too_deep()
     if "\\u" in text:
         encode_json(value)  # an escape may stand for half a character
     return value
@@ -132,18 +139,24 @@ def positive(value: Any) -> float:
     return number
 
 
-def _is_deep(value: object) -> bool:
-    """Whether `value` has more than `NESTING` levels. By level and not by recursion, whatever its depth."""
-    level = [value]
+def _too_deep() -> ValueError:
+    return ValueError(f"nested deeper than {NESTING} levels")
+
+
+def _is_deep(text: str, value: object) -> bool:
+    """Whether `value`, which is written as `text`, has more than `NESTING` levels."""
+    if text.count("[") + text.count("{") <= NESTING:
+        return False
+    level = [value]  # by level and not by recursion, whatever its depth
     for _ in range(NESTING):
         level = [item for whole in level for item in _items(whole)]
-    return any(isinstance(item, dict | list) for item in level)
+    return any(isinstance(item, dict | list | tuple) for item in level)
 
 
 def _items(value: object) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
-    return value if isinstance(value, list) else ()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _finite(text: str) -> float:
