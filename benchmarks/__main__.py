@@ -113,7 +113,8 @@ def _without_paths(arguments: list[str]) -> list[str]:
     return [
         argument
         for before, argument in zip(["", *arguments], arguments, strict=False)
-        if "--python" not in (before, argument) and not argument.startswith("--python=")
+        if not {before, argument} & {"--python", "--results"}
+        and not argument.startswith(("--python=", "--results="))
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -53,6 +54,22 @@ def test_where_logs_are_for_programs_every_line_is_json(invoke: Invoke) -> None:
     assert (loaded["service"], loaded["host"], loaded["transport"]) == ("stops", "a", "memory://")
     assert [task["task"] for task in loaded["tasks"]] == ["Stops.stop", "Stops.other"]
     assert list(loaded)[:3] == ["timestamp", "level", "event"]
+
+
+def test_the_collector_leaves_out_what_is_there_for_good(invoke: Invoke, tmp_path: Path) -> None:
+    """While tasks run, and no longer: all that was imported need not be walked again and again."""
+    target = tmp_path / "frozen.py"
+    target.write_text(
+        "import gc\n"
+        "from asyncmgr import Manager, periodic_task\n"
+        "class Frozen(Manager):\n"
+        "    @periodic_task(run_immediately=True)\n"
+        "    async def look(self, context):\n"
+        "        print(gc.get_freeze_count())\n"
+        "        self.service.request_stop()\n"
+    )
+    assert int(invoke("run", f"{target}:Frozen").stdout) > 1000
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_manager_without_tasks_says_so(invoke: Invoke) -> None:

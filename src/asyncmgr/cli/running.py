@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from asyncmgr.cli.views import HEADERS, TaskView, off_rows, paragraphs, rows, vi
 from asyncmgr.clock import WallClock
 from asyncmgr.durations import format_duration
 from asyncmgr.errors import AsyncmgrError
-from asyncmgr.events import Event, RunFinished, SettingsReloaded
+from asyncmgr.events import Event, RunFinished, ServiceStarted, SettingsReloaded
 from asyncmgr.inside import own_version
 from asyncmgr.log import log
 from asyncmgr.problems import listed, redacted, suggestion
@@ -111,7 +112,17 @@ def run(targets: Sequence[str], **wishes: Any) -> None:
         raise click.exceptions.Exit(1) from exc
     _introduce(service, log_format)
     _LogLevel(service, log_format)
-    raise click.exceptions.Exit(run_to_the_end(functools.partial(asyncmgr.run, service), explain))
+    service.add_listener(_settle, ServiceStarted)
+    try:
+        code = run_to_the_end(functools.partial(asyncmgr.run, service), explain)
+    finally:
+        gc.unfreeze()
+    raise click.exceptions.Exit(code)
+
+
+def _settle(_: Event) -> None:
+    """Spare the garbage collector what is there for good: it would walk all imports again and again, in vain."""
+    gc.freeze()
 
 
 class _LogLevel:
