@@ -29,6 +29,7 @@ from asyncmgr.testing import (
     VirtualTimeLoop,
     run_for,
     run_virtual,
+    virtual,
 )
 
 if TYPE_CHECKING:
@@ -605,6 +606,22 @@ def test_plain_futures_of_a_pool_are_waited_for() -> None:
             return await virtual_seconds(asyncio.wrap_future(pool.submit(time.sleep, 5 * REAL)))
 
     assert is_real(run_virtual(main()))
+
+
+def test_a_thread_that_calls_right_before_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call is heard, though nobody is found busy a moment later."""
+
+    async def main() -> None:
+        called, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def call_and_be_idle() -> list[str]:
+            loop.call_soon_threadsafe(called.set)
+            return []
+
+        monkeypatch.setattr(virtual, "_busy_threads", call_and_be_idle)
+        await called.wait()
+
+    run_virtual(main())
 
 
 def test_patience_with_unknown_threads_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,6 +308,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         while not (events := self._wait_really(0.05)):
             strangers = _busy_threads()
             if not strangers or time.monotonic() >= give_up:
+                if events := self._wait_really(0):
+                    break  # a thread that has just become idle, or ended, called right before
                 raise DeadlockError(_explain(self, strangers))
         return events
 
