@@ -680,6 +680,8 @@ async def test_nothing_is_kept_of_what_ended(nats_server: NatsServer) -> None:
                 await one.request("ended", b"", timeout=0.01)
         with pytest.raises(NoResponders):
             await one.request("ended", b"", timeout=10)
+        with pytest.raises(ValueError, match="NaN"):
+            await one.request("ended", b"", timeout=float("nan"))
         link = link_of(one)
         assert not link._waiting
         assert len(link._handlers) == len(link._routes) == 1

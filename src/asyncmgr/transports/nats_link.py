@@ -163,9 +163,9 @@ class Link:
         reply = f"{self._inbox}{next(self._numbers)}"
         token = self._token(reply.encode())
         question = self._waiting[token] = Question(self._loop.create_future(), until_lost=until_lost)
-        self._deadlines.add(question, self._loop.time() + timeout)
-        client.publish_now(subject, data, reply, headers)
         try:
+            self._deadlines.add(question, self._loop.time() + timeout)
+            client.publish_now(subject, data, reply, headers)
             return await question.answer
         finally:
             if question.ticket != NO_TICKET:
