@@ -703,6 +703,16 @@ async def test_calls_beyond_the_limit_wait_for_a_place() -> None:
         assert site.manager.began == list(range(10))
 
 
+async def test_sixty_four_calls_run_at_once_unless_set_otherwise() -> None:
+    """The default of `rpc_concurrency`."""
+    async with serve() as site:
+        for number in range(70):
+            await site.client.cast("pass_gate", number=number)
+        await turns(20)
+        assert site.manager.began == list(range(64))
+        site.manager.gate.set()
+
+
 async def test_a_call_whose_deadline_passes_while_it_waits_is_never_started() -> None:
     """Nobody waits for it any more."""
     async with serve(rpc_concurrency=1) as site:

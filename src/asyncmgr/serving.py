@@ -225,13 +225,10 @@ class CallServer:
                         readers = [asyncio.create_task(self._read(each)) for each in subscriptions]
                         await self._closing.wait()
                     await asyncio.wait(readers)
-                except (
-                    Exception,
-                    asyncio.CancelledError,
-                ) as exc:  # whatever it raises, the next try is planned
+                except (Exception, asyncio.CancelledError) as exc:
                     if is_cancelled():
                         raise
-                    retries.failed(exc)
+                    retries.failed(exc)  # whatever the transport raised, the next try is planned
                 self._tried.set()
                 await self._pause(retries)
 

@@ -213,9 +213,11 @@ class Settings(BaseSettings):
     capability_ttl: Annotated[_Length, Field(gt=0)] = Field(
         default=60.0, description=f"{_SECONDS}; more than 0"
     )
+    """Seconds after which a host that is not heard of is gone."""
     rpc_concurrency: Annotated[_Integer, Field(ge=1)] = Field(
         default=64, description="a whole number, at least 1"
     )
+    """Calls of other services that run at once; more wait."""
     log_level: _Level = Field(default="info", description=_LEVELS)
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
         default="auto", description="auto, console, json"
