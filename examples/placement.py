@@ -12,7 +12,7 @@ import structlog
 from pydantic import BaseModel
 
 from asyncmgr import Hosts, Manager, RpcClient, RunContext, periodic_task, rpc
-from asyncmgr.choosing import at_least, capability, weigh
+from asyncmgr.capabilities import at_least, capability, weigh
 
 log = structlog.get_logger("placement")
 

@@ -11,9 +11,9 @@ from typing import Any
 import structlog
 
 from asyncmgr import SchedulerDependentManager, Service, Settings
-from asyncmgr.capabilities import STORE, STORE_TTL, Announcement, announcement_key
+from asyncmgr.capabilities._values import STORE, STORE_TTL, Announcement, announcement_key
 from asyncmgr.transports import Change, Deleted, Entry, Store, Transport, Watch
-from asyncmgr.transports.memory import Fabric, MemoryTransport, _fabric_named
+from asyncmgr.transports._memory import Fabric, MemoryTransport, _fabric_named
 
 
 class Agent(SchedulerDependentManager):

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import structlog
 
-import asyncmgr.service
+import asyncmgr._service.service
 import asyncmgr.transports
 from asyncmgr import Manager, RunContext, Service, Settings, open_transport
-from asyncmgr.announcer import Announcer
-from asyncmgr.capabilities import STORE, STORE_TTL
+from asyncmgr._service.service import State
+from asyncmgr.capabilities._announcer import Announcer
+from asyncmgr.capabilities._values import STORE, STORE_TTL
 from asyncmgr.events import Event
-from asyncmgr.service import State
 from asyncmgr.transports import Transport
 
 Hook = Callable[[], Awaitable[object]]
@@ -231,7 +231,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
                 await super().stop()
 
         monkeypatch.setitem(asyncmgr.transports._openers, "noted", noted)
-        monkeypatch.setattr(asyncmgr.service, "Announcer", NotedAnnouncer)
+        monkeypatch.setattr(asyncmgr._service.service, "Announcer", NotedAnnouncer)
         yield made
         assert made.tasks_left() == []
 

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from asyncmgr.testing.nats import NatsServer
-from asyncmgr.transports import Transport, nats_link
+from asyncmgr.transports import Transport
+from asyncmgr.transports._nats import reconnect as nats_link
 
 PATIENCE = 20.0
 """Seconds after which something that should happen did not."""

@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from asyncmgr.agenda import MOST_AT_ONCE, RETRY, Agenda, Batch, Due, Entry
-from asyncmgr.clock import SECOND, Moment
-from asyncmgr.heap import LazyHeap
-from asyncmgr.schedules import SLOTS_COUNTED, Cron, Every, EveryPass, Schedule
-from asyncmgr.task import PeriodicTask, declare
+from asyncmgr._common.clock import SECOND, Moment
+from asyncmgr._common.heap import LazyHeap
+from asyncmgr._tasks.agenda import MOST_AT_ONCE, RETRY, Agenda, Batch, Due, Entry
+from asyncmgr._tasks.declare import PeriodicTask, declare
+from asyncmgr._tasks.schedules import SLOTS_COUNTED, Cron, Every, EveryPass, Schedule
 
 WALL = 1_767_225_600 * SECOND
 TOLERANCE = 200_000

@@ -17,10 +17,10 @@ import pytest
 import time_machine
 
 from asyncmgr import Hosts, InvalidCapabilities, Service, TransportError, periodic_task
-from asyncmgr.announcer import ANSWER_WITHIN, Announcer
-from asyncmgr.capabilities import PRESENCE, announcement_key
+from asyncmgr.capabilities._announcer import ANSWER_WITHIN, Announcer
+from asyncmgr.capabilities._values import PRESENCE, announcement_key
 from asyncmgr.events import HostDuplicated, Listeners
-from asyncmgr.retries import RESUME_WITHIN
+from asyncmgr.transports._retries import RESUME_WITHIN
 from tests.announcements import (
     Agent,
     Link,

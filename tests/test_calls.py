@@ -20,7 +20,7 @@ from asyncmgr import (
     periodic_task,
     rpc,
 )
-from asyncmgr.calls import Endpoint, callable_methods, choose, is_compatible, parse_version
+from asyncmgr._rpc.declare import Endpoint, callable_methods, choose, is_compatible, parse_version
 
 CASES = Path(__file__).parent / "cases"
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, RootModel
 
 from asyncmgr import InvalidCapabilities, Manager
-from asyncmgr.capabilities import (
+from asyncmgr.capabilities._values import (
     NESTING,
     NODES_LIMIT,
     PRESENCE,

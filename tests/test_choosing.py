@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asyncmgr import Hosts, HostState
-from asyncmgr.choosing import at_least, capability, equals, weigh
+from asyncmgr.capabilities._selection import at_least, capability, equals, weigh
 from tests.announcements import Sender, memory
 
 

@@ -11,7 +11,7 @@ import time_machine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncmgr.clock import Moment, WallClock, read_wall, to_datetime, to_us
+from asyncmgr._common.clock import Moment, WallClock, read_wall, to_datetime, to_us
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WALL = 1_767_225_600_000_000

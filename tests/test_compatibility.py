@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from asyncmgr.compatibility import Comparison, Move, compare
-from asyncmgr.schemas import Method
+from asyncmgr._rpc.interface.diff import Comparison, Move, compare
+from asyncmgr._rpc.validation import Method
 
 MAJOR, MINOR, NONE = Move.MAJOR, Move.MINOR, Move.NONE
 

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from asyncmgr.deadlines import Deadlines
-from asyncmgr.heap import NO_TICKET
+from asyncmgr._common.deadlines import Deadlines
+from asyncmgr._common.heap import NO_TICKET
 
 pytestmark = pytest.mark.virtual_time
 

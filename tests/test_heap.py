@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from asyncmgr.heap import NO_TICKET, LazyHeap
+from asyncmgr._common.heap import NO_TICKET, LazyHeap
 
 STRETCH = 1 << 17
 """Keys of one bucket."""

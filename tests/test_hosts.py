@@ -26,9 +26,9 @@ from asyncmgr import (
     TransportClosed,
     TransportError,
 )
-from asyncmgr.capabilities import STORE
-from asyncmgr.hosts import AT_ONCE, RETURN_WITHIN
-from asyncmgr.retries import RESUME_WITHIN
+from asyncmgr.capabilities._hosts import AT_ONCE, RETURN_WITHIN
+from asyncmgr.capabilities._values import STORE
+from asyncmgr.transports._retries import RESUME_WITHIN
 from tests.announcements import Agent, Link, Sender, captured, count, make_service, memory, now
 
 pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")

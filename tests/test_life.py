@@ -13,8 +13,8 @@ import pytest
 
 import asyncmgr
 from asyncmgr import Manager, RunContext, Service, ServiceStateError, ServiceStopped, Settings, StopReport
+from asyncmgr._service.service import State
 from asyncmgr.events import ServiceStopping
-from asyncmgr.service import State
 from tests.lives import (
     EACH_STEP,
     Noting,

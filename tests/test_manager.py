@@ -24,8 +24,8 @@ from asyncmgr import (
     Settings,
     periodic_task,
 )
-from asyncmgr.clock import Moment
-from asyncmgr.manager import RESERVED
+from asyncmgr._common.clock import Moment
+from asyncmgr._service.manager import RESERVED
 from tests.helpers import Bare
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

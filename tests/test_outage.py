@@ -30,10 +30,10 @@ from asyncmgr import (
     rpc,
 )
 from asyncmgr.events import Event, RunFinished, SlotSkipped, SlotsMissed
-from asyncmgr.retries import RESUME_WITHIN
 from asyncmgr.testing.nats import NatsServer
-from asyncmgr.transports import nats_client
-from asyncmgr.transports.memory import MemoryTransport, Shelf
+from asyncmgr.transports._memory import MemoryTransport, Shelf
+from asyncmgr.transports._nats import connection as nats_client
+from asyncmgr.transports._retries import RESUME_WITHIN
 from tests.nats_servers import PATIENCE, eventually
 
 SPACING = 0.5

@@ -106,7 +106,11 @@ def test_modules_import_only_from_above() -> None:
     }
     graph = {name: set(imports_of(path)) - {name} for path, name in names.items()}
     order = list(TopologicalSorter(graph).static_order())
-    assert order.index("asyncmgr.clock") < order.index("asyncmgr.agenda") < order.index("asyncmgr.runner")
+    assert (
+        order.index("asyncmgr._common.clock")
+        < order.index("asyncmgr._tasks.agenda")
+        < order.index("asyncmgr._tasks.runner")
+    )
 
 
 def test_only_the_clock_reads_the_wall() -> None:
@@ -119,4 +123,4 @@ def test_only_the_clock_reads_the_wall() -> None:
         and ast.unparse(node.func)
         in {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today"}
     }
-    assert readers <= {"clock.py", "testing/virtual.py"}
+    assert readers <= {"_common/clock.py", "testing/_virtual.py"}

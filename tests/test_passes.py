@@ -14,8 +14,8 @@ import structlog
 import time_machine
 
 from asyncmgr import DEFAULT_INTERVAL, Manager, Settings, TaskFailed, TaskHandle, periodic_task
-from asyncmgr.agenda import Entry
-from asyncmgr.schedules import Schedule
+from asyncmgr._tasks.agenda import Entry
+from asyncmgr._tasks.schedules import Schedule
 from asyncmgr.testing import VirtualTime
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asyncmgr.plugins import GROUP, Plugin, load_plugins
+from asyncmgr._service.plugins import GROUP, Plugin, load_plugins
 
 
 @pytest.fixture

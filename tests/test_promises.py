@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from asyncmgr import Service
-from asyncmgr.clock import SECOND
-from asyncmgr.runner import Runner
-from asyncmgr.schedules import Every
+from asyncmgr._common.clock import SECOND
+from asyncmgr._tasks.runner import Runner
+from asyncmgr._tasks.schedules import Every
 from tests.helpers import Bare
 
 _HEAP_OPERATIONS = ("heappush", "heappop", "heapreplace", "heapify")
@@ -26,7 +26,7 @@ class Counted:
         self.calls: Counter[str] = Counter()
         # Not those of the loop's own timers.
         operations = {name: self._counting(name, getattr(heapq, name)) for name in _HEAP_OPERATIONS}
-        monkeypatch.setattr("asyncmgr.heap.heapq", SimpleNamespace(**operations))
+        monkeypatch.setattr("asyncmgr._common.heap.heapq", SimpleNamespace(**operations))
         monkeypatch.setattr(Runner, "_look", self._counting("look", Runner._look))
 
     @property

@@ -18,8 +18,8 @@ from asyncmgr import (
     ServiceStateError,
     periodic_task,
 )
+from asyncmgr._service.service import State
 from asyncmgr.events import RunFinished
-from asyncmgr.service import State
 from tests.helpers import Bare
 from tests.lives import (
     World,

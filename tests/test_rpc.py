@@ -40,11 +40,17 @@ from asyncmgr import (
     open_transport,
     periodic_task,
     rpc,
-    serving,
 )
-from asyncmgr.envelopes import decode_request, encode_result, subject_of_all, subject_of_any, subject_of_host
+from asyncmgr._rpc import server as serving
+from asyncmgr._rpc.messages import (
+    decode_request,
+    encode_result,
+    subject_of_all,
+    subject_of_any,
+    subject_of_host,
+)
 from asyncmgr.transports import Message
-from asyncmgr.transports.memory import MemoryTransport
+from asyncmgr.transports._memory import MemoryTransport
 from tests.lives import hang, turns
 
 pytestmark = pytest.mark.virtual_time
@@ -1097,7 +1103,7 @@ async def test_a_log_that_raises_costs_no_answer(monkeypatch: pytest.MonkeyPatch
     def broken(logger: Any, method: str, event: Any) -> Any:
         raise RuntimeError("processor")
 
-    monkeypatch.setattr("asyncmgr.log._logger", structlog.wrap_logger(None, processors=[broken]))
+    monkeypatch.setattr("asyncmgr._common.log._logger", structlog.wrap_logger(None, processors=[broken]))
     async with serve() as site:
         with pytest.raises(RemoteError, match="LookupError"):
             await site.client.call("fail")

@@ -16,7 +16,7 @@ import structlog
 import time_machine
 
 from asyncmgr import Manager, Outcome, RunContext, Service, Settings, periodic_task
-from asyncmgr.clock import LoopClock
+from asyncmgr._common.clock import LoopClock
 from asyncmgr.events import ClockStepped, RunFinished, RunLeaked, ScheduleFailed, SlotSkipped, SlotsMissed
 from tests.helpers import Bare, Recorded, task
 

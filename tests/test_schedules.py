@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from asyncmgr.clock import SECOND, to_datetime
-from asyncmgr.schedules import SLOTS_COUNTED, Cron, Every, EveryPass
+from asyncmgr._common.clock import SECOND, to_datetime
+from asyncmgr._tasks.schedules import SLOTS_COUNTED, Cron, Every, EveryPass
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from asyncmgr import InvalidArguments, InvalidRpcMethod
-from asyncmgr.schemas import Method, to_json_values
+from asyncmgr._rpc.validation import Method, to_json_values
 
 
 class Colour(enum.Enum):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import asyncmgr.service
+import asyncmgr._service.service
 from asyncmgr import (
     AsyncmgrError,
     Manager,
@@ -30,11 +30,11 @@ from asyncmgr import (
     open_transport,
     periodic_task,
 )
+from asyncmgr._service.plugins import Plugin
+from asyncmgr._service.service import State
+from asyncmgr._tasks.runner import Runner
 from asyncmgr.errors import InvalidName
 from asyncmgr.events import RunFinished, ServiceStarted, ServiceStopping
-from asyncmgr.plugins import Plugin
-from asyncmgr.runner import Runner
-from asyncmgr.service import State
 from asyncmgr.testing import VirtualTimeLoop
 from asyncmgr.transports import register_scheme
 from tests.helpers import Bare
@@ -820,7 +820,7 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 if name not in disabled
             ]
 
-        monkeypatch.setattr(asyncmgr.service, "load_plugins", load)
+        monkeypatch.setattr(asyncmgr._service.service, "load_plugins", load)
 
     return plug
 

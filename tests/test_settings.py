@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from pydantic import ValidationError, model_validator
 
+from asyncmgr._settings.model import Settings, TaskSettings
 from asyncmgr.errors import InvalidSettings
-from asyncmgr.settings import Settings, TaskSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,8 +18,8 @@ import structlog
 
 import asyncmgr
 from asyncmgr import AsyncmgrError, Manager, RunContext, Service, Settings, StopReport, periodic_task
-from asyncmgr.service import State
-from asyncmgr.signals import Handlers, Interrupts
+from asyncmgr._service.service import State
+from asyncmgr._service.signals import Handlers, Interrupts
 from tests.helpers import Bare
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="asyncio has no signal handlers there")
@@ -42,7 +42,7 @@ def _usual_handlers() -> Iterator[None]:
 PRELUDE = """
 import asyncio, contextlib, os, signal, sys
 import structlog
-import asyncmgr, asyncmgr.life
+import asyncmgr, asyncmgr._service.lifecycle
 from asyncmgr import Manager, Service, periodic_task
 from asyncmgr.events import ServiceStarted, ServiceStopping
 
@@ -159,7 +159,7 @@ def test_the_first_signal_drains(child: Any, loop: str) -> None:
 
 
 STUBBORN = """
-asyncmgr.life.GRACE = 0.05
+asyncmgr._service.lifecycle.GRACE = 0.05
 
 
 class Stubborn(Volumes):
@@ -233,7 +233,9 @@ def test_a_signal_during_the_start_ends_it(child: Any) -> None:
 
 def test_two_signals_during_a_start_that_hangs(child: Any) -> None:
     """The second one leaves behind what will not end."""
-    started = child("sys.argv.append('x'); asyncmgr.life.GRACE = 0.05\n" + HANGING_START + ASYNCIO)
+    started = child(
+        "sys.argv.append('x'); asyncmgr._service.lifecycle.GRACE = 0.05\n" + HANGING_START + ASYNCIO
+    )
     started.wait_for("starting")
     started.send(signal.SIGTERM)
     started.wait_for("cancelled")
@@ -371,7 +373,7 @@ def test_a_run_that_ends_the_process(child: Any, error: str, code: int) -> None:
 
 
 FOREIGN = """
-asyncmgr.life.GRACE = 0.05
+asyncmgr._service.lifecycle.GRACE = 0.05
 
 
 class Hangs(Volumes):

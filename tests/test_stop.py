@@ -15,8 +15,8 @@ from asyncmgr import (
     ServiceStopped,
     StopReport,
 )
+from asyncmgr._service.service import State
 from asyncmgr.events import RunFinished, RunLeaked, ServiceStarted, SlotSkipped
-from asyncmgr.service import State
 from tests.helpers import Bare, Recorded, task
 from tests.lives import (
     EACH_STEP,

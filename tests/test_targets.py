@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncmgr import errors
+from asyncmgr._cli.targets import import_string, load_target
 from asyncmgr.errors import InvalidTarget
-from asyncmgr.targets import import_string, load_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

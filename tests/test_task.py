@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncmgr import AsyncmgrError, InvalidPeriodicTaskArg, Manager, Outcome, Settings, periodic_task
-from asyncmgr.schedules import Cron, Every, EveryPass
-from asyncmgr.settings import TaskSettings
-from asyncmgr.task import LONGEST, PeriodicTask, declared, override_options
+from asyncmgr._settings.model import TaskSettings
+from asyncmgr._tasks.declare import LONGEST, PeriodicTask, declared, override_options
+from asyncmgr._tasks.schedules import Cron, Every, EveryPass
 
 YEAR = 365.25 * 86_400
 ACCEPTED = (

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncmgr.calls import Caller
-from asyncmgr.capabilities import Announcement
-from asyncmgr.envelopes import (
+from asyncmgr._rpc.declare import Caller
+from asyncmgr._rpc.messages import (
     TEXT_LIMIT,
     Request,
     Withdrawal,
@@ -27,6 +26,7 @@ from asyncmgr.envelopes import (
     subject_of_any,
     subject_of_host,
 )
+from asyncmgr.capabilities._values import Announcement
 from asyncmgr.errors import (
     InvalidArguments,
     InvalidName,

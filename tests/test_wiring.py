@@ -23,9 +23,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from asyncmgr import Manager
+from asyncmgr._cli.construct import construct
+from asyncmgr._settings.model import Settings
 from asyncmgr.errors import InvalidSettings, ManagerInUse
-from asyncmgr.settings import Settings
-from asyncmgr.wiring import construct
 
 if TYPE_CHECKING:
     from decimal import Decimal as Unknown

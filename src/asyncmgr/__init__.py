@@ -9,10 +9,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from asyncmgr.agenda import TaskStatus
-from asyncmgr.calls import Call, Caller, current_call, rpc
-from asyncmgr.capabilities import SchedulerDependentManager
-from asyncmgr.client import RpcClient
+from asyncmgr._rpc.client import RpcClient
+from asyncmgr._rpc.declare import Call, Caller, current_call, rpc
+from asyncmgr._service.manager import Manager, TaskHandle
+from asyncmgr._service.service import Health, Service, StopReport
+from asyncmgr._service.signals import run
+from asyncmgr._tasks.agenda import TaskStatus
+from asyncmgr._tasks.declare import Outcome, periodic_task
+from asyncmgr._tasks.runs import RunContext
+from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
+from asyncmgr.capabilities._hosts import HostChange, Hosts, HostState
+from asyncmgr.capabilities._values import SchedulerDependentManager
 from asyncmgr.errors import (
     AsyncmgrError,
     InvalidArguments,
@@ -39,17 +46,10 @@ from asyncmgr.errors import (
     TransportError,
     UnsupportedVersion,
 )
-from asyncmgr.hosts import HostChange, Hosts, HostState
-from asyncmgr.manager import Manager, TaskHandle
-from asyncmgr.runs import RunContext
-from asyncmgr.schedules import DEFAULT_INTERVAL
-from asyncmgr.service import Health, Service, StopReport
-from asyncmgr.signals import run
-from asyncmgr.task import Outcome, periodic_task
 from asyncmgr.transports import Transport, open_transport
 
 if TYPE_CHECKING:
-    from asyncmgr.settings import Settings
+    from asyncmgr._settings.model import Settings
 
 __all__ = [
     "DEFAULT_INTERVAL",
@@ -101,7 +101,7 @@ __all__ = [
     "run",
 ]
 
-_LOADED_AT_FIRST_USE = {"Settings": "asyncmgr.settings"}
+_LOADED_AT_FIRST_USE = {"Settings": "asyncmgr._settings.model"}
 """Names whose module needs a library that `import asyncmgr` does not load."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncmgr.cli import main
+from asyncmgr._cli import main
 
 if __name__ == "__main__":
     main()

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from asyncmgr.log import log
+from asyncmgr._common.log import log
 
 if TYPE_CHECKING:
-    from asyncmgr.task import Outcome
+    from asyncmgr._tasks.declare import Outcome
 
 
 @dataclass(frozen=True, slots=True)

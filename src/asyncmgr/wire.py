@@ -34,7 +34,7 @@ logs, and proves nothing; ``service`` in it may be null. Names have at most 256 
 
 Of the interfaces with this namespace the first one serves whose major version is the same, whose minor is not less
 (both as integers), and which has the method. Every service has the namespace ``asyncmgr`` in version ``1.0``, with
-the methods ``ping`` and ``info`` (see `asyncmgr.inside`).
+the methods ``ping`` and ``info`` (see `asyncmgr._service.builtin_rpc`).
 
 A *reply* holds the result or an error. ::
 

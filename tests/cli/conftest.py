@@ -18,7 +18,7 @@ import structlog
 from click.testing import CliRunner, Result
 
 from asyncmgr import Manager, Service, Settings
-from asyncmgr.cli import command
+from asyncmgr._cli import command
 from asyncmgr.testing.nats import NatsServer
 
 TARGETS = str(Path(__file__).parent / "targets.py")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from asyncmgr import Manager, Service, periodic_task
-from asyncmgr.service import State
+from asyncmgr._service.service import State
 
 
 class Volumes(Manager):

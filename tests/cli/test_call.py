@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from asyncmgr.cli.calling import read_value
+from asyncmgr._cli.commands.call import read_value
 from tests.cli.conftest import Elsewhere, Invoke
 from tests.cli.remote import Compute, Zones
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asyncmgr import Service
-from asyncmgr.plugins import Plugin
+from asyncmgr._service.plugins import Plugin
 from tests.cli.conftest import Invoke
 
 
@@ -26,7 +26,7 @@ def add_snapshots(service: Service) -> None:
 
 def install(monkeypatch: pytest.MonkeyPatch, *plugins: Plugin) -> None:
     """Make these the plugins that are installed."""
-    monkeypatch.setattr("asyncmgr.cli.checking.load_plugins", lambda disabled: list(plugins))
+    monkeypatch.setattr("asyncmgr._cli.commands.check.load_plugins", lambda disabled: list(plugins))
 
 
 def test_what_is_right_is_counted(invoke: Invoke) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncmgr.cli import demonstrating
+from asyncmgr._cli.commands import demo as demonstrating
 from tests.cli.conftest import Invoke
 from tests.cli.test_run import needs_signals
 
@@ -156,5 +156,5 @@ def test_a_missing_extra_is_one_line(invoke: Invoke, monkeypatch: pytest.MonkeyP
 
 def test_the_server_needs_no_time_machine() -> None:
     """The extra of the demonstration has no testing tools."""
-    code = "import sys; sys.modules.update(time_machine=None, pytest=None); import asyncmgr.demo.server"
+    code = "import sys; sys.modules.update(time_machine=None, pytest=None); import asyncmgr._cli.demo.server"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,8 +13,9 @@ from typing import IO
 
 import pytest
 
-from asyncmgr.cli import hosts, output
-from asyncmgr.cli.capabilities import in_short
+from asyncmgr._cli import output
+from asyncmgr._cli.capability_text import in_short
+from asyncmgr._cli.commands import hosts
 from tests.cli.conftest import Elsewhere, Invoke
 from tests.cli.remote import Compute
 from tests.cli.test_run import needs_signals

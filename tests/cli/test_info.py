@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncmgr.signatures import signature_of, type_in_words
+from asyncmgr._rpc.interface.signatures import signature_of, type_in_words
 from tests.cli.conftest import Elsewhere, Invoke
 from tests.cli.remote import Compute, Zones
 

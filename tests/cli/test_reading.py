@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from asyncmgr.cli import output
+from asyncmgr._cli import output
 from tests.cli.conftest import Invoke, set_zone, target
 
 NOON = "2026-03-27T12:00:00+00:00"
@@ -255,7 +255,7 @@ def test_list_in_a_narrow_terminal_can_be_read(invoke: Invoke, monkeypatch: pyte
     """Each task is a short paragraph that says all that the table says."""
     stream = Terminal()
     monkeypatch.setattr(
-        "asyncmgr.cli.listing.write_table",
+        "asyncmgr._cli.commands.list.write_table",
         lambda *args, **kwargs: output.write_table(args[0], args[1], stream, **kwargs),
     )
     Path("asyncmgr.toml").write_text('[tasks."Volumes.backup"]\njitter = 3')
@@ -271,5 +271,5 @@ def test_list_in_a_narrow_terminal_can_be_read(invoke: Invoke, monkeypatch: pyte
 
 def test_the_command_line_works_without_rich() -> None:
     """Rich is an extra, and need not be there."""
-    code = "import sys; sys.modules['rich'] = None; from asyncmgr.cli.output import find_spec as find; find('rich')"
+    code = "import sys; sys.modules['rich'] = None; from asyncmgr._cli.output import find_spec as find; find('rich')"
     subprocess.run([sys.executable, "-c", code], check=True)

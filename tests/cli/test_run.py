@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from asyncmgr.cli import app, ending
+from asyncmgr._cli import app
+from asyncmgr._cli import exit as ending
 from tests.cli.conftest import Invoke, target
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asyncmgr import Manager, Settings, periodic_task
-from asyncmgr.cli.loading import state_of
-from asyncmgr.cli.views import TaskView, relative
-from asyncmgr.clock import Moment, to_us
+from asyncmgr._cli.loading import state_of
+from asyncmgr._cli.task_views import TaskView, relative
+from asyncmgr._common.clock import Moment, to_us
 
 NOON = datetime(2026, 3, 27, 12, tzinfo=UTC)
 MOMENT = Moment(now=to_us(5), wall=to_us(NOON.timestamp()))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncmgr.testing.conformance import TransportConformance
+from asyncmgr.testing.conformance._checks import TransportConformance
 from asyncmgr.transports import open_transport
-from asyncmgr.transports.memory import MemoryTransport
+from asyncmgr.transports._memory import MemoryTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,8 +13,9 @@ import pytest
 
 from asyncmgr.errors import NoResponders, TransportError
 from asyncmgr.testing import VirtualTime, run_virtual
-from asyncmgr.transports import Transport, memory, open_transport
-from asyncmgr.transports.memory import Fabric, MemoryTransport, Shelf
+from asyncmgr.transports import Transport, open_transport
+from asyncmgr.transports import _memory as memory
+from asyncmgr.transports._memory import Fabric, MemoryTransport, Shelf
 
 
 @pytest.fixture(autouse=True)

@@ -22,20 +22,20 @@ from tests.lives import turns
 from tests.nats_servers import PATIENCE, eventually, killed
 from tests.transports.nats_identities import Certificates, Key, operator_config_and_creds
 
+from asyncmgr._settings.model import Settings
 from asyncmgr.errors import InvalidName, MessageTooLarge, NoResponders, TransportClosed, TransportError
-from asyncmgr.settings import Settings
 from asyncmgr.testing.nats import NatsServer
 from asyncmgr.transports import (
     SNAPSHOT_DONE,
     Entry,
     Transport,
-    nats_client,
-    nats_link,
-    nats_store,
     open_transport,
 )
-from asyncmgr.transports.nats import NatsTransport
-from asyncmgr.transports.nats_options import Server
+from asyncmgr.transports._nats import connection as nats_client
+from asyncmgr.transports._nats import reconnect as nats_link
+from asyncmgr.transports._nats import store as nats_store
+from asyncmgr.transports._nats.options import Server
+from asyncmgr.transports._nats.transport import NatsTransport
 
 SECRET = "hunter2"
 

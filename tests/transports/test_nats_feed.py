@@ -11,8 +11,8 @@ import pytest
 from asyncmgr.errors import TransportError
 from asyncmgr.testing import VirtualTime
 from asyncmgr.transports import SNAPSHOT_DONE, Change, Deleted, Entry, Watch
-from asyncmgr.transports.nats_link import Link
-from asyncmgr.transports.nats_store import HEARTBEAT, _Feed
+from asyncmgr.transports._nats.reconnect import Link
+from asyncmgr.transports._nats.store import HEARTBEAT, _Feed
 
 NOW = 1_700_000_000.0
 """The server's clock when the consumer was made."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from asyncmgr._settings.model import NatsSettings, Settings
 from asyncmgr.errors import InvalidSettings
-from asyncmgr.settings import NatsSettings, Settings
-from asyncmgr.transports.nats_options import Options, read_options
+from asyncmgr.transports._nats.options import Options, read_options
 
 
 def options(url: str, **settings: Any) -> Options:

@@ -12,7 +12,7 @@ import pytest
 import asyncmgr.transports
 from asyncmgr.errors import InvalidSettings
 from asyncmgr.transports import ENTRY_POINTS, Transport, open_transport, register_scheme
-from asyncmgr.transports.memory import MemoryTransport, open_memory
+from asyncmgr.transports._memory import MemoryTransport, open_memory
 
 opened: list[tuple[str, Any]] = []
 

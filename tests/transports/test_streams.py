@@ -9,8 +9,8 @@ import pytest
 import structlog
 
 from asyncmgr.errors import TransportClosed, TransportError
-from asyncmgr.transports.base import Store
-from asyncmgr.transports.streams import SNAPSHOT_DONE, Change, Deleted, Entry, Message, Subscription, Watch
+from asyncmgr.transports._base import Store
+from asyncmgr.transports._streams import SNAPSHOT_DONE, Change, Deleted, Entry, Message, Subscription, Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

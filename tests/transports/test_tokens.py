@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncmgr.errors import InvalidName
-from asyncmgr.transports.base import check_name
-from asyncmgr.transports.tokens import TOKEN_LIMIT, decode_token, encode_token
+from asyncmgr.transports._base import check_name
+from asyncmgr.transports._tokens import TOKEN_LIMIT, decode_token, encode_token
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=TOKEN_LIMIT // 12)
 tokens = st.text("=ABCDEF0123456789abcxyz_-ä.", max_size=12)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncmgr.testing.virtual import (
+    from asyncmgr.testing._virtual import (
         DeadlockError,
         VirtualTime,
         VirtualTimeError,
@@ -32,5 +32,5 @@ def __getattr__(name: str) -> Any:
     # At first use, since `testing.nats` beside it must do without time-machine.
     if name not in __all__:
         raise AttributeError(f"module 'asyncmgr.testing' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module("asyncmgr.testing.virtual"), name)
+    value = globals()[name] = getattr(import_module("asyncmgr.testing._virtual"), name)
     return value

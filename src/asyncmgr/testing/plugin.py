@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncmgr.testing.virtual import START, VirtualTime, VirtualTimeError, VirtualTimeLoop
+from asyncmgr.testing._virtual import START, VirtualTime, VirtualTimeError, VirtualTimeLoop
 
 try:
     import pytest_asyncio

@@ -12,10 +12,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asyncmgr.errors import InvalidSettings
-from asyncmgr.transports.base import MESSAGE_LIMIT, VALUE_LIMIT, Data, StateListener, Store, Transport
-from asyncmgr.transports.memory import open_memory
-from asyncmgr.transports.streams import SNAPSHOT_DONE, Change, Deleted, Entry, Message, Subscription, Watch
-from asyncmgr.transports.tokens import TOKEN_LIMIT, decode_token, encode_token
+from asyncmgr.transports._base import MESSAGE_LIMIT, VALUE_LIMIT, Data, StateListener, Store, Transport
+from asyncmgr.transports._memory import open_memory
+from asyncmgr.transports._streams import SNAPSHOT_DONE, Change, Deleted, Entry, Message, Subscription, Watch
+from asyncmgr.transports._tokens import TOKEN_LIMIT, decode_token, encode_token
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints

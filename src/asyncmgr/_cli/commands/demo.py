@@ -1,0 +1,191 @@
+"""``asyncmgr demo``: hosts, a placement service and a real NATS server on this machine, shown live."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asyncmgr._cli import options
+from asyncmgr._cli.demo.processes import Processes
+from asyncmgr._cli.demo.story import KILL_AFTER, SHARES, Scene, Story
+from asyncmgr._cli.error_text import in_words
+from asyncmgr._cli.exit import run_to_the_end
+from asyncmgr._cli.logs import configure
+from asyncmgr._cli.output import discard_stdout, rich_table
+from asyncmgr._common.clock import read_wall, to_datetime
+from asyncmgr.errors import AsyncmgrError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_NEEDED = ("nats", "psutil", "rich")
+_KEPT = 8
+"""Lines of each kind that the screen shows, where it is high enough."""
+_OTHER_LINES = 16
+"""Lines of the screen beside those."""
+_WORD_WIDTH = 8
+_BAR = 24
+_REDRAW = 0.25
+_HEADERS = ("host", "process", "state", "age", "free MiB", "reserved", "")
+
+
+@click.command("demo", epilog=options.examples("asyncmgr demo", "asyncmgr demo --plain --seconds 40"))
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    metavar="N",
+    help="End by itself.  [default: go on until Ctrl-C]",
+)
+@click.option("--plain", is_flag=True, help="Write lines also on a terminal.")
+def demo(*, seconds: float | None, plain: bool) -> None:
+    """Show hosts, capabilities, calls and a failure, live.
+
+    Starts a real NATS server, which only this machine reaches, three hosts in processes of their own, and a service
+    that places memory on the host with the most of it, by calls. Each host has a simulated share of this machine's
+    real free memory. After twenty seconds one host is killed, goes stale, then gone, and is started again. Ctrl-C
+    ends all of it and leaves nothing behind.
+    """
+    _check_extra()
+    configure("error", "console", sys.stderr)
+    live = not plain and sys.stdout.isatty()
+    raise click.exceptions.Exit(run_to_the_end(functools.partial(_demonstrate, seconds, live), _explain))
+
+
+def _check_extra() -> None:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise click.ClickException(
+            f"the demonstration needs {', '.join(missing)}; pip install 'asyncmgr[demo]'"
+        )
+
+
+def _explain(error: AsyncmgrError) -> None:
+    click.ClickException(in_words(error)).show()
+
+
+async def _demonstrate(seconds: float | None, live: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows; Ctrl-C cancels there
+            loop.add_signal_handler(number, stop.set)
+    scene = Scene()
+    show = _Screen(scene) if live else _Lines(stop)
+    kill_after = KILL_AFTER if seconds is None else min(KILL_AFTER, seconds / 4)
+    with Processes() as processes:
+        story = Story(scene, processes, show.tell, kill_after=kill_after)
+        with show:
+            await _play([story.play(), show.draw()], stop, seconds)
+        click.echo("ending the processes", err=True)
+
+
+async def _play(
+    acts: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Event, seconds: float | None
+) -> None:
+    """Until it is to stop, the time is over or an act fails."""
+    playing = [asyncio.create_task(act) for act in acts]
+    tasks = {*playing, asyncio.create_task(stop.wait())}
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()
+
+
+def _now() -> str:
+    return to_datetime(read_wall()).astimezone().strftime("%H:%M:%S")
+
+
+class _Lines:
+    """Writes a line for each thing that happens."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        """Do nothing: there is no picture to keep."""
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing either."""
+
+    def tell(self, word: str, sentence: str) -> None:
+        try:
+            click.echo(f"{_now()}  {word:<{_WORD_WIDTH}}  {sentence}")
+        except BrokenPipeError:
+            discard_stdout()
+            self._stop.set()
+
+    async def draw(self) -> None:
+        await asyncio.Event().wait()
+
+
+class _Screen:
+    """Keeps one picture of it."""
+
+    def __init__(self, scene: Scene) -> None:
+        from rich.live import Live  # here, since only the demonstration needs it
+
+        self._scene = scene
+        self._picks: deque[str] = deque(maxlen=_KEPT)
+        self._events: deque[str] = deque(maxlen=_KEPT)
+        self._live = Live(auto_refresh=False)
+
+    def __enter__(self) -> None:
+        self._live.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def tell(self, word: str, sentence: str) -> None:
+        if word == "pick":
+            self._picks.append(f"{_now()}  {sentence}")
+        else:
+            self._events.append(f"{_now()}  {word:<{_WORD_WIDTH}}  {sentence}")
+
+    async def draw(self) -> None:
+        while True:
+            self._live.update(self._picture(), refresh=True)
+            await asyncio.sleep(_REDRAW)
+
+    def _picture(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        kept = min(_KEPT, max(2, (shutil.get_terminal_size().lines - _OTHER_LINES) // 2))
+        picks, events = [*self._picks][-kept:], [*self._events][-kept:]
+        return Group(
+            Text(f"Three hosts and a placement service around {self._scene.url or 'a NATS server'}"),
+            Text("Memory is simulated: each host has a share of this machine's real free memory.\n", "dim"),
+            rich_table(_HEADERS, [self._row(host) for host in SHARES]),
+            Text("\nPicks, by two calls each: placement.pick(), and from there compute.reserve()", "bold"),
+            *map(Text, picks or ["waiting for the hosts"]),
+            Text("\nWhat happened", "bold"),
+            *map(Text, events),
+            Text("\nCtrl-C ends all of it", "dim"),
+        )
+
+    def _row(self, host: str) -> Sequence[str]:
+        pid = self._scene.pids.get(host)
+        process = "killed" if pid is None else str(pid)
+        states = self._scene.states
+        if host not in states:
+            return host, process, "gone" if pid is None else "starting", "", "", "", ""
+        offered = states[host].capabilities
+        free, reserved = int(offered.get("memory_free_mib", 0)), int(offered.get("memory_reserved_mib", 0))
+        most = max(int(state.capabilities.get("memory_free_mib", 0)) for state in states.values())
+        bar = "█" * round(_BAR * free / max(1, most))
+        age = f"{states[host].age:.0f}s"
+        return host, process, states[host].state, age, f"{free:>8,}", f"{reserved:>8,}", bar

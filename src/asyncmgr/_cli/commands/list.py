@@ -1,0 +1,63 @@
+"""``asyncmgr list``: the tasks of a target, and what is in force for each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from asyncmgr._cli import options
+from asyncmgr._cli.loading import load_service
+from asyncmgr._cli.output import write_json, write_table
+from asyncmgr._cli.task_views import (
+    HEADERS,
+    TaskView,
+    off_rows,
+    paragraphs,
+    rows,
+    seconds_in_words,
+    view_tasks,
+)
+from asyncmgr._common.clock import WallClock
+
+_HEADERS = (*HEADERS, "tolerance", "timeout", "overlap")
+
+
+@click.command(
+    "list",
+    epilog=options.examples(
+        "asyncmgr list app.py:Volumes",
+        "asyncmgr list shop.jobs:Orders shop.jobs:Mails --json",
+    ),
+)
+@options.targets
+@options.as_json
+@options.places
+def list_tasks(targets: Sequence[str], app_dir: str, *, as_json: bool) -> None:
+    """List the tasks with what is in force for each.
+
+    The first slot is that of a service which would start now. "*" marks a task of which the settings say something
+    else than the code.
+    """
+    views = view_tasks(load_service(targets, app_dir), WallClock().read())
+    if as_json:
+        write_json([view.as_json() for view in views])
+    elif views:
+        cells = [_row(view, row) for view, row in zip(views, rows(views), strict=True)]
+        said = paragraphs(views, in_full=True)
+        write_table(_HEADERS, cells, sys.stdout, dim=off_rows(views), paragraphs=said)
+    else:
+        click.echo("no tasks: nothing here has @periodic_task", err=True)
+
+
+def _row(view: TaskView, row: tuple[str, ...]) -> tuple[str, ...]:
+    _, *others = row
+    in_force = view.entry.options
+    return (
+        view.marked_name,
+        *others,
+        seconds_in_words(view.tolerance),
+        seconds_in_words(in_force.timeout),
+        in_force.overlap,
+    )

@@ -1,0 +1,261 @@
+"""``asyncmgr run``: a service in the foreground, with logs, until a signal ends it."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import click
+
+import asyncmgr
+from asyncmgr._cli import options
+from asyncmgr._cli.error_text import in_words
+from asyncmgr._cli.exit import run_to_the_end
+from asyncmgr._cli.loading import (
+    build_service,
+    entries_of,
+    find,
+    given_transport,
+    lone_service,
+    state_of,
+    switch_off,
+)
+from asyncmgr._cli.logs import LogFormat, choose_format, configure
+from asyncmgr._cli.output import write_table
+from asyncmgr._cli.task_views import HEADERS, TaskView, off_rows, paragraphs, rows, view_tasks
+from asyncmgr._common.clock import WallClock
+from asyncmgr._common.durations import format_duration
+from asyncmgr._common.log import log
+from asyncmgr._service.builtin_rpc import own_version
+from asyncmgr._service.service import Service
+from asyncmgr._settings.model import LogLevel, Settings
+from asyncmgr._settings.problems import listed, redacted, suggestion
+from asyncmgr._tasks.declare import Outcome
+from asyncmgr.errors import AsyncmgrError
+from asyncmgr.events import Event, RunFinished, ServiceStarted, SettingsReloaded
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What `run` is told beside its targets; `None` = the settings say it."""
+
+    app_dir: str
+    only: Sequence[str]
+    name: str | None
+    host: str | None
+    transport: str | None
+    drain_timeout: float | None
+    log_level: str | None
+    log_format: str | None
+
+    def settings(self) -> Settings:
+        """The settings with what the command line says on top."""
+        return Settings(
+            host=self.host,
+            transport=self.transport,
+            drain_timeout=self.drain_timeout,
+            log_level=self.log_level,
+            log_format=self.log_format,
+        )
+
+
+@click.command(
+    "run",
+    epilog=options.examples(
+        "asyncmgr run app.py:Volumes",
+        "asyncmgr run shop.jobs:Orders shop.jobs:Mails --only 'Orders.*' --log-level debug",
+    ),
+)
+@options.targets
+@click.option(
+    "--only", metavar="GLOB", multiple=True, help="Run only tasks with such a full name; may be repeated."
+)
+@click.option("--host", help="Name under which this instance is known.  [default: the machine's]")
+@click.option("--name", help="Name of the service.  [default: its first manager's, in lower case]")
+@click.option("--transport", metavar="URL", help="What carries messages.  [default: memory://]")
+@click.option(
+    "--drain-timeout",
+    metavar="DURATION",
+    callback=options.read_duration,
+    help="How long runs in progress may go on at the end, as 30 or 1m30s.  [default: 30s]",
+)
+@click.option(
+    "--log-level", type=click.Choice(get_args(LogLevel), case_sensitive=False), help="[default: info]"
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "console", "json"]),
+    help="[default: auto: console on a terminal, else json]",
+)
+@options.places
+def run(targets: Sequence[str], **wishes: Any) -> None:
+    """Run managers until SIGTERM or Ctrl-C.
+
+    The first signal lets runs in progress end (exit code 0), the second cancels them (130). SIGHUP reads the
+    settings again. A table of the tasks and then the log go to stderr; stdout is left to the tasks. At --log-level
+    debug each run is logged.
+    """
+    wanted = Wishes(**wishes)
+    settings = wanted.settings()
+    log_format = choose_format(settings.log_format, sys.stderr)
+    configure(settings.log_level, log_format, sys.stderr)
+    explain = functools.partial(_explain, log_format)
+    try:
+        service = _load(targets, wanted, settings)
+    except AsyncmgrError as exc:
+        explain(exc)
+        raise click.exceptions.Exit(1) from exc
+    _introduce(service, log_format)
+    _LogLevel(service, log_format)
+    service.add_listener(_settle, ServiceStarted)
+    try:
+        code = run_to_the_end(functools.partial(asyncmgr.run, service), explain)
+    finally:
+        gc.unfreeze()
+    raise click.exceptions.Exit(code)
+
+
+def _settle(_: Event) -> None:
+    """Spare the garbage collector what is there for good: it would walk all imports again and again, in vain."""
+    gc.freeze()
+
+
+class _LogLevel:
+    """Keeps the log at the level of the settings in force; at debug each run has its line."""
+
+    def __init__(self, service: Service, log_format: LogFormat) -> None:
+        self._service = service
+        self._format = log_format
+        self._stop_logging_runs: Callable[[], None] = _nothing
+        self._follow_runs()
+        service.add_listener(self._change, SettingsReloaded)
+
+    def _change(self, _: Event) -> None:
+        configure(self._service.settings.log_level, self._format, sys.stderr)
+        self._follow_runs()
+
+    def _follow_runs(self) -> None:
+        self._stop_logging_runs()
+        self._stop_logging_runs = _nothing
+        if self._service.settings.log_level == "debug":
+            log_run = functools.partial(_log_success, self._service)
+            self._stop_logging_runs = self._service.add_listener(log_run, RunFinished)
+
+
+def _nothing() -> None:
+    """Stand where there is nothing to undo."""
+
+
+def _explain(log_format: LogFormat, exc: AsyncmgrError) -> None:
+    if log_format == "json":
+        log.critical("service.failed", error=in_words(exc))
+    else:
+        click.ClickException(in_words(exc)).show()
+
+
+# The service
+
+
+def _load(targets: Sequence[str], wanted: Wishes, settings: Settings) -> Service:
+    found = [one for target in targets for one in find(target, wanted.app_dir)]
+    if lone_service(found) is not None:
+        _refuse_for_service(targets[0], wanted)
+    service = build_service(found, settings, wanted.name)
+    if wanted.drain_timeout is not None:
+        service.settings = _drained_within(wanted.drain_timeout, service.settings)
+    keep_only(wanted.only, service)
+    return service
+
+
+def _refuse_for_service(target: str, wanted: Wishes) -> None:
+    for option in ("name", "host", "transport"):
+        if getattr(wanted, option) is not None:
+            raise click.UsageError(
+                f"{target} is a Service, which has its {option} already; "
+                f"leave --{option} out, or give its managers as targets"
+            )
+
+
+def _drained_within(seconds: float, settings: Settings) -> Settings:
+    # Built again and not copied, so that a SIGHUP does not forget it.
+    explicit = settings._explicit  # noqa: SLF001 - there is no public way to add an argument
+    return type(settings)(**{**explicit, "drain_timeout": seconds})
+
+
+def keep_only(patterns: Sequence[str], service: Service) -> None:
+    """Switch off the tasks whose full name matches none of the patterns, if there are any."""
+    entries = entries_of(service)
+    names = [entry.full_name for entry in entries]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise click.UsageError(
+                f"--only {pattern!r} matches no task{suggestion(pattern, names)}; the tasks are {listed(names)}"
+            )
+    for entry in entries:
+        if patterns and not any(fnmatch.fnmatchcase(entry.full_name, pattern) for pattern in patterns):
+            switch_off(entry, "not among --only")
+
+
+# What is said of it
+
+
+def _introduce(service: Service, log_format: LogFormat) -> None:
+    views = view_tasks(service, WallClock().read())
+    transport = transport_of(service)
+    if log_format == "json":
+        tasks = [_brief(view) for view in views]
+        log.info("service.loaded", service=service.name, host=service.host, transport=transport, tasks=tasks)
+    else:
+        _write_banner(service, transport, views)
+
+
+def _brief(view: TaskView) -> dict[str, str]:
+    facts = {"task": view.name, "schedule": view.schedule}
+    return {**facts, "off": view.off} if view.off else {**facts, "first_slot": view.first_slot.isoformat()}
+
+
+def _write_banner(service: Service, transport: str, views: Sequence[TaskView]) -> None:
+    facts = {"service": service.name, "host": service.host, "transport": transport}
+    if service.settings.start_delay:
+        facts["start"] = f"delayed by up to {format_duration(service.settings.start_delay)}"
+    said = [f"  {name:<9}  {value}\n" for name, value in facts.items()]
+    click.echo(f"asyncmgr {own_version()}\n{''.join(said)}", err=True)
+    if views:
+        write_table(HEADERS, rows(views), sys.stderr, dim=off_rows(views), paragraphs=paragraphs(views))
+    else:
+        click.echo("no tasks: nothing here has @periodic_task", err=True)
+    click.echo("\nCtrl-C: runs in progress end, then it stops. Twice: it stops at once.\n", err=True)
+
+
+def transport_of(service: Service) -> str:
+    """The transport's URL without secrets, or the kind of an open one."""
+    given = given_transport(service)
+    return str(redacted(given)) if isinstance(given, str) else f"an open {type(given).__name__}"
+
+
+def _log_success(service: Service, event: Event) -> None:
+    if not isinstance(event, RunFinished) or event.outcome is not Outcome.SUCCEEDED:
+        return
+    if _is_logged_anyway(event.task, service):
+        return
+    log.debug(
+        "task.succeeded",
+        task=event.task,
+        run_id=event.run_id,
+        slot=event.slot.isoformat(),
+        trigger=event.trigger,
+        host=service.host,
+        duration=round(event.duration, 6),
+        lateness=event.lateness,
+    )
+
+
+def _is_logged_anyway(task: str, service: Service) -> bool:
+    """The settings give this task a level of its own, at which the service logs its runs."""
+    entries = [state_of(manager).entries().get(task) for manager in service.managers]
+    return any(entry is not None and entry.log_level is not None for entry in entries)

@@ -1,0 +1,177 @@
+"""What happens in the demonstration: hosts come, memory is placed on them, one is killed, goes, and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncmgr._cli.demo.processes import DemoFailed, Processes
+from asyncmgr._rpc.client import RpcClient
+from asyncmgr._settings.model import Settings
+from asyncmgr.capabilities._hosts import Hosts, HostState
+from asyncmgr.errors import AsyncmgrError, NoResponders
+from asyncmgr.transports import Transport, open_transport
+
+TTL = "6s"
+"""Of the hosts' announcements, so that one that is killed is stale after three seconds."""
+
+SHARES = {"n1": 0.40, "n2": 0.33, "n3": 0.27}
+PLACEMENT = "p1"
+
+KILL_AFTER = 20.0
+"""Seconds until the first host is killed; sooner where the demonstration is short."""
+
+_PICK_EACH = 1.5
+_HELD = 12.0
+"""Seconds that each pick reserves memory, so that the choice changes."""
+_ONE_PICK = 0.05
+"""Of all the memory."""
+_BACK_AFTER = 3.0
+_STARTS_WITHIN = 20.0
+
+
+@dataclass(slots=True)
+class Scene:
+    """What is there now."""
+
+    url: str = ""
+    pids: dict[str, int] = field(default_factory=dict)
+    """Of the hosts whose process runs."""
+    view: Hosts | None = None
+
+    @property
+    def states(self) -> dict[str, HostState]:
+        """By host; those that are gone are not in it."""
+        return {} if self.view is None else {state.host: state for state in self.view.snapshot()}
+
+
+Tell = Callable[[str, str], object]
+"""Called with a word and a sentence for each thing that happens."""
+
+
+class Story:
+    """One demonstration."""
+
+    def __init__(self, scene: Scene, processes: Processes, tell: Tell, *, kill_after: float) -> None:
+        self._scene = scene
+        self._processes = processes
+        self._tell = tell
+        self._kill_after = kill_after
+
+    async def play(self) -> None:
+        """Go on until cancelled; raises `DemoFailed` where a process ends that should not."""
+        scene = self._scene
+        scene.url = await self._processes.start_server()
+        self._tell("server", f"a real nats-server at {scene.url}, which only this machine reaches")
+        # The defaults, unread: the user's own credentials are for another server.
+        settings = Settings.model_construct()
+        async with open_transport(scene.url, settings) as transport, Hosts(transport, "compute") as view:
+            scene.view = view
+            try:
+                await self._act(view, transport)
+            finally:
+                scene.view = None
+
+    async def _act(self, view: Hosts, transport: Transport) -> None:
+        acts = [self._tell_changes(view), self._place(transport), self._kill_now_and_then(), self._check()]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for act in acts:
+                    group.create_task(act)
+                self._start_all()
+        except* AsyncmgrError as failed:
+            raise failed.exceptions[0] from None
+
+    def _start_all(self) -> None:
+        for host in SHARES:
+            self._start(host)
+        pid = self._processes.start(PLACEMENT, self._scene.url, "Placement", ASYNCMGR_CAPABILITY_TTL=TTL)
+        self._tell("start", f"{PLACEMENT}, process {pid}: picks the host with the most free memory")
+
+    def _start(self, host: str, word: str = "start") -> None:
+        share = SHARES[host]
+        pid = self._processes.start(
+            host, self._scene.url, "Host", ASYNCMGR_CAPABILITY_TTL=TTL, DEMO_SHARE=str(share)
+        )
+        self._scene.pids[host] = pid
+        self._tell(word, f"{host}, process {pid}: {share:.0%} of this machine's free memory")
+
+    async def _tell_changes(self, view: Hosts) -> None:
+        said = {
+            "joined": "has announced itself",
+            "stale": "has not been heard of for half of its time",
+            "left": "is gone: not heard of in time",
+        }
+        async for change in view.changes():
+            if change.kind in said:
+                self._tell(change.kind, f"{change.host.host} {said[change.kind]}")
+
+    async def _check(self) -> None:
+        while True:
+            self._processes.check()
+            await asyncio.sleep(0.5)
+
+    # Placing
+
+    async def _place(self, transport: Transport) -> None:
+        placement = RpcClient(transport, "placement", timeout=5)
+        await self._wait_until_ready(placement)
+        while True:
+            await self._pick(placement)
+            await asyncio.sleep(_PICK_EACH)
+
+    async def _wait_until_ready(self, placement: RpcClient) -> None:
+        inside = placement.at(namespace="asyncmgr")
+        deadline = time.monotonic() + _STARTS_WITHIN
+        while True:
+            try:
+                await inside.call("ping")
+            except NoResponders:
+                if time.monotonic() > deadline:
+                    raise DemoFailed(
+                        f"{PLACEMENT} did not answer in {_STARTS_WITHIN:g} s; try again"
+                    ) from None
+            else:
+                if len(self._scene.states) == len(SHARES):
+                    return
+            await asyncio.sleep(0.05)
+
+    async def _pick(self, placement: RpcClient) -> None:
+        offers = [state.capabilities for state in self._scene.states.values()]
+        wanted = max(1, int(_ONE_PICK * sum(map(_memory, offers))))
+        began = time.perf_counter()
+        try:
+            picked = await placement.call("pick", memory_mib=wanted, seconds=_HELD)
+        except AsyncmgrError as exc:
+            self._tell("pick", f"{wanted:,} MiB: {exc}")
+            return
+        took = (time.perf_counter() - began) * 1000
+        self._tell(
+            "pick",
+            f"{wanted:,} MiB -> {picked['host']}, {picked['memory_free_mib']:,} left, in {took:.1f} ms",
+        )
+
+    # Killing
+
+    async def _kill_now_and_then(self) -> None:
+        await asyncio.sleep(self._kill_after)
+        for victim in itertools.cycle(("n2", "n3", "n1")):
+            await self._until(lambda host=victim: host in self._scene.states)
+            self._tell("kill -9", f"{victim}, process {self._scene.pids.pop(victim)}: it cannot say goodbye")
+            self._processes.kill(victim)
+            await self._until(lambda host=victim: host not in self._scene.states)
+            await asyncio.sleep(_BACK_AFTER)
+            self._start(victim, "restart")
+            await asyncio.sleep(KILL_AFTER)
+
+    async def _until(self, condition: Callable[..., bool]) -> None:
+        while not condition():  # noqa: ASYNC110 - the view tells of changes, and not of what is so already
+            await asyncio.sleep(0.1)
+
+
+def _memory(offered: Any) -> int:
+    return int(offered.get("memory_free_mib", 0)) + int(offered.get("memory_reserved_mib", 0))

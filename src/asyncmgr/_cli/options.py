@@ -1,0 +1,106 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, tzinfo
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+import click
+
+from asyncmgr._common.durations import parse_duration
+from asyncmgr._settings.sources import APP_VARIABLE, CONFIG_VARIABLE
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def read_duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """Read seconds, or a text such as ``1h30m``; not negative."""
+    if value is None:
+        return None
+    try:
+        seconds = parse_duration(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from None
+    if seconds < 0:
+        raise click.BadParameter(f"{value!r} is negative; write 0 or more")
+    return seconds
+
+
+def read_zone(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tzinfo | None:
+    """Read the name of a time zone that this machine knows."""
+    if value is None:
+        return None
+    try:
+        return UTC if value == "UTC" else ZoneInfo(value)
+    except Exception:
+        raise click.BadParameter(
+            f"{value!r} is not a time zone of this machine; write e.g. 'Europe/Berlin'"
+        ) from None
+
+
+def examples(*lines: str) -> str:
+    """Write the end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def targets(function: Function) -> Function:
+    """Take one target or more, by default those of ``ASYNCMGR_APP``."""
+    return click.argument("targets", metavar="TARGET...", nargs=-1, callback=_read_targets)(function)
+
+
+def or_default(targets: Sequence[str], hint: str = "") -> Sequence[str]:
+    """Find the targets: those given, else those of ``ASYNCMGR_APP``."""
+    found = targets or os.environ.get(APP_VARIABLE, "").split()
+    if not found:
+        raise click.UsageError(
+            f"no TARGET{hint}; write 'module:attribute' or 'path/to/file.py:attribute', or set {APP_VARIABLE}"
+        )
+    return found
+
+
+def _read_targets(ctx: click.Context, _param: click.Parameter, value: Sequence[str]) -> Sequence[str]:
+    return value if ctx.resilient_parsing else or_default(value)
+
+
+def places(function: Function) -> Function:
+    """Take where modules and settings are looked for."""
+    app_dir = click.option(
+        "--app-dir",
+        type=click.Path(exists=True, file_okay=False),
+        default=".",
+        help="Directory to import modules from.  [default: the current one]",
+    )
+    return app_dir(_config(function))
+
+
+def as_json(function: Function) -> Function:
+    """Take ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")(function)
+
+
+def transport(function: Function) -> Function:
+    """Take where the services are, and the settings with what is needed to connect."""
+    url = click.option(
+        "--transport",
+        metavar="URL",
+        help="Where the services are, as nats://host:4222.  [default: the setting 'transport']",
+    )
+    return url(_config(function))
+
+
+def _use_config(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    # By the variable, so that targets which read settings of their own read the same file.
+    if value is not None:
+        os.environ[CONFIG_VARIABLE] = value
+
+
+_config = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    callback=_use_config,
+    expose_value=False,
+    help=f"Settings file in place of asyncmgr.toml; the same as {CONFIG_VARIABLE}.",
+)

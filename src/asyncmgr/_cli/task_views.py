@@ -1,0 +1,207 @@
+"""What people and programs are shown of a task. Pure: the moment is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from functools import cached_property
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from asyncmgr._cli.loading import state_of
+from asyncmgr._common.clock import SECOND, Moment, to_datetime
+from asyncmgr._common.durations import format_duration
+from asyncmgr._service.service import Service
+from asyncmgr._tasks.agenda import Entry
+from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Cron, EveryPass
+
+_ELSEWHERE = "left to another process"
+"""Declared with `external_process_ok`, and the setting `run_external_periodic_tasks` is false."""
+
+_UNITS = ((86400, 3600), (3600, 60))
+"""From so many seconds on, what is less than so many is left out."""
+
+HEADERS = ("task", "schedule", "first slot, local", "in")
+"""Of `rows`."""
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """One task as a service would run it if it started at `moment`."""
+
+    entry: Entry
+    moment: Moment
+    runs_here: bool
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return self.entry.full_name
+
+    @property
+    def off(self) -> str | None:
+        """Why it does not run here; `None` = it runs."""
+        return None if self.runs_here else self.entry.options.switched_off or _ELSEWHERE
+
+    @property
+    def is_overridden(self) -> bool:
+        """The settings say something else than the code."""
+        return self.entry.options != self.entry.declared
+
+    @property
+    def marked_name(self) -> str:
+        """The full name, with a star where the settings say something else than the code."""
+        return f"{self.name} *" if self.is_overridden else self.name
+
+    @cached_property
+    def _planned(self) -> Entry:
+        # A copy: looking at a task must not move its slots.
+        entry = self.entry
+        copy = Entry(
+            entry.owner,
+            entry.body,
+            entry.full_name,
+            entry.options,
+            tolerance=entry.tolerance,
+            initial_delay=entry.initial_delay,
+        )
+        copy.plan(self.moment, by_service=True)
+        return copy
+
+    @property
+    def cron(self) -> Cron | None:
+        schedule = self.entry.options.schedule
+        return schedule if isinstance(schedule, Cron) else None
+
+    @property
+    def schedule(self) -> str:
+        """The schedule in words."""
+        options = self.entry.options
+        words = _words(options.schedule)
+        return f"{words}, jitter {seconds_in_words(options.jitter)}" if options.jitter else words
+
+    @property
+    def tolerance(self) -> int:
+        """Microseconds by which it may start early."""
+        return self._planned.window
+
+    @property
+    def first_slot(self) -> datetime:
+        return next(self.slots())
+
+    def slots(self) -> Iterator[datetime]:
+        """The slots to come, aware, in UTC; ends where the calendar does."""
+        planned = self._planned
+        slot = planned.slot
+        while True:
+            try:
+                yield planned.slot_datetime(slot, self.moment)
+                slot = planned.grid.first(slot)
+            except (OverflowError, StopIteration):  # after the year 9999; no such date within decades
+                return
+
+    @property
+    def zone(self) -> tzinfo | None:
+        """Where its slots are read; `None` = local time."""
+        if self.cron is None:
+            return None
+        return UTC if self.cron.tz == "UTC" else ZoneInfo(self.cron.tz)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for programs: seconds, and times in UTC."""
+        options = self.entry.options
+        return {
+            "task": self.name,
+            "manager": self.name.rpartition(".")[0],
+            "name": self.entry.name,
+            "on": self.runs_here,
+            "off_reason": self.off,
+            "schedule": self.schedule,
+            "spacing": options.schedule.spacing,
+            "cron": self.cron.expression if self.cron else None,
+            "tz": self.cron.tz if self.cron else None,
+            "jitter": options.jitter / SECOND,
+            "tolerance": self.tolerance / SECOND,
+            "timeout": None if options.timeout is None else options.timeout / SECOND,
+            "overlap": options.overlap,
+            "overridden": self.is_overridden,
+            "first_slot": self.first_slot.isoformat() if self.runs_here else None,
+            "in": self.seconds_to(self.first_slot) if self.runs_here else None,
+        }
+
+    def seconds_to(self, slot: datetime) -> float:
+        return (slot - to_datetime(self.moment.wall)).total_seconds()
+
+
+def view_tasks(service: Service, moment: Moment) -> list[TaskView]:
+    """All tasks as they would run if the service started at `moment`."""
+    states = map(state_of, service.managers)
+    return [
+        TaskView(one, moment, state.runs_here(one)) for state in states for one in state.entries().values()
+    ]
+
+
+def seconds_in_words(microseconds: int | None) -> str:
+    """A length of time in words, such as ``1m30s``."""
+    return "none" if microseconds is None else format_duration(microseconds / SECOND)
+
+
+def relative(seconds: float) -> str:
+    """How far away, in the two largest units: ``1d13h``."""
+    if seconds < 0.001:
+        return "now"
+    if seconds < 10:
+        return format_duration(float(f"{seconds:.2g}"))
+    rest = round(seconds)
+    smallest = next((small for large, small in _UNITS if rest >= large), 1)
+    return format_duration(rest // smallest * smallest)
+
+
+def local(moment: datetime) -> str:
+    """Local time to the second."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def rows(views: Iterable[TaskView]) -> Iterator[tuple[str, ...]]:
+    """Name, schedule, first slot and how far away it is; of what is switched off the reason."""
+    for view in views:
+        if view.off is not None:
+            yield view.name, view.schedule, f"off: {view.off}", ""
+        else:
+            yield view.name, view.schedule, local(view.first_slot), relative(view.seconds_to(view.first_slot))
+
+
+def paragraphs(views: Iterable[TaskView], *, in_full: bool = False) -> list[str]:
+    """Say what `rows` says where that does not fit."""
+    return [_paragraph(view, in_full=in_full) for view in views]
+
+
+def _paragraph(view: TaskView, *, in_full: bool) -> str:
+    lines = [f"{view.marked_name if in_full else view.name}: {view.schedule}"]
+    if view.off is not None:
+        lines.append(f"  off: {view.off}")
+    else:
+        away = relative(view.seconds_to(view.first_slot))
+        lines.append(
+            f"  first slot {local(view.first_slot)} local, {away if away == 'now' else f'in {away}'}"
+        )
+    if in_full:
+        timeout = seconds_in_words(view.entry.options.timeout)
+        lines.append(
+            f"  tolerance {seconds_in_words(view.tolerance)}, timeout {timeout}, overlap {view.entry.options.overlap}"
+        )
+    return "\n".join(lines)
+
+
+def off_rows(views: Iterable[TaskView]) -> list[int]:
+    """Numbers of the rows of tasks that are switched off."""
+    return [number for number, view in enumerate(views) if view.off is not None]
+
+
+def _words(schedule: Any) -> str:
+    if isinstance(schedule, Cron):
+        return f"{schedule.expression} {schedule.tz}"
+    if isinstance(schedule, EveryPass):
+        return f"every pass ({format_duration(DEFAULT_INTERVAL)})"
+    return f"every {format_duration(schedule.spacing)}"

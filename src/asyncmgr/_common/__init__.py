@@ -1,0 +1,1 @@
+"""What every room uses: clock, heap, deadlines, durations, log. Imports nothing of asyncmgr."""

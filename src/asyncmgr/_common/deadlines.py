@@ -1,0 +1,62 @@
+"""Many deadlines with one timer: one that is met costs two steps in a heap, and no timer of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic
+
+from asyncmgr._common.clock import SECOND, to_us
+from asyncmgr._common.heap import LazyHeap, T
+
+_NEVER = 1e12
+"""Loop time that nobody lives to see. Later deadlines are taken for this one: not every float has microseconds."""
+
+
+class Deadlines(Generic[T]):
+    """Deadlines of items, in loop time. Belongs to the loop that it was made in.
+
+    Parameters
+    ----------
+    expire
+        Called with each item whose deadline has passed and was not removed.
+    """
+
+    def __init__(self, expire: Callable[[T], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._expire = expire
+        self._heap: LazyHeap[T] = LazyHeap()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, item: T, when: float) -> None:
+        """Have the item expire at `when`, unless it is removed before."""
+        when = min(when, _NEVER)
+        self._heap.push(to_us(when), item)
+        if self._timer is None or when < self._timer.when():
+            self._set_timer(when)
+
+    def remove(self, item: T) -> None:
+        """The item has met its deadline, which has not passed."""
+        self._heap.remove(item)
+        if not self._heap:
+            self._drop_timer()
+
+    def _look(self) -> None:
+        self._timer = None
+        now = to_us(self._loop.time())
+        while (head := self._heap.head()) is not None:
+            due, _, item = head
+            if due > now:
+                self._set_timer(due / SECOND)
+                return
+            self._heap.pop()
+            self._expire(item)
+
+    def _set_timer(self, when: float) -> None:
+        self._drop_timer()
+        self._timer = self._loop.call_at(when, self._look)
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

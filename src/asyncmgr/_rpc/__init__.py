@@ -1,0 +1,1 @@
+"""Versioned calls: declared with `@rpc`, validated, carried as messages, served and made."""

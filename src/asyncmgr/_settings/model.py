@@ -1,0 +1,383 @@
+"""What may be set without touching code. Read when a service is built, from the places that `layers` merges.
+
+Order, the strongest first: arguments of `Settings`, environment, ``asyncmgr.toml``, ``[tool.asyncmgr]`` of
+``pyproject.toml``, the defaults here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from asyncmgr._common.durations import parse_duration
+from asyncmgr._settings import sources
+from asyncmgr._settings.problems import fact, invalid_settings, listed, redacted, suggestion
+from asyncmgr._tasks.declare import LONGEST, SHORTEST
+from asyncmgr._tasks.schedules import Cron
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+Value = TypeVar("Value")
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+_SECONDS = "seconds, or e.g. '30s', '5m', '1h30m'"
+_LONGEST = LONGEST.total_seconds()
+_SHORTEST = SHORTEST.total_seconds()
+
+
+def _check_spacing(seconds: float) -> float:
+    if seconds == 0 or -_LONGEST <= seconds < 0 or _SHORTEST <= seconds <= _LONGEST:
+        return seconds
+    raise ValueError(f"{seconds!r} s is out of range")
+
+
+def _check_cron(expression: str) -> str:
+    return Cron(expression).expression
+
+
+def _check_zone(name: str) -> str:
+    return Cron("@daily", name).tz
+
+
+def _read_seconds(value: Any) -> float:
+    try:
+        return parse_duration(value)
+    except ValueError:
+        # Its advice is left out: what is accepted here comes with the field's own range.
+        raise ValueError(f"{value!r} is not a duration") from None
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a number")
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+_Seconds = Annotated[float, BeforeValidator(_read_seconds)]
+_Length = Annotated[_Seconds, Field(ge=0, le=_LONGEST)]
+_Integer = Annotated[int, BeforeValidator(_no_bool)]
+_Level = Annotated[LogLevel, BeforeValidator(_lower)]
+_LEVELS = ", ".join(get_args(LogLevel))
+
+
+class TaskSettings(BaseModel):
+    """What settings say of one task; `None` = nothing, the declaration holds. Lengths are seconds."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    spacing: Annotated[_Seconds, AfterValidator(_check_spacing)] | None = Field(
+        default=None, description=f"{_SECONDS}; 1 ms to 100 years, 0 for every pass, negative for off"
+    )
+    """Replaces a cron or a negative spacing of the declaration."""
+    cron: Annotated[str, AfterValidator(_check_cron)] | None = Field(
+        default=None, description="5 or 6 fields such as '30 2 * * *', or a name such as '@daily'"
+    )
+    """Replaces a spacing of the declaration."""
+    tz: Annotated[str, AfterValidator(_check_zone)] | None = Field(
+        default=None, description="a time zone such as 'Europe/Berlin', beside cron"
+    )
+    enabled: bool | None = Field(default=None, description="true or false")
+    """Wins over spacing and cron."""
+    timeout: Annotated[_Seconds, Field(ge=_SHORTEST, le=_LONGEST)] | None = Field(
+        default=None, description=f"{_SECONDS}; at least 1 ms"
+    )
+    jitter: _Length | None = Field(default=None, description=f"{_SECONDS}; at least 0")
+    tolerance: _Length | None = Field(default=None, description=f"{_SECONDS}; 0 for exact")
+    log_level: _Level | None = Field(default=None, description=_LEVELS)
+    """Level of the line logged for each run that succeeds; without it there is none."""
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        if self.spacing is not None and (self.cron or self.tz):
+            raise ValueError("spacing and cron (with its tz) exclude each other; keep one of them")
+        if self.tz and not self.cron:
+            raise ValueError("tz is the zone of a cron expression; give cron too, or leave it out")
+        return self
+
+
+class PluginSettings(BaseModel):
+    """Which plugins are left alone."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    disabled: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), description="names of entry points; in a variable separated by commas"
+    )
+
+
+class NatsSettings(BaseModel):
+    """How to show oneself to NATS servers, and how to know them. Files are read at each connect.
+
+    One kind of credentials only: user with password, token, nkey or credentials file; or what the URL holds.
+    Any of the ``tls_`` keys, like ``tls://`` in the URL, refuses servers without TLS. Their certificate is
+    always verified.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    user: str | None = Field(default=None, min_length=1, description="a name, beside password")
+    password: SecretStr | None = Field(default=None, description="text, beside user")
+    token: SecretStr | None = Field(default=None, description="text")
+    nkey_seed_file: Path | None = Field(default=None, description="a file that holds the seed of an nkey")
+    credentials_file: Path | None = Field(default=None, description="a .creds file")
+    tls_ca_file: Path | None = Field(default=None, description="a PEM file, in place of the system's CAs")
+    tls_cert_file: Path | None = Field(default=None, description="a PEM file with this client's certificate")
+    tls_key_file: Path | None = Field(default=None, description="a PEM file, beside tls_cert_file")
+    tls_hostname: str | None = Field(
+        default=None, min_length=1, description="the name in the servers' certificate; without it, the URL's"
+    )
+    connect_timeout: Annotated[_Length, Field(gt=0)] = Field(
+        default=5.0, description=f"{_SECONDS}; more than 0"
+    )
+    """Seconds that one server gets to accept the connection."""
+
+    @model_validator(mode="after")
+    def _check_kinds(self) -> Self:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password go together; give both, or neither")
+        kinds = [kind for kind in _CREDENTIALS if getattr(self, kind) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"{' and '.join(kinds)} exclude each other; keep one of them")
+        if self.tls_key_file and not self.tls_cert_file:
+            raise ValueError(
+                "tls_key_file is the key of a certificate; give tls_cert_file too, or leave it out"
+            )
+        return self
+
+
+_CREDENTIALS = ("user", "token", "nkey_seed_file", "credentials_file")
+
+
+class Settings(BaseSettings):
+    """The settings of one service; immutable. ``Settings(host="a")`` reads the environment and the files.
+
+    An argument is stronger than all of them; `None` = not given. Files are looked for in the current
+    directory; ``ASYNCMGR_CONFIG`` names another in place of ``asyncmgr.toml``. An unknown key or variable, a
+    wrong value, a file that cannot be read raise `InvalidSettings`: one for all of them, with the place, the
+    key and what is accepted.
+    """
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_prefix=sources.PREFIX,
+        env_nested_delimiter=sources.NESTED,
+    )
+
+    host: str | None = Field(default=None, min_length=1, description="a name; without it, the machine's")
+    transport: str = Field(
+        default="memory://", min_length=1, description="a URL such as 'memory://' or 'nats://host:4222'"
+    )
+    run_external_periodic_tasks: bool = Field(default=True, description="true or false")
+    """`False`: tasks declared with `external_process_ok` are left to another process."""
+    tolerance: _Length = Field(default=0.2, description=f"{_SECONDS}; 0 for exact")
+    """Seconds: the nearly-due window of tasks that declare none."""
+    phase: Annotated[Literal["auto"], BeforeValidator(_lower)] | None = Field(
+        default=None, description="auto"
+    )
+    """`auto`: tasks that say nothing of it begin at a share of their spacing that is stable for each host and task."""
+    start_delay: _Length = Field(default=0.0, description=f"{_SECONDS}; at least 0")
+    """Seconds: upper bound of the random delay before the first slot."""
+    drain_timeout: _Length = Field(default=30.0, description=f"{_SECONDS}; at least 0")
+    """Seconds that runs and calls get to end when the service stops."""
+    seed: _Integer | None = Field(default=None, description="a whole number")
+    """Of the generator that draws jitter and delays; `None` = another each time."""
+    capability_ttl: Annotated[_Length, Field(gt=0)] = Field(
+        default=60.0, description=f"{_SECONDS}; more than 0"
+    )
+    """Seconds after which a host that is not heard of is gone."""
+    rpc_concurrency: Annotated[_Integer, Field(ge=1)] = Field(
+        default=64, description="a whole number, at least 1"
+    )
+    """Calls of other services that run at once; more wait."""
+    log_level: _Level = Field(default="info", description=_LEVELS)
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
+        default="auto", description="auto, console, json"
+    )
+    tasks: dict[str, TaskSettings] = Field(default={}, description="tables such as [tasks.'Manager.task']")
+    """By task as written; `overrides_for` finds those of real tasks."""
+    managers: dict[str, dict[str, Any]] = Field(default={}, description="tables such as [managers.Name]")
+    """Constructor arguments by manager as written; `arguments_for` finds those of one."""
+    plugins: PluginSettings = Field(default=PluginSettings(), description="the table [plugins]")
+    nats: NatsSettings = Field(default=NatsSettings(), description="the table [nats]")
+
+    _explicit: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _places: dict[sources.Keys, str] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **explicit: Any) -> None:
+        """Read the settings from all places; `explicit` is stronger than any other."""
+        found = _read_layers(explicit)
+        kept = sources.merge(found)
+        tree = sources.as_tree(kept, found)
+        places = {path: entry.place for path, entry in kept.items()}
+        # Sorted out here, since BaseSettings takes keys such as "_cli_parse_args" for orders to itself.
+        unknown = tree.keys() - type(self).model_fields.keys()
+        problems = [_unknown((key,), type(self), places) for key in tree if key in unknown]
+        try:
+            super().__init__(**{key: value for key, value in tree.items() if key not in unknown})
+        except ValidationError as exc:
+            problems += [_describe(error, type(self), places) for error in exc.errors(include_url=False)]
+        # Not raised in the handler: pydantic's error holds the values, secret ones too, and would come along.
+        if problems:
+            raise invalid_settings(problems)
+        self._explicit, self._places = explicit, places
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only what `layers` merged: pydantic-settings' own sources forget where a value was written."""
+        return (init_settings,)
+
+    @property
+    def resolved_host(self) -> str:
+        """`host`, or the machine's name at this moment."""
+        return self.host or socket.gethostname()
+
+    def reload(self) -> Self:
+        """Read the settings again, with the same explicit arguments."""
+        return type(self)(**self._explicit)
+
+    def overrides_for(self, full_names: Iterable[str], *, strict: bool = True) -> dict[str, TaskSettings]:
+        """Find what is set for each of these tasks, by full name; names are compared without case.
+
+        A key that fits two of the tasks or, if `strict`, none of them raises `InvalidSettings`.
+        """
+        return self._match("tasks", self.tasks, full_names, strict=strict)
+
+    def arguments_for(self, names: Iterable[str], *, strict: bool = True) -> dict[str, dict[str, Any]]:
+        """Find the constructor arguments set for each of these managers; raises as `overrides_for` does."""
+        return self._match("managers", self.managers, names, strict=strict)
+
+    def place_of(self, *path: str) -> str:
+        """Say where a value was written, for messages: ``place_of("managers", "Volumes", "driver")``."""
+        return _place_of(path, self._places)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Show the settings without secrets."""
+        for name, value in super().__repr_args__():
+            yield name, redacted(value, (name,))
+
+    def _match(
+        self, table: str, values: Mapping[str, Value], names: Iterable[str], *, strict: bool
+    ) -> dict[str, Value]:
+        known = _by_fold(names) if values else {}
+        found: dict[str, Value] = {}
+        problems = []
+        for key, value in values.items():
+            fitting = known.get(sources.fold(key), [])
+            if len(fitting) == 1:
+                found[fitting[0]] = value
+            elif fitting or strict:
+                problems.append(f"{self.place_of(table, key)}: {_misfit(table[:-1], key, fitting, known)}")
+        if problems:
+            raise invalid_settings(problems)
+        return found
+
+
+def _by_fold(names: Iterable[str]) -> dict[str, list[str]]:
+    known: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        known.setdefault(sources.fold(name), []).append(name)
+    return known
+
+
+def _misfit(kind: str, key: str, fitting: list[str], known: Mapping[str, list[str]]) -> str:
+    if fitting:
+        return f"{key!r} fits {listed(fitting)}: settings do not tell upper from lower case; rename one"
+    names = [name for group in known.values() for name in group]
+    return f"there is no {kind} {key!r}{suggestion(key, names)}; accepted: {listed(names)}"
+
+
+def _read_layers(explicit: Mapping[str, Any]) -> list[sources.Layer]:
+    return [
+        sources.from_arguments(explicit),
+        sources.from_environment(os.environ),
+        _read_config(),
+        sources.from_file(Path("pyproject.toml"), ("tool", "asyncmgr")),
+    ]
+
+
+def _read_config() -> sources.Layer:
+    named = os.environ.get(sources.CONFIG_VARIABLE)
+    if named is None:
+        return sources.from_file(Path("asyncmgr.toml"))
+    # Not Path.expanduser: of an unknown user it raises, where "no such file" says it better.
+    file = Path(os.path.expanduser(named))  # noqa: PTH111
+    return sources.from_file(file, required_by=sources.CONFIG_VARIABLE)
+
+
+# What is wrong, in words
+
+
+def _describe(error: ErrorDetails, model: type[Settings], places: Mapping[sources.Keys, str]) -> str:
+    path = tuple(str(key) for key in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return _unknown(path, model, places)
+    fields, key = _table_at(path, model)
+    accepted = (key in fields and fields[key].description) or listed(fields)
+    return f"{_place_of(path, places)}: {fact(error, path)}; accepted: {accepted}"
+
+
+def _unknown(path: sources.Keys, model: type[Settings], places: Mapping[sources.Keys, str]) -> str:
+    fields, key = _table_at(path, model)
+    return f"{_place_of(path, places)}: unknown key{suggestion(key, fields)}; accepted: {listed(fields)}"
+
+
+def _table_at(path: sources.Keys, model: type[Settings]) -> tuple[Mapping[str, FieldInfo], str]:
+    """Find the keys of the table in which `path` ends, and the key in question."""
+    match path:
+        case ("tasks", _):
+            return TaskSettings.model_fields, ""
+        case ("tasks", _, key, *_):
+            return TaskSettings.model_fields, key
+        case ("plugins", key, *_):
+            return PluginSettings.model_fields, key
+        case ("nats", key, *_):
+            return NatsSettings.model_fields, key
+        case ("nats",):
+            return NatsSettings.model_fields, ""
+        case (key, *_):
+            return model.model_fields, key
+    return model.model_fields, ""
+
+
+def _place_of(path: sources.Keys, places: Mapping[sources.Keys, str]) -> str:
+    """Find the place of the value at `path`, else of one inside it, else of one that it is inside of."""
+    wanted = sources.folded(path)
+    inside = (place for key, place in places.items() if wanted and key[: len(wanted)] == wanted)
+    around = (places[wanted[:end]] for end in range(len(wanted), 0, -1) if wanted[:end] in places)
+    return next(inside, None) or next(around, "settings")

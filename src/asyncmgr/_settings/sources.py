@@ -1,0 +1,218 @@
+"""Reads the places where settings are written (arguments, environment, files) and merges them into one tree.
+
+Every value keeps the place it came from. Knows nothing of what the values mean.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from asyncmgr._settings.problems import NAMED_TABLES, invalid_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PREFIX = "ASYNCMGR_"
+NESTED = "__"
+CONFIG_VARIABLE = "ASYNCMGR_CONFIG"
+"""Names the file to read instead of ``asyncmgr.toml``."""
+APP_VARIABLE = "ASYNCMGR_APP"
+"""Names the default targets of the command line; no setting."""
+
+_TABLES = {("plugins",), ("nats",)}
+_NO_SETTINGS = {CONFIG_VARIABLE, APP_VARIABLE}
+
+Keys = tuple[str, ...]
+Layer = Sequence["Entry"]
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+# A schedule is one thing: written in a stronger place, it replaces a weaker place's, of the other kind too.
+_REPLACED_BY = {"spacing": "cron", "cron": "spacing", "tz": "spacing"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One value and where it was written."""
+
+    written: Keys
+    """As written, a task's name in one piece: ``("tasks", "Volumes.sync", "spacing")``."""
+    value: Any
+    """Never a table, but for an empty one."""
+    place: str
+    """For messages: file, table and key, or the variable, or the argument."""
+
+    @property
+    def path(self) -> Keys:
+        """The same in all places: names of tasks and managers folded."""
+        return folded(self.written)
+
+
+def fold(name: str) -> str:
+    """Write `name` as a variable would, in lower case: names that fold alike are one key."""
+    return name.casefold().replace(".", NESTED)
+
+
+def folded(keys: Keys) -> Keys:
+    """Fold the name of a task or a manager in `keys`."""
+    if len(keys) < 2 or keys[0] not in NAMED_TABLES:
+        return keys
+    return (keys[0], fold(keys[1]), *keys[2:])
+
+
+def from_arguments(arguments: Mapping[str, Any]) -> list[Entry]:
+    """Read arguments of the constructor; `None` = not given."""
+    given = {key: value for key, value in arguments.items() if value is not None}
+    return [Entry(_named(path, leaf), leaf, f"argument {'.'.join(path)}") for path, leaf in _leaves(given)]
+
+
+def from_environment(variables: Mapping[str, str]) -> list[Entry]:
+    """Read variables that begin with ``ASYNCMGR_``, in any case; one for a whole table holds JSON."""
+    ours = (
+        name for name in variables if name.upper().startswith(PREFIX) and name.upper() not in _NO_SETTINGS
+    )
+    return [entry for name in ours for entry in _from_variable(name, variables[name])]
+
+
+def from_file(file: Path, header: Keys = (), *, required_by: str | None = None) -> list[Entry]:
+    """Read the table `header` of a TOML file; a missing file is empty, unless something requires it."""
+    table = _read_toml(file, required_by)
+    for depth, key in enumerate(header, 1):
+        table = table.get(key, {})
+        if not isinstance(table, Mapping):
+            raise invalid_settings([f"{_in_toml(file, header[:depth])}: is no table; accepted: a table"])
+    return [
+        Entry(_named(path, leaf), leaf, _in_toml(file, (*header, *path))) for path, leaf in _leaves(table)
+    ]
+
+
+def merge(layers: Iterable[Layer]) -> dict[Keys, Entry]:
+    """Find the entries in force, by path; an earlier layer is the stronger.
+
+    A layer that says the same thing twice raises `InvalidSettings`.
+    """
+    kept: dict[Keys, Entry] = {}
+    tables: set[Keys] = set()
+    for layer in layers:
+        _refuse_doubles(layer)
+        for entry in [entry for entry in layer if not _outranked(entry.path, kept, tables)]:
+            kept[entry.path] = entry
+            tables.update(_above(entry.path))
+    return kept
+
+
+def as_tree(kept: Mapping[Keys, Entry], layers: Iterable[Layer]) -> dict[str, Any]:
+    """Nest the merged entries; names are spelled as in the weakest layer: files have upper case."""
+    spelled = {entry.path[:2]: entry.written[:2] for layer in layers for entry in layer}
+    tree: dict[str, Any] = {}
+    for path, entry in sorted(kept.items(), key=_depth):
+        *tables, key = (*spelled[path[:2]], *path[2:])
+        node = tree
+        for table in tables:
+            node = node.setdefault(table, {})
+        node[key] = {} if isinstance(entry.value, Mapping) else entry.value
+    return tree
+
+
+def _depth(item: tuple[Keys, Entry]) -> int:
+    return len(item[0])
+
+
+def _leaves(table: Mapping[Any, Any], path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    for key, value in table.items():
+        found = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+        if isinstance(found, Mapping) and found:
+            yield from _leaves(found, (*path, str(key)))
+        else:
+            yield (*path, str(key)), found
+
+
+def _named(path: Keys, leaf: object) -> Keys:
+    """Put the name of a task in one piece, however it was nested."""
+    end = len(path) if isinstance(leaf, Mapping) else len(path) - 1
+    if path[0] != "tasks" or end < 2:
+        return path
+    return ("tasks", ".".join(path[1:end]), *path[end:])
+
+
+def _from_variable(variable: str, text: str) -> Iterator[Entry]:
+    path = _variable_path(variable)
+    value = _decoded(variable, text) if _names_table(path) and text.lstrip().startswith("{") else text
+    if not isinstance(value, Mapping):
+        yield Entry(_named(path, value), value, variable)
+        return
+    for inner, leaf in _leaves(value):
+        yield Entry(_named((*path, *inner), leaf), leaf, f"{variable} {'.'.join(inner)}")
+
+
+def _variable_path(variable: str) -> Keys:
+    name = variable[len(PREFIX) :].lower()
+    table, _, rest = name.partition(NESTED)
+    if table == "tasks" and NESTED in rest:
+        # Split from the right: a task's name may hold underscores at its ends.
+        task, _, key = rest.rpartition(NESTED)
+        return (table, task.replace(NESTED, "."), key)
+    return tuple(name.split(NESTED))
+
+
+def _names_table(path: Keys) -> bool:
+    # Deeper values of [managers] stay text: only the type hint of the argument tells a table from a password.
+    return path[0] == "tasks" or path in _TABLES or (path[0] == "managers" and len(path) <= 2)
+
+
+def _decoded(variable: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise invalid_settings([f"{variable}: is not JSON: {exc}; accepted: a JSON object"]) from None
+
+
+def _read_toml(file: Path, required_by: str | None) -> Mapping[str, Any]:
+    named = f" ({required_by} names it)" if required_by else ""
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError as exc:
+        if required_by is None:
+            return {}
+        raise invalid_settings([f"{file}{named}: no such file; accepted: a TOML file"]) from exc
+    except OSError as exc:
+        raise invalid_settings([f"{file}{named}: {exc.strerror}; accepted: a readable TOML file"]) from exc
+    except (ValueError, RecursionError) as exc:
+        raise invalid_settings([f"{file.absolute()}{named}: {exc}; accepted: a file in TOML"]) from exc
+
+
+def _in_toml(file: Path, path: Keys) -> str:
+    *table, key = (part if _BARE_KEY.fullmatch(part) else json.dumps(part) for part in path)
+    return f"{file.absolute()}: " + (f"[{'.'.join(table)}] " if table else "") + key
+
+
+def _refuse_doubles(layer: Layer) -> None:
+    seen: dict[Keys, Entry] = {}
+    problems = []
+    for entry in sorted(layer, key=lambda entry: len(entry.path)):
+        other = next((seen[path] for path in (entry.path, *_above(entry.path)) if path in seen), None)
+        if other and not isinstance(other.value, Mapping):
+            problems.append(f"{entry.place}: is said by {other.place} too; keep one of them")
+        seen[entry.path] = entry
+    if problems:
+        raise invalid_settings(problems)
+
+
+def _outranked(path: Keys, kept: Mapping[Keys, Entry], tables: set[Keys]) -> bool:
+    if path in kept or path in tables:
+        return True
+    if any(above in kept and not isinstance(kept[above].value, Mapping) for above in _above(path)):
+        return True
+    replacing = _REPLACED_BY.get(path[2]) if path[0] == "tasks" and len(path) == 3 else None
+    return replacing is not None and (*path[:2], replacing) in kept
+
+
+def _above(path: Keys) -> list[Keys]:
+    return [path[:end] for end in range(1, len(path))]

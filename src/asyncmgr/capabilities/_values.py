@@ -1,0 +1,375 @@
+"""What a host offers: capabilities as JSON values, the announcement that carries them, and the manager that has them.
+
+`asyncmgr.wire` is the format of announcements, and what writers and readers do with them.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+
+from asyncmgr._service.manager import Manager
+from asyncmgr._tasks.declare import periodic_task
+from asyncmgr.errors import InvalidCapabilities, InvalidName
+from asyncmgr.transports._base import VALUE_LIMIT
+from asyncmgr.transports._tokens import encode_token
+from asyncmgr.wire import decode_json, encode_json, positive, typed
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+STORE = "asyncmgr-capabilities"
+STORE_TTL = 3600.0
+"""Seconds: the store's own TTL is only a backstop; readers go by the announcement's."""
+
+NESTING = 61
+"""Levels of mappings and lists that capabilities may have: with the three around them, 64."""
+
+NODES_LIMIT = VALUE_LIMIT - 1024
+"""Bytes that the nodes of one service instance may take as JSON; the rest is for what stands around them."""
+
+Node: TypeAlias = tuple[str, Mapping[str, Any]]
+"""A node's name and its capabilities, which nobody can change."""
+
+C = TypeVar("C")
+
+
+def _refuse(self: Any, *args: object, **kwargs: object) -> NoReturn:
+    raise TypeError("capabilities cannot be changed; change a copy, which copy.deepcopy() makes")
+
+
+def _refuses(*methods: str) -> Callable[[type[C]], type[C]]:
+    """Make methods of a class refuse: set afterwards, as type checkers would have each of them typed as its base's."""
+
+    def decorate(cls: type[C]) -> type[C]:
+        for method in methods:
+            setattr(cls, method, _refuse)
+        return cls
+
+    return decorate
+
+
+@_refuses("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update")
+class FrozenDict(dict[str, Any]):
+    """A dict that nobody can change: one reader's snapshot is everybody's. Copies of it are plain dicts."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+@_refuses("__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "clear", "extend", "insert")
+@_refuses("pop", "remove", "reverse", "sort")
+class FrozenList(list[Any]):
+    """A list that nobody can change. Copies of it are plain lists."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+
+PRESENCE: tuple[Node, ...] = (("", FrozenDict()),)
+"""The nodes of a host that has reported nothing yet."""
+
+
+def to_json(value: object, path: str, depth: int = 1) -> Any:
+    """A copy of `value` in JSON values that cannot be changed; `path` says where it is, for the error.
+
+    Raises
+    ------
+    InvalidCapabilities
+        Something in it is not JSON: another type, a key that is no string, NaN or infinity, `None`, too deep.
+    """
+    # The types' own conversions: a subclass, such as that of an enum, may have other ideas.
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(str.__str__(value), path)
+    if isinstance(value, int):
+        return _whole(int.__int__(value), path)
+    if isinstance(value, float):
+        return _finite(float.__float__(value), path)
+    return _composite(_dumped(value, path), path, depth)
+
+
+def _composite(value: object, path: str, depth: int) -> Any:
+    if not isinstance(value, Mapping | list | tuple):
+        raise InvalidCapabilities(
+            f"{path} is {reprlib.repr(value)} ({type(value).__name__}), which is not a JSON value; "
+            "give a mapping, list, string, number or bool, and leave out what is not known"
+        )
+    if depth > NESTING:
+        raise InvalidCapabilities(f"{path} is nested deeper than {NESTING} levels; flatten it")
+    if isinstance(value, Mapping):
+        return FrozenDict(
+            (_key(key, path), to_json(item, f"{path}.{key}", depth + 1)) for key, item in value.items()
+        )
+    return FrozenList(to_json(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value))
+
+
+def _dumped(value: Any, path: str) -> object:
+    """A pydantic model as what it is made of, all else as it is."""
+    if not hasattr(value, "model_dump") or isinstance(value, type):
+        return value
+    try:
+        return value.model_dump(mode="json")
+    except ValueError as exc:  # what pydantic's own errors are
+        raise InvalidCapabilities(f"{path} is a {type(value).__name__} that is not JSON: {exc}") from exc
+
+
+def _text(value: str, path: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidCapabilities(
+                f"{path} is {reprlib.repr(value)}, which is no Unicode text; decode it with errors='replace'"
+            ) from None
+    return value
+
+
+def _whole(value: int, path: str) -> int:
+    if value.bit_length() > 1024:
+        raise InvalidCapabilities(f"{path} is a number beyond the range of a float; give it as a string")
+    return value
+
+
+def _finite(value: float, path: str) -> float:
+    if not math.isfinite(value):
+        raise InvalidCapabilities(f"{path} is {value}, which JSON cannot say; leave it out or give a number")
+    return value
+
+
+def _key(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidCapabilities(
+            f"{path} has the key {reprlib.repr(key)}; keys of JSON are strings, so write str() around it"
+        )
+    return _text(str.__str__(key), f"the key of {path}")
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two JSON values are the same; to Python, but not in JSON, True is 1 and 1 is 1.0."""
+    return one == other and repr(one) == repr(other)
+
+
+def read_capabilities(capabilities: object) -> tuple[Node, ...]:
+    """One mapping or model, or a list of them, as nodes.
+
+    Raises
+    ------
+    InvalidCapabilities
+        Something is not JSON, or two have the same `node`.
+    """
+    if isinstance(capabilities, Sequence) and not isinstance(capabilities, str | bytes | bytearray):
+        items = [(item, f"capabilities[{index}]") for index, item in enumerate(capabilities)]
+    else:
+        items = [(capabilities, "capabilities")]
+    return check_nodes(_read_node(item, path) for item, path in items)
+
+
+def _read_node(item: object, path: str) -> Node:
+    item = _dumped(item, path)
+    if not isinstance(item, Mapping):
+        raise InvalidCapabilities(f"{path} is {reprlib.repr(item)}; give a mapping or a pydantic model")
+    values = to_json(item, path)
+    return _node_name(values.get("node", ""), path), values
+
+
+def _node_name(name: object, path: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidCapabilities(f"{path}.node is {reprlib.repr(name)}; a node's name is a string")
+    try:
+        encode_token(name, "node name")
+    except InvalidName as exc:
+        raise InvalidCapabilities(f"{path}.node: {exc}") from exc
+    return name
+
+
+def check_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """`nodes` themselves, where they can be announced together.
+
+    Raises
+    ------
+    InvalidCapabilities
+        Two have one name, or all of them are too much for one value of a store.
+    """
+    nodes = _refuse_doubles(nodes)
+    if (size := len(encode_json(_to_fields(nodes)))) > NODES_LIMIT:
+        raise InvalidCapabilities(
+            f"capabilities take {size} bytes as JSON, at most {NODES_LIMIT} fit; report less, or where to find it"
+        )
+    return nodes
+
+
+def _refuse_doubles(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    nodes, seen = tuple(nodes), set[str]()
+    for name, _ in nodes:
+        if name in seen:
+            raise InvalidCapabilities(
+                f"two capabilities are for the node {name!r}; give each its own name under the key 'node'"
+            )
+        seen.add(name)
+    return nodes
+
+
+def _to_fields(nodes: Iterable[Node]) -> list[dict[str, Any]]:
+    return [{"node": name, "capabilities": values} for name, values in nodes]
+
+
+def announcement_key(service: str, host: str) -> str:
+    """Where the announcement of this host is stored."""
+    return f"{encode_token(service, 'service name')}.{encode_token(host, 'host name')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What one service instance says of itself."""
+
+    service: str
+    host: str
+    incarnation: int
+    sequence: int
+    ttl: float
+    nodes: tuple[Node, ...]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Greater for what was said later."""
+        return self.incarnation, self.sequence
+
+    def encode(self) -> bytes:
+        """The value as it is stored."""
+        return encode_json(
+            {
+                "v": 1,
+                "service": self.service,
+                "host": self.host,
+                "incarnation": self.incarnation,
+                "sequence": self.sequence,
+                "ttl": self.ttl,
+                "nodes": _to_fields(self.nodes),
+            }
+        )
+
+    @classmethod
+    def decode(cls, key: str, value: bytes) -> Announcement:
+        """Read what is stored under `key`.
+
+        Raises
+        ------
+        ValueError
+            It is not an announcement of version 1, or of another host than the key says.
+        """
+        try:
+            announcement = cls._from_fields(decode_json(value))
+            expected = announcement_key(announcement.service, announcement.host)
+        except (KeyError, TypeError, OverflowError) as exc:
+            raise ValueError(f"not an announcement: {exc!r}") from exc
+        if key != expected:
+            raise ValueError(f"the announcement of {expected} under another key")
+        return announcement
+
+    @classmethod
+    def _from_fields(cls, fields: Any) -> Announcement:
+        if fields["v"] != 1:
+            raise ValueError(f"version {reprlib.repr(fields['v'])} of an announcement, and 1 is known")
+        return cls(
+            typed(fields["service"], str),
+            typed(fields["host"], str),
+            _count(fields["incarnation"]),
+            _count(fields["sequence"]),
+            positive(fields["ttl"]),
+            _refuse_doubles(map(_from_node_fields, typed(fields["nodes"], list))),
+        )
+
+
+def _from_node_fields(fields: Any) -> Node:
+    values = to_json(typed(fields["capabilities"], dict), "capabilities")
+    return _node_name(fields["node"], "capabilities"), values
+
+
+def _count(value: Any) -> int:
+    number: int = typed(value, int)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{reprlib.repr(number)} is no number from 0 to 2^63 - 1")
+    return number
+
+
+class SchedulerDependentManager(Manager):
+    """A manager that reports capabilities of its host to whoever chooses between hosts."""
+
+    service_name: str | None = None
+    """The service's name on the wire; `None` = the service decides."""
+
+    last_capabilities: tuple[Node, ...] | None = None
+    """What was last given to `update_service_capabilities`; `None` = nothing yet, and nothing is sent."""
+
+    def update_service_capabilities(
+        self, capabilities: Mapping[str, Any] | BaseModel | Sequence[Mapping[str, Any] | BaseModel]
+    ) -> None:
+        """Remember what this host offers; under a service a change is sent within a second.
+
+        One mapping or pydantic model, or a list with one for each node, named by the key ``node``. The list is the
+        whole truth: nodes that are not in it are withdrawn, and the empty list withdraws all. The values are copied
+        now.
+
+        Raises
+        ------
+        InvalidCapabilities
+            Something is not a JSON value (the text has its path), a node comes twice, also where another manager of
+            the service reports it, or it is all together more than one value of a store can hold. What was
+            remembered before stays.
+        """
+        nodes = read_capabilities(capabilities)
+        if self.service is not None:
+            others = [manager for manager in self.service.managers if manager is not self]
+            if reported := _reported(others):
+                check_nodes((*nodes, *reported))
+        self.last_capabilities = nodes
+        self._announce_changes()
+
+    @periodic_task
+    async def publish_service_capabilities(self, context: Any) -> None:
+        """Send what is not sent yet. Without a service, or before the first update, this does nothing."""
+        self._announce_changes()
+
+    def _announce_changes(self) -> None:
+        if self.service is not None and self.service.announcer is not None:
+            self.service.announcer.announce_changes()
+
+
+def nodes_of(managers: Iterable[Manager]) -> tuple[Node, ...]:
+    """All nodes that these managers report; `PRESENCE` before the first of them has.
+
+    Raises
+    ------
+    InvalidCapabilities
+        Two managers report the same node, or all of them too much.
+    """
+    reporting = [manager for manager in managers if _has_reported(manager)]
+    if not reporting:
+        return PRESENCE
+    nodes = _reported(reporting)
+    # What one manager reports was checked when it did; encoding it for its size is most of the cost of a change.
+    return nodes if len(reporting) == 1 else check_nodes(nodes)
+
+
+def _has_reported(manager: Manager) -> bool:
+    return isinstance(manager, SchedulerDependentManager) and manager.last_capabilities is not None
+
+
+def _reported(managers: Iterable[Manager]) -> tuple[Node, ...]:
+    return tuple(
+        node
+        for manager in managers
+        if isinstance(manager, SchedulerDependentManager)
+        for node in manager.last_capabilities or ()
+    )

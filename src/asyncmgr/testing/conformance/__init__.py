@@ -1,0 +1,21 @@
+"""The checks that every transport passes, as tests for pytest.
+
+Subclass `TransportConformance` once, in a test module, and tell it how to connect::
+
+    class TestMyTransport(TransportConformance):
+        def connect(self):
+            return open_transport("my://localhost")
+
+        def outage(self, transport):
+            return my_server_is_unreachable()
+
+Needs pytest-asyncio. The checks use fresh names for subjects and stores, so that they can share one server.
+They wait for events and never for time, but for `pass_time`. To see the values in failed assertions, call
+``pytest.register_assert_rewrite("asyncmgr.testing.conformance")`` in a ``conftest.py``.
+"""
+
+from __future__ import annotations
+
+from asyncmgr.testing.conformance._checks import TransportConformance
+
+__all__ = ["TransportConformance"]

@@ -1,0 +1,344 @@
+"""``memory://``: messages and keys inside one event loop, for tests and services without an engine.
+
+``memory://`` is private to the transport opened; ``memory://name`` is shared by that name within the event
+loop for as long as someone has it open. Time is the running loop's, so stores expire in virtual time too. Not
+thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict, deque
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from asyncmgr.errors import NoResponders, RevisionConflict, TransportClosed, TransportError
+from asyncmgr.transports._base import (
+    VALUE_LIMIT,
+    Data,
+    Store,
+    Transport,
+    check_name,
+    check_optional,
+    check_prefix,
+    check_store,
+    to_bytes,
+)
+from asyncmgr.transports._streams import (
+    PENDING_LIMIT,
+    SNAPSHOT_DONE,
+    Change,
+    Deleted,
+    Entry,
+    Message,
+    Subscription,
+    Watch,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+
+@asynccontextmanager
+async def open_memory(url: str, settings: Any = None) -> AsyncIterator[MemoryTransport]:
+    """The opener of the scheme ``memory``."""
+    transport = MemoryTransport(_fabric_named(url.partition("://")[2]))
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+
+
+class MemoryTransport(Transport):
+    """One connection to a fabric in this process.
+
+    Every call passes the event loop once before it acts, as a network would make it, so that code cannot come
+    to rely on calls that never wait.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        super().__init__()
+        self._fabric = fabric
+        self._closed = False
+        self._subscriptions: dict[Subscription, str | None] = {}
+        self._watches: set[Watch] = set()
+        fabric.users += 1
+
+    async def publish(self, subject: str, data: Data, *, reply_to: str | None = None) -> None:
+        message = Message(check_name(subject), to_bytes(data, subject), check_optional(reply_to, "reply_to"))
+        await self._ready()
+        self._fabric.deliver(message)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, subject: str, *, group: str | None = None, pending_limit: int = PENDING_LIMIT
+    ) -> AsyncIterator[Subscription]:
+        subscription = Subscription(check_name(subject), pending_limit)
+        await self._ready()
+        with self._subscribed(subscription, check_optional(group, "group")):
+            yield subscription
+
+    async def request(self, subject: str, data: Data, *, timeout: float) -> bytes:
+        inbox = f"_INBOX.{next(self._fabric.inboxes)}"
+        message = Message(check_name(subject), to_bytes(data, subject), inbox)
+        await self._ready()
+        with self._subscribed(Subscription(inbox, pending_limit=1), None) as replies:
+            if not self._fabric.deliver(message):
+                raise NoResponders(f"{subject}: nobody subscribes to it; is the service running?")
+            return await self._first(replies, subject, timeout)
+
+    async def store(self, name: str, *, ttl: float) -> MemoryStore:
+        check_store(name, ttl)
+        await self._ready()
+        shelf = self._fabric.shelves.setdefault(name, Shelf(name, ttl))
+        if shelf.ttl != ttl:
+            raise TransportError(f"store {name} has a TTL of {shelf.ttl:g} s, not {ttl:g}; use one")
+        return MemoryStore(shelf, self._ready, self._watches)
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed, self._connected = True, False
+        self._detach_all()
+        for subscription in self._subscriptions:
+            subscription.end()
+        for watch in self._watches:
+            watch.end()
+        self._fabric.leave()
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """For tests: this transport, and no other, has lost the fabric; it is reached again at the end."""
+        self._detach_all()
+        for watch in self._watches:
+            watch.end(TransportError("the connection was lost, changes may have been missed; watch again"))
+        self._set_connected(False)
+        try:
+            yield
+        finally:
+            self._reconnect()
+
+    def _detach_all(self) -> None:
+        for subscription, group in self._subscriptions.items():
+            self._fabric.detach(subscription, group)
+
+    def _reconnect(self) -> None:
+        if self._closed:
+            return
+        for subscription, group in self._subscriptions.items():
+            self._fabric.attach(subscription, group)
+        self._set_connected(True)
+
+    async def _ready(self) -> None:
+        self._check()
+        await asyncio.sleep(0)
+        self._check()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise TransportClosed("this transport was closed; open a new one")
+        if not self._connected:
+            raise TransportError("not connected; try again once `connected` is true")
+
+    @contextmanager
+    def _subscribed(self, subscription: Subscription, group: str | None) -> Iterator[Subscription]:
+        self._subscriptions[subscription] = group
+        self._fabric.attach(subscription, group)
+        try:
+            yield subscription
+        finally:
+            subscription.end()
+            del self._subscriptions[subscription]
+            self._fabric.detach(subscription, group)
+
+    async def _first(self, replies: Subscription, subject: str, timeout: float) -> bytes:
+        try:
+            async with asyncio.timeout(timeout):
+                return (await anext(replies)).data
+        except TimeoutError:
+            raise TimeoutError(f"{subject}: no answer within {timeout:g} s") from None
+        except StopAsyncIteration:
+            raise TransportClosed(f"{subject}: the transport was closed before the answer") from None
+
+
+class MemoryStore(Store):
+    """One transport's view of a shelf."""
+
+    def __init__(self, shelf: Shelf, ready: Callable[[], Awaitable[None]], watches: set[Watch]) -> None:
+        self._shelf = shelf
+        self._ready = ready
+        self._watches = watches
+
+    async def get(self, key: str) -> Entry | None:
+        check_name(key, "key")
+        await self._ready()
+        return self._shelf.get(key)
+
+    async def put(self, key: str, value: Data) -> int:
+        return await self._write(key, value)
+
+    async def create(self, key: str, value: Data) -> int:
+        return await self._write(key, value, self._shelf.require_none)
+
+    async def update(self, key: str, value: Data, revision: int) -> int:
+        return await self._write(key, value, lambda key: self._shelf.require(key, revision))
+
+    async def delete(self, key: str, revision: int | None = None) -> None:
+        check_name(key, "key")
+        await self._ready()
+        if revision is not None:
+            self._shelf.require(key, revision)
+        self._shelf.delete(key)
+
+    @asynccontextmanager
+    async def watch(self, prefix: str = "") -> AsyncIterator[Watch]:
+        start = check_prefix(prefix)
+        await self._ready()
+        watch = Watch()
+        self._watches.add(watch)
+        self._shelf.follow(watch, start)
+        try:
+            yield watch
+        finally:
+            watch.end()
+            self._watches.discard(watch)
+            del self._shelf.watches[watch]
+
+    async def _write(self, key: str, value: Data, require: Callable[[str], None] | None = None) -> int:
+        raw = to_bytes(value, check_name(key, "key"), VALUE_LIMIT)
+        await self._ready()
+        if require:
+            require(key)
+        return self._shelf.write(key, raw)
+
+
+class Fabric:
+    """What the transports of one name share: routes of subjects, and shelves of keys."""
+
+    def __init__(self, name: str = "", neighbours: dict[str, Fabric] | None = None) -> None:
+        self.users: int = 0
+        self.inboxes: itertools.count[int] = itertools.count(1)
+        self.shelves: dict[str, Shelf] = {}
+        self._name = name
+        self._neighbours = {} if neighbours is None else neighbours
+        # A subscription without a group is the only member of its own.
+        self._routes: dict[str, dict[object, deque[Subscription]]] = {}
+
+    def attach(self, subscription: Subscription, group: str | None) -> None:
+        groups = self._routes.setdefault(subscription.subject, {})
+        groups.setdefault(group or subscription, deque()).append(subscription)
+
+    def detach(self, subscription: Subscription, group: str | None) -> None:
+        """Take the subscription out, with what it leaves empty; no matter if it is out already."""
+        groups = self._routes.get(subscription.subject, {})
+        members = groups.get(group or subscription)
+        if members and subscription in members:
+            members.remove(subscription)
+        if not members:
+            groups.pop(group or subscription, None)
+        if not groups:
+            self._routes.pop(subscription.subject, None)
+
+    def deliver(self, message: Message) -> bool:
+        """Whether anybody subscribes; members of a group take turns."""
+        groups = self._routes.get(message.subject, {})
+        for members in groups.values():
+            members[0].deliver(message)
+            members.rotate(-1)
+        return bool(groups)
+
+    def leave(self) -> None:
+        """One user less; after the last one the name is free again, and what was kept here forgotten."""
+        self.users -= 1
+        if not self.users:
+            self._neighbours.pop(self._name, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    value: bytes
+    revision: int
+    written: float
+
+
+@dataclass(eq=False, slots=True)
+class Shelf:
+    """The keys of one store."""
+
+    name: str
+    ttl: float
+    watches: dict[Watch, str] = field(default_factory=dict)
+    """With what the keys that each covers begin with."""
+    _revision: int = 0
+    # In order of writing, hence of expiry, as all live equally long: what is expired is in front.
+    _records: OrderedDict[str, _Record] = field(default_factory=OrderedDict)
+
+    def get(self, key: str) -> Entry | None:
+        self._purge()
+        record = self._records.get(key)
+        return self._entry(key, record) if record else None
+
+    def require_none(self, key: str) -> None:
+        if (entry := self.get(key)) is not None:
+            raise RevisionConflict(f"{self.name}: {key} is there, at revision {entry.revision}; update it")
+
+    def require(self, key: str, revision: int) -> None:
+        entry = self.get(key)
+        if entry is None or entry.revision != revision:
+            found = f"at revision {entry.revision}" if entry else "not there"
+            raise RevisionConflict(f"{self.name}: {key} is {found}, not at {revision}; read it again")
+
+    def write(self, key: str, value: bytes) -> int:
+        self._purge()
+        self._revision += 1
+        record = self._records[key] = _Record(value, self._revision, _now())
+        self._records.move_to_end(key)
+        self._announce(self._entry(key, record))
+        return self._revision
+
+    def delete(self, key: str) -> None:
+        self._purge()
+        if self._records.pop(key, None):
+            self._revision += 1
+            self._announce(Deleted(key, self._revision))
+
+    def follow(self, watch: Watch, start: str) -> None:
+        """Hand `watch` what is here below `start`, then what changes until it is taken out of `watches`."""
+        self._purge()
+        for key, record in self._records.items():
+            if key.startswith(start):
+                watch.deliver(self._entry(key, record))
+        watch.deliver(SNAPSHOT_DONE)
+        self.watches[watch] = start
+
+    def _announce(self, change: Change) -> None:
+        for watch, start in self.watches.items():
+            if not isinstance(change, Entry | Deleted) or change.key.startswith(start):
+                watch.deliver(change)
+
+    def _purge(self) -> None:
+        horizon = _now() - self.ttl
+        while self._records and next(iter(self._records.values())).written <= horizon:
+            self._records.popitem(last=False)
+
+    def _entry(self, key: str, record: _Record) -> Entry:
+        return Entry(key, record.value, record.revision, _now() - record.written)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+_shared: dict[asyncio.AbstractEventLoop, dict[str, Fabric]] = {}
+
+
+def _fabric_named(name: str) -> Fabric:
+    """The fabric of this name in the running loop; a new one without a name."""
+    for loop in [loop for loop in list(_shared) if loop.is_closed()]:
+        _shared.pop(loop, None)
+    if not name:
+        return Fabric()
+    fabrics = _shared.setdefault(asyncio.get_running_loop(), {})
+    return fabrics.setdefault(name, Fabric(name, fabrics))

@@ -1,0 +1,171 @@
+"""What is known before a NATS connection: servers out of the URL, credentials and TLS out of the settings.
+
+Reads files, opens no socket, and needs no NATS client. Passwords stay out of every text that is made here.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from asyncmgr.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncmgr._settings.model import NatsSettings
+
+DEFAULT_PORT = 4222
+_SCHEMES = ("nats", "tls")
+_FORM = "write it like nats://host:4222 or nats://a:4222,b:4222"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server of a URL, or one that others told of."""
+
+    host: str
+    port: int
+    tls_hostname: str | None = None
+    """The name that its certificate has to have; None for `host`."""
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to connect."""
+
+    servers: tuple[Server, ...]
+    connect_timeout: float
+    tls: ssl.SSLContext | None
+    """Given where servers without TLS are refused."""
+    credentials: Mapping[str, str] = field(repr=False)
+    """The arguments of the client's ``connect``."""
+
+
+def read_options(url: str, settings: NatsSettings) -> Options:
+    """All that a connection needs; raises `InvalidSettings` for what cannot be meant or read."""
+    parts = _parse(url)
+    from_url = _url_credentials(parts)
+    from_settings = _credentials(settings)
+    if from_url and from_settings:
+        raise InvalidSettings("credentials are in the transport URL and in [nats] too; keep one of them")
+    return Options(
+        servers=tuple(_server(part, settings.tls_hostname) for part in parts),
+        connect_timeout=settings.connect_timeout,
+        tls=_tls(settings, required=any(part.scheme == "tls" for part in parts)),
+        credentials=from_url or from_settings,
+    )
+
+
+def _parse(url: str) -> list[SplitResult]:
+    scheme, _, rest = url.partition("://")
+    listed = rest.rstrip("/").split(",")
+    try:
+        parts = [urlsplit(one if "://" in one else f"{scheme.lower()}://{one}") for one in listed]
+        sound = all(_is_sound(part) for part in parts)
+    except ValueError:  # its text quotes the URL
+        sound = False
+    if not sound:
+        raise InvalidSettings(f"the transport URL names no servers that can be reached; {_FORM}")
+    return parts
+
+
+def _is_sound(part: SplitResult) -> bool:
+    extra = part.path.strip("/") or part.query or part.fragment
+    return part.scheme in _SCHEMES and bool(part.hostname) and part.port != 0 and not extra
+
+
+def _server(part: SplitResult, tls_hostname: str | None) -> Server:
+    return Server(part.hostname or "", part.port or DEFAULT_PORT, tls_hostname)
+
+
+def _url_credentials(parts: list[SplitResult]) -> dict[str, str]:
+    found = [dict(_userinfo(part)) for part in parts if part.username]
+    if any(one != found[0] for one in found):
+        raise InvalidSettings("the transport URL has different credentials for its servers; give one for all")
+    return found[0] if found else {}
+
+
+def _userinfo(part: SplitResult) -> dict[str, str]:
+    name = unquote(part.username or "")
+    return {"token": name} if part.password is None else {"user": name, "password": unquote(part.password)}
+
+
+def _credentials(settings: NatsSettings) -> dict[str, str]:
+    if settings.user is not None and settings.password is not None:
+        return {"user": settings.user, "password": settings.password.get_secret_value()}
+    if settings.token is not None:
+        return {"token": settings.token.get_secret_value()}
+    if settings.nkey_seed_file is not None:
+        return {"nkeys_seed": _nkey(settings.nkey_seed_file)}
+    if settings.credentials_file is not None:
+        return {"user_credentials": _creds(settings.credentials_file)}
+    return {}
+
+
+def _nkey(file: Path) -> str:
+    if not _read("nkey_seed_file", file).strip().startswith(b"SU"):
+        raise InvalidSettings(f"nats.nkey_seed_file: {file} holds no seed of a user; it begins with SU")
+    return str(file)
+
+
+def _creds(file: Path) -> str:
+    content = _read("credentials_file", file)
+    if b"BEGIN NATS USER JWT" not in content or b"BEGIN USER NKEY SEED" not in content:
+        raise InvalidSettings(
+            f"nats.credentials_file: {file} holds no user JWT with its seed; make it with 'nsc generate creds'"
+        )
+    return str(file)
+
+
+def _read(key: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        raise _unreadable(key, file, exc) from exc
+
+
+def _unreadable(key: str, file: Path, exc: OSError) -> InvalidSettings:
+    return InvalidSettings(f"nats.{key}: {file} cannot be read ({exc.strerror or exc}); give a readable file")
+
+
+def _tls(settings: NatsSettings, *, required: bool) -> ssl.SSLContext | None:
+    if not required and not any(
+        (settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file, settings.tls_hostname)
+    ):
+        return None
+    for key in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
+        if (file := getattr(settings, key)) is not None:
+            _read(key, file)  # since ssl does not say which file it means
+    context = _trusting(settings.tls_ca_file)
+    _identify(context, settings.tls_cert_file, settings.tls_key_file)
+    return context
+
+
+def _trusting(file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=file)
+    except ssl.SSLError as exc:
+        raise InvalidSettings(
+            f"nats.tls_ca_file: {file} holds no certificates in PEM ({exc.reason})"
+        ) from exc
+
+
+def _identify(context: ssl.SSLContext, cert: Path | None, key: Path | None) -> None:
+    if cert is None:
+        return
+    try:
+        # Without a password OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, ValueError) as exc:
+        reason = getattr(exc, "reason", None) or exc
+        raise InvalidSettings(
+            f"nats.tls_cert_file: {cert} with the key of {key or cert} is no certificate with its key ({reason}); "
+            "give both in PEM, the key without a passphrase"
+        ) from exc

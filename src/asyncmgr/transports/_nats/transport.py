@@ -1,0 +1,99 @@
+"""``nats://host:4222``: messages by NATS, keys by its JetStream (extra ``asyncmgr[nats]``).
+
+``nats://a,b:4333`` names servers of one cluster; ``tls://`` refuses those without TLS. Credentials and
+certificates are in the settings' table ``[nats]``; or the URL has ``user:password@`` or ``token@``.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from asyncmgr.errors import NoResponders
+from asyncmgr.transports._base import Data, Transport, check_name, check_optional, check_store, to_bytes
+from asyncmgr.transports._nats.options import Options, read_options
+from asyncmgr.transports._nats.reconnect import Link, Route
+from asyncmgr.transports._nats.store import NatsStore
+from asyncmgr.transports._streams import PENDING_LIMIT, Message, Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from asyncmgr._settings.model import Settings
+
+_NOBODY = b"503"
+
+
+@asynccontextmanager
+async def open_nats(url: str, settings: Settings | None = None) -> AsyncIterator[NatsTransport]:
+    """The opener of the schemes ``nats`` and ``tls``; without `settings` they are read from their places."""
+    transport = NatsTransport(read_options(url, (settings or _read_settings()).nats))
+    await transport.open()
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+
+
+class NatsTransport(Transport):
+    """A connection to a NATS server or cluster; `open` it first.
+
+    A lost connection is sought again for ever. Requests in flight stay so, as their answer may come by the next.
+    """
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self._link = Link(options, self._set_connected)
+
+    async def open(self) -> None:
+        """Connect; raises `TransportError` where no server of the URL accepts."""
+        await self._link.open()
+
+    async def publish(self, subject: str, data: Data, *, reply_to: str | None = None) -> None:
+        raw = to_bytes(data, check_name(subject), self._link.message_limit)
+        await self._link.publish(subject, raw, check_optional(reply_to, "reply_to") or "")
+
+    @asynccontextmanager
+    async def subscribe(
+        self, subject: str, *, group: str | None = None, pending_limit: int = PENDING_LIMIT
+    ) -> AsyncIterator[Subscription]:
+        subscription = Subscription(check_name(subject), pending_limit)
+
+        def receive(_: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+            subscription.deliver(Message(subject, data, reply.decode(errors="replace") or None))
+
+        number = self._link.attach(Route(subject, check_optional(group, "group"), subscription), receive)
+        try:
+            await self._link.confirm(subject)
+            yield subscription
+        finally:
+            try:
+                await self._link.detach(number)
+            finally:
+                subscription.end()
+
+    async def request(self, subject: str, data: Data, *, timeout: float) -> bytes:
+        raw = to_bytes(data, check_name(subject), self._link.message_limit)
+        try:
+            reply = await self._link.ask(subject, raw, timeout)
+        except TimeoutError:
+            raise TimeoutError(f"{subject}: no answer within {timeout:g} s") from None
+        if reply.status == _NOBODY:
+            raise NoResponders(f"{subject}: nobody subscribes to it; is the service running?")
+        return reply.data
+
+    async def store(self, name: str, *, ttl: float) -> NatsStore:
+        check_store(name, ttl)
+        store = NatsStore(self._link, name, ttl)
+        await store.make()
+        return store
+
+    async def aclose(self) -> None:
+        self._connected = False
+        await self._link.close()
+
+
+def _read_settings() -> Settings:
+    from asyncmgr._settings.model import Settings  # not needed where a service has read them
+
+    return Settings()

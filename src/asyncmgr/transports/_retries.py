@@ -1,0 +1,105 @@
+"""When something that needs the transport is to be tried again, and one log event when it begins and ends to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from types import TracebackType
+from typing import Self
+
+from asyncmgr._common.log import log
+from asyncmgr.errors import TransportError
+from asyncmgr.transports._base import Transport
+
+RETRY_FIRST, RETRY_MOST = 0.5, 30.0
+"""Seconds between tries that fail: doubled from the first to the most, and jittered."""
+
+RESUME_WITHIN = 2.0
+"""Seconds after the return of the connection over which all who lost it spread their next try."""
+
+
+class Retries:
+    """The tries of one thing. A context manager: inside, it is told when the connection is there again.
+
+    Parameters
+    ----------
+    transport
+        What the tries need.
+    failed, resumed
+        The log events of the change from success to failure, and back.
+    spread
+        Draws the jitter.
+    keys
+        Of the log events.
+    """
+
+    def __init__(
+        self, transport: Transport, failed: str, resumed: str, *, spread: random.Random, **keys: str | None
+    ) -> None:
+        self._transport = transport
+        self._failed, self._resumed = failed, resumed
+        self._spread = spread
+        self._keys = keys
+        self._failures = 0
+        self._doublings = 0
+        self._tried = self._due = _now()
+        self._moved = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._remove_listener = self._transport.add_state_listener(self._note_state)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._remove_listener()
+
+    async def due(self) -> None:
+        """Wait for the time of the next try."""
+        while (wait := self._due - _now()) > 0:
+            self._moved.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._moved.wait()
+
+    def succeeded(self, next_in: float = 0.0) -> None:
+        """A try did what it should; the next one is due in `next_in` seconds."""
+        if self._failures:
+            log.info(self._resumed, **self._keys, after_failures=self._failures)
+        self._failures = self._doublings = 0
+        self._plan(next_in)
+
+    def failed(self, error: BaseException) -> None:
+        """A try failed; the next one is due after a while that grows, or soon after the connection is there again."""
+        self._failures += 1
+        if self._failures == 1:
+            expected = isinstance(error, TransportError | TimeoutError)
+            trace = {} if expected else {"exc_info": error}
+            log.warning(self._failed, **self._keys, error=str(error) or repr(error), **trace)
+        wait = min(RETRY_MOST, RETRY_FIRST * 2.0**self._doublings)
+        self._doublings = min(self._doublings + 1, 16)
+        self._plan(wait * self._spread.uniform(0.5, 1.0))
+
+    def hasten(self, spacing: float) -> None:
+        """Try again `spacing` seconds after the last try already, unless that failed."""
+        if not self._failures:
+            self._bring_forward(self._tried + spacing)
+
+    def _note_state(self, connected: bool) -> None:
+        if connected:
+            self._doublings = 0
+            self._bring_forward(_now() + self._spread.uniform(0, RESUME_WITHIN))
+
+    def _plan(self, wait: float) -> None:
+        self._tried = _now()
+        self._due = self._tried + wait
+
+    def _bring_forward(self, due: float) -> None:
+        if due < self._due:
+            self._due = due
+            self._moved.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
