@@ -33,7 +33,7 @@ from asyncmgr import (
     open_transport,
     rpc,
 )
-from asyncmgr.capabilities._values import STORE, STORE_TTL, Announcement, announcement_key
+from asyncmgr.capabilities._announcement import STORE, STORE_TTL, Announcement, announcement_key
 from asyncmgr.testing.nats import NatsServer
 from benchmarks.report import this_machine
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from asyncmgr import SchedulerDependentManager, Service, Settings
-from asyncmgr.capabilities._values import STORE, STORE_TTL, Announcement, announcement_key
+from asyncmgr.capabilities._announcement import STORE, STORE_TTL, Announcement, announcement_key
 from asyncmgr.transports import Change, Deleted, Entry, Store, Transport, Watch
 from asyncmgr.transports._memory import Fabric, MemoryTransport, _fabric_named
 

@@ -14,8 +14,8 @@ import asyncmgr._service.service
 import asyncmgr.transports
 from asyncmgr import Manager, RunContext, Service, Settings, open_transport
 from asyncmgr._service.service import State
+from asyncmgr.capabilities._announcement import STORE, STORE_TTL
 from asyncmgr.capabilities._announcer import Announcer
-from asyncmgr.capabilities._values import STORE, STORE_TTL
 from asyncmgr.events import Event
 from asyncmgr.transports import Transport
 

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._common.heap import LazyHeap
 from asyncmgr._tasks.agenda import MOST_AT_ONCE, RETRY, Agenda, Batch, Due, Entry
-from asyncmgr._tasks.declare import PeriodicTask, declare
+from asyncmgr._tasks.declare import declare
+from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.schedules import SLOTS_COUNTED, Cron, Every, EveryPass, Schedule
 
 WALL = 1_767_225_600 * SECOND

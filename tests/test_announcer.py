@@ -17,8 +17,9 @@ import pytest
 import time_machine
 
 from asyncmgr import Hosts, InvalidCapabilities, Service, TransportError, periodic_task
+from asyncmgr.capabilities._announcement import announcement_key
 from asyncmgr.capabilities._announcer import ANSWER_WITHIN, Announcer
-from asyncmgr.capabilities._values import PRESENCE, announcement_key
+from asyncmgr.capabilities._values import PRESENCE
 from asyncmgr.events import HostDuplicated, Listeners
 from asyncmgr.transports._retries import RESUME_WITHIN
 from tests.announcements import (

@@ -20,7 +20,8 @@ from asyncmgr import (
     periodic_task,
     rpc,
 )
-from asyncmgr._rpc.declare import Endpoint, callable_methods, choose, is_compatible, parse_version
+from asyncmgr._rpc.declare import callable_methods
+from asyncmgr._rpc.versions import Endpoint, choose, is_compatible, parse_version
 
 CASES = Path(__file__).parent / "cases"
 

@@ -21,16 +21,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, RootModel
 
 from asyncmgr import InvalidCapabilities, Manager
-from asyncmgr.capabilities._values import (
-    NESTING,
-    NODES_LIMIT,
-    PRESENCE,
-    Announcement,
-    announcement_key,
-    nodes_of,
-    read_capabilities,
-    same,
-)
+from asyncmgr._service.capability_manager import nodes_of
+from asyncmgr.capabilities._announcement import Announcement, announcement_key
+from asyncmgr.capabilities._values import NESTING, NODES_LIMIT, PRESENCE, read_capabilities, same
 from asyncmgr.transports import VALUE_LIMIT
 from tests.announcements import Agent, OtherAgent
 

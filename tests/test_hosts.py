@@ -26,8 +26,8 @@ from asyncmgr import (
     TransportClosed,
     TransportError,
 )
+from asyncmgr.capabilities._announcement import STORE
 from asyncmgr.capabilities._hosts import AT_ONCE, RETURN_WITHIN
-from asyncmgr.capabilities._values import STORE
 from asyncmgr.transports._retries import RESUME_WITHIN
 from tests.announcements import Agent, Link, Sender, captured, count, make_service, memory, now
 

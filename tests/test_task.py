@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from asyncmgr import AsyncmgrError, InvalidPeriodicTaskArg, Manager, Outcome, Settings, periodic_task
 from asyncmgr._settings.model import TaskSettings
-from asyncmgr._tasks.declare import LONGEST, PeriodicTask, declared, override_options
+from asyncmgr._tasks.declare import declared
+from asyncmgr._tasks.options import LONGEST, PeriodicTask
+from asyncmgr._tasks.overrides import override_options
 from asyncmgr._tasks.schedules import Cron, Every, EveryPass
 
 YEAR = 365.25 * 86_400

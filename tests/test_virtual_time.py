@@ -29,8 +29,8 @@ from asyncmgr.testing import (
     VirtualTimeLoop,
     run_for,
     run_virtual,
-    virtual,
 )
+from asyncmgr.testing import _virtual as virtual
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncmgr._rpc.declare import Caller
+from asyncmgr._rpc.context import Caller
 from asyncmgr._rpc.messages import (
     TEXT_LIMIT,
     Request,
@@ -26,7 +26,7 @@ from asyncmgr._rpc.messages import (
     subject_of_any,
     subject_of_host,
 )
-from asyncmgr.capabilities._values import Announcement
+from asyncmgr.capabilities._announcement import Announcement
 from asyncmgr.errors import (
     InvalidArguments,
     InvalidName,

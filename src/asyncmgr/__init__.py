@@ -10,16 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asyncmgr._rpc.client import RpcClient
-from asyncmgr._rpc.declare import Call, Caller, current_call, rpc
+from asyncmgr._rpc.context import Call, Caller, current_call
+from asyncmgr._rpc.declare import rpc
+from asyncmgr._service.capability_manager import SchedulerDependentManager
 from asyncmgr._service.manager import Manager, TaskHandle
 from asyncmgr._service.service import Health, Service, StopReport
 from asyncmgr._service.signals import run
 from asyncmgr._tasks.agenda import TaskStatus
-from asyncmgr._tasks.declare import Outcome, periodic_task
+from asyncmgr._tasks.declare import periodic_task
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
 from asyncmgr.capabilities._hosts import HostChange, Hosts, HostState
-from asyncmgr.capabilities._values import SchedulerDependentManager
 from asyncmgr.errors import (
     AsyncmgrError,
     InvalidArguments,
@@ -46,6 +47,7 @@ from asyncmgr.errors import (
     TransportError,
     UnsupportedVersion,
 )
+from asyncmgr.events import Outcome
 from asyncmgr.transports import Transport, open_transport
 
 if TYPE_CHECKING:

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from enum import StrEnum
+from typing import Literal, TypeAlias
 
 from asyncmgr._common.log import log
-
-if TYPE_CHECKING:
-    from asyncmgr._tasks.declare import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +149,16 @@ class Listeners:
                 callback(event)
             except (Exception, SystemExit, KeyboardInterrupt) as exc:
                 log.error("listener.failed", listener=repr(callback), on=type(event).__name__, exc_info=exc)
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"
+    """The body returned."""
+    FAILED = "failed"
+    """The body raised."""
+    TIMED_OUT = "timed_out"
+    """It ran longer than its `timeout`, whatever the body then did."""
+    CANCELLED = "cancelled"
+    """A cancellation ended it: a requested one, or a stray `CancelledError` of the body's own."""

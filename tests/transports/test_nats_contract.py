@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.nats_servers import killed
 
-from asyncmgr.testing.conformance._checks import TransportConformance
+from asyncmgr.testing.conformance import TransportConformance
 from asyncmgr.transports import open_transport
 
 if TYPE_CHECKING:

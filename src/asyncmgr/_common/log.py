@@ -38,3 +38,8 @@ class SafeLog:
 
 
 log: SafeLog = SafeLog()
+
+
+def is_reminder(count: int) -> bool:
+    """True at 1, 2, 4, 8 ...: often enough to notice, seldom enough to read."""
+    return count & (count - 1) == 0

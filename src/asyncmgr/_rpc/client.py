@@ -11,7 +11,7 @@ import secrets
 import socket
 from typing import Any, Self
 
-from asyncmgr._rpc.declare import Caller, is_compatible, parse_version, remaining_time, speaking_as
+from asyncmgr._rpc.context import Caller, remaining_time, speaking_as
 from asyncmgr._rpc.messages import (
     Request,
     Withdrawal,
@@ -20,6 +20,7 @@ from asyncmgr._rpc.messages import (
     subject_of_any,
     subject_of_host,
 )
+from asyncmgr._rpc.versions import is_compatible, parse_version
 from asyncmgr.errors import InvalidArguments, NoResponders, RpcTimeout, TransportError
 from asyncmgr.transports._base import Transport
 

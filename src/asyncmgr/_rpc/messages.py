@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from asyncmgr._rpc.declare import Caller
+from asyncmgr._rpc.context import Caller
 from asyncmgr.errors import (
     InvalidArguments,
     NoSuchMethod,

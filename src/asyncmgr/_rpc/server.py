@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal
 
+from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.deadlines import Deadlines
 from asyncmgr._common.heap import NO_TICKET
-from asyncmgr._common.log import log
-from asyncmgr._rpc.declare import Call, Caller, Endpoint, callable_methods, choose, parse_version, served
+from asyncmgr._common.log import is_reminder, log
+from asyncmgr._rpc.context import Call, Caller, served
+from asyncmgr._rpc.declare import callable_methods
 from asyncmgr._rpc.messages import (
     SERVERS,
     Request,
@@ -35,8 +37,7 @@ from asyncmgr._rpc.messages import (
     subject_of_host,
 )
 from asyncmgr._rpc.validation import Method
-from asyncmgr._service.lifecycle import is_cancelled
-from asyncmgr._tasks.reporting import is_reminder
+from asyncmgr._rpc.versions import Endpoint, choose, parse_version
 from asyncmgr.errors import (
     InvalidRpcMethod,
     MessageTooLarge,

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from asyncmgr._rpc.declare import Caller, Endpoint, rpc
+from asyncmgr._rpc.context import Caller
+from asyncmgr._rpc.declare import rpc
+from asyncmgr._rpc.versions import Endpoint
 from asyncmgr._service.manager import Manager
 from asyncmgr._tasks.agenda import TaskStatus
 from asyncmgr.errors import InvalidRpcMethod

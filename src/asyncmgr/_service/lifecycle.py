@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 
+from asyncmgr._common.cancellation import current_task, is_cancelled, relieve
 from asyncmgr._common.log import log
 from asyncmgr.errors import TaskFailed
 
@@ -175,7 +176,7 @@ class Life:
 
     def _shut_down(self) -> None:
         """The loop is being shut down, which cancels every task: be quick, and carry no cancellation into hooks."""
-        _relieve()
+        relieve()
         self.hurry()
 
     async def _take(self, name: str, hook: Hook) -> None:
@@ -210,7 +211,7 @@ class _Step:
         self.name = name
         self._leave_behind = leave_behind
         self._loop = asyncio.get_running_loop()
-        self._task = _current_task()
+        self._task = current_task()
         self._cancels = 0
         self._last = math.inf
         """When it is left behind, in loop time."""
@@ -241,19 +242,3 @@ class _Step:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(when, callback)
-
-
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task
-
-
-def is_cancelled() -> bool:
-    """Whether somebody has cancelled this task: a step's limit takes its requests back."""
-    return _current_task().cancelling() > 0
-
-
-def _relieve() -> None:
-    while _current_task().uncancel():
-        pass

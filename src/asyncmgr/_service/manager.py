@@ -17,15 +17,9 @@ from asyncmgr._common.heap import NO_TICKET
 from asyncmgr._common.log import log
 from asyncmgr._rpc.declare import check_methods
 from asyncmgr._tasks.agenda import Entry, TaskStatus, status_of
-from asyncmgr._tasks.declare import (
-    Addition,
-    PeriodicTask,
-    check_function,
-    declare,
-    declare_addition,
-    declared,
-    override_options,
-)
+from asyncmgr._tasks.declare import Addition, check_function, declare, declare_addition, declared
+from asyncmgr._tasks.options import PeriodicTask
+from asyncmgr._tasks.overrides import override_options
 from asyncmgr._tasks.passes import run_pass
 from asyncmgr.errors import InvalidPeriodicTaskArg, ManagerInUse, ManagerNotInitialised
 

@@ -20,20 +20,21 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.log import log
-from asyncmgr._rpc.declare import Caller, served, speaking_as
+from asyncmgr._rpc.context import Caller, served, speaking_as
+from asyncmgr._service.capability_manager import nodes_of
 from asyncmgr._service.drain import CANCEL_GRACE, Drain
 from asyncmgr._service.drain import StopReport as StopReport
-from asyncmgr._service.lifecycle import Hook, Life, is_cancelled
+from asyncmgr._service.lifecycle import Hook, Life
 from asyncmgr._service.manager import Manager, ManagerState
 from asyncmgr._service.plugins import Plugin, load_plugins
 from asyncmgr._tasks.agenda import Entry
-from asyncmgr._tasks.declare import override_options
+from asyncmgr._tasks.overrides import override_options
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Site
 from asyncmgr.capabilities._announcer import Announcer
-from asyncmgr.capabilities._values import nodes_of
 from asyncmgr.errors import AsyncmgrError, ServiceStateError, ServiceStopped
 from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping, SettingsReloaded
 from asyncmgr.transports import Transport, open_transport

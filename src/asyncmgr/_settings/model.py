@@ -6,7 +6,6 @@ Order, the strongest first: arguments of `Settings`, environment, ``asyncmgr.tom
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
@@ -27,7 +26,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from asyncmgr._common.durations import parse_duration
 from asyncmgr._settings import sources
 from asyncmgr._settings.problems import fact, invalid_settings, listed, redacted, suggestion
-from asyncmgr._tasks.declare import LONGEST, SHORTEST
+from asyncmgr._settings.sources import read_layers
+from asyncmgr._tasks.options import LONGEST, SHORTEST
 from asyncmgr._tasks.schedules import Cron
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
 
     def __init__(self, **explicit: Any) -> None:
         """Read the settings from all places; `explicit` is stronger than any other."""
-        found = _read_layers(explicit)
+        found = read_layers(explicit)
         kept = sources.merge(found)
         tree = sources.as_tree(kept, found)
         places = {path: entry.place for path, entry in kept.items()}
@@ -320,24 +320,6 @@ def _misfit(kind: str, key: str, fitting: list[str], known: Mapping[str, list[st
         return f"{key!r} fits {listed(fitting)}: settings do not tell upper from lower case; rename one"
     names = [name for group in known.values() for name in group]
     return f"there is no {kind} {key!r}{suggestion(key, names)}; accepted: {listed(names)}"
-
-
-def _read_layers(explicit: Mapping[str, Any]) -> list[sources.Layer]:
-    return [
-        sources.from_arguments(explicit),
-        sources.from_environment(os.environ),
-        _read_config(),
-        sources.from_file(Path("pyproject.toml"), ("tool", "asyncmgr")),
-    ]
-
-
-def _read_config() -> sources.Layer:
-    named = os.environ.get(sources.CONFIG_VARIABLE)
-    if named is None:
-        return sources.from_file(Path("asyncmgr.toml"))
-    # Not Path.expanduser: of an unknown user it raises, where "no such file" says it better.
-    file = Path(os.path.expanduser(named))  # noqa: PTH111
-    return sources.from_file(file, required_by=sources.CONFIG_VARIABLE)
 
 
 # What is wrong, in words

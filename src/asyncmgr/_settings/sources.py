@@ -5,19 +5,23 @@ Every value keeps the place it came from. Knows nothing of what the values mean.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from asyncmgr._settings.problems import NAMED_TABLES, invalid_settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PREFIX = "ASYNCMGR_"
 NESTED = "__"
@@ -216,3 +220,21 @@ def _outranked(path: Keys, kept: Mapping[Keys, Entry], tables: set[Keys]) -> boo
 
 def _above(path: Keys) -> list[Keys]:
     return [path[:end] for end in range(1, len(path))]
+
+
+def read_layers(explicit: Mapping[str, Any]) -> list[Layer]:
+    return [
+        from_arguments(explicit),
+        from_environment(os.environ),
+        _read_config(),
+        from_file(Path("pyproject.toml"), ("tool", "asyncmgr")),
+    ]
+
+
+def _read_config() -> Layer:
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named is None:
+        return from_file(Path("asyncmgr.toml"))
+    # Not Path.expanduser: of an unknown user it raises, where "no such file" says it better.
+    file = Path(os.path.expanduser(named))  # noqa: PTH111
+    return from_file(file, required_by=CONFIG_VARIABLE)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.heap import NO_TICKET, LazyHeap
-from asyncmgr._tasks.declare import PeriodicTask
+from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Cron, Every, EveryPass, Schedule
 
 D = TypeVar("D", bound="Due")

@@ -10,9 +10,9 @@ from typing import Any
 from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import RETRY, Entry, nearest
-from asyncmgr._tasks.declare import Outcome
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
 from asyncmgr.errors import TaskFailed
+from asyncmgr.events import Outcome
 
 Result = tuple[Outcome, BaseException | None]
 

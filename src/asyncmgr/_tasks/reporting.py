@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Literal
 
 from asyncmgr._common.clock import Moment, Step
-from asyncmgr._common.log import log
+from asyncmgr._common.log import is_reminder, log
 from asyncmgr._tasks.agenda import Entry
-from asyncmgr._tasks.declare import Outcome
 from asyncmgr._tasks.runs import Run
 from asyncmgr.events import (
     ClockStepped,
     Listeners,
+    Outcome,
     RunFinished,
     RunLeaked,
     ScheduleFailed,
@@ -116,8 +116,3 @@ class Reporter:
             "trigger": run.trigger,
             "host": self._host,
         }
-
-
-def is_reminder(count: int) -> bool:
-    """True at 1, 2, 4, 8 ...: often enough to notice, seldom enough to read."""
-    return count & (count - 1) == 0

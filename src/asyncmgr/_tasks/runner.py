@@ -29,9 +29,10 @@ from asyncmgr._common.clock import SECOND, LoopClock, Moment, Step, to_us
 from asyncmgr._common.heap import NO_TICKET, LazyHeap
 from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import Agenda, Batch, Entry
-from asyncmgr._tasks.declare import Outcome, PeriodicTask
+from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Run, RunContext, Site
+from asyncmgr.events import Outcome
 
 LEAKED_AFTER = 10.0
 """Seconds that a body may go on after its timeout cancelled it, before it is reported."""

@@ -8,10 +8,11 @@ import random
 import zlib
 from collections.abc import Callable
 
+from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.clock import read_wall
 from asyncmgr._common.log import log
-from asyncmgr._service.lifecycle import is_cancelled
-from asyncmgr.capabilities._values import STORE, STORE_TTL, Announcement, Node, announcement_key, same
+from asyncmgr.capabilities._announcement import STORE, STORE_TTL, Announcement, announcement_key
+from asyncmgr.capabilities._values import Node, same
 from asyncmgr.errors import RevisionConflict, TransportError
 from asyncmgr.events import HostDuplicated, Listeners
 from asyncmgr.transports import Entry, Store, Transport

@@ -14,7 +14,8 @@ from typing import Any, Literal, Self, TypeAlias
 from weakref import WeakSet
 
 from asyncmgr._common.log import log
-from asyncmgr.capabilities._values import STORE, STORE_TTL, Announcement, same
+from asyncmgr.capabilities._announcement import STORE, STORE_TTL, Announcement
+from asyncmgr.capabilities._values import same
 from asyncmgr.errors import ServiceStateError, TransportClosed
 from asyncmgr.transports import SNAPSHOT_DONE, Deleted, Entry, Transport, Watch, open_transport
 from asyncmgr.transports._retries import Retries

@@ -8,22 +8,12 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
-from asyncmgr._service.manager import Manager
-from asyncmgr._tasks.declare import periodic_task
 from asyncmgr.errors import InvalidCapabilities, InvalidName
 from asyncmgr.transports._base import VALUE_LIMIT
 from asyncmgr.transports._tokens import encode_token
-from asyncmgr.wire import decode_json, encode_json, positive, typed
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-STORE = "asyncmgr-capabilities"
-STORE_TTL = 3600.0
-"""Seconds: the store's own TTL is only a backstop; readers go by the announcement's."""
+from asyncmgr.wire import encode_json
 
 NESTING = 61
 """Levels of mappings and lists that capabilities may have: with the three around them, 64."""
@@ -180,10 +170,10 @@ def _read_node(item: object, path: str) -> Node:
     if not isinstance(item, Mapping):
         raise InvalidCapabilities(f"{path} is {reprlib.repr(item)}; give a mapping or a pydantic model")
     values = to_json(item, path)
-    return _node_name(values.get("node", ""), path), values
+    return node_name(values.get("node", ""), path), values
 
 
-def _node_name(name: object, path: str) -> str:
+def node_name(name: object, path: str) -> str:
     if not isinstance(name, str):
         raise InvalidCapabilities(f"{path}.node is {reprlib.repr(name)}; a node's name is a string")
     try:
@@ -201,15 +191,15 @@ def check_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
     InvalidCapabilities
         Two have one name, or all of them are too much for one value of a store.
     """
-    nodes = _refuse_doubles(nodes)
-    if (size := len(encode_json(_to_fields(nodes)))) > NODES_LIMIT:
+    nodes = refuse_doubles(nodes)
+    if (size := len(encode_json(to_fields(nodes)))) > NODES_LIMIT:
         raise InvalidCapabilities(
             f"capabilities take {size} bytes as JSON, at most {NODES_LIMIT} fit; report less, or where to find it"
         )
     return nodes
 
 
-def _refuse_doubles(nodes: Iterable[Node]) -> tuple[Node, ...]:
+def refuse_doubles(nodes: Iterable[Node]) -> tuple[Node, ...]:
     nodes, seen = tuple(nodes), set[str]()
     for name, _ in nodes:
         if name in seen:
@@ -220,156 +210,5 @@ def _refuse_doubles(nodes: Iterable[Node]) -> tuple[Node, ...]:
     return nodes
 
 
-def _to_fields(nodes: Iterable[Node]) -> list[dict[str, Any]]:
+def to_fields(nodes: Iterable[Node]) -> list[dict[str, Any]]:
     return [{"node": name, "capabilities": values} for name, values in nodes]
-
-
-def announcement_key(service: str, host: str) -> str:
-    """Where the announcement of this host is stored."""
-    return f"{encode_token(service, 'service name')}.{encode_token(host, 'host name')}"
-
-
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """What one service instance says of itself."""
-
-    service: str
-    host: str
-    incarnation: int
-    sequence: int
-    ttl: float
-    nodes: tuple[Node, ...]
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Greater for what was said later."""
-        return self.incarnation, self.sequence
-
-    def encode(self) -> bytes:
-        """The value as it is stored."""
-        return encode_json(
-            {
-                "v": 1,
-                "service": self.service,
-                "host": self.host,
-                "incarnation": self.incarnation,
-                "sequence": self.sequence,
-                "ttl": self.ttl,
-                "nodes": _to_fields(self.nodes),
-            }
-        )
-
-    @classmethod
-    def decode(cls, key: str, value: bytes) -> Announcement:
-        """Read what is stored under `key`.
-
-        Raises
-        ------
-        ValueError
-            It is not an announcement of version 1, or of another host than the key says.
-        """
-        try:
-            announcement = cls._from_fields(decode_json(value))
-            expected = announcement_key(announcement.service, announcement.host)
-        except (KeyError, TypeError, OverflowError) as exc:
-            raise ValueError(f"not an announcement: {exc!r}") from exc
-        if key != expected:
-            raise ValueError(f"the announcement of {expected} under another key")
-        return announcement
-
-    @classmethod
-    def _from_fields(cls, fields: Any) -> Announcement:
-        if fields["v"] != 1:
-            raise ValueError(f"version {reprlib.repr(fields['v'])} of an announcement, and 1 is known")
-        return cls(
-            typed(fields["service"], str),
-            typed(fields["host"], str),
-            _count(fields["incarnation"]),
-            _count(fields["sequence"]),
-            positive(fields["ttl"]),
-            _refuse_doubles(map(_from_node_fields, typed(fields["nodes"], list))),
-        )
-
-
-def _from_node_fields(fields: Any) -> Node:
-    values = to_json(typed(fields["capabilities"], dict), "capabilities")
-    return _node_name(fields["node"], "capabilities"), values
-
-
-def _count(value: Any) -> int:
-    number: int = typed(value, int)
-    if not 0 <= number < 2**63:
-        raise ValueError(f"{reprlib.repr(number)} is no number from 0 to 2^63 - 1")
-    return number
-
-
-class SchedulerDependentManager(Manager):
-    """A manager that reports capabilities of its host to whoever chooses between hosts."""
-
-    service_name: str | None = None
-    """The service's name on the wire; `None` = the service decides."""
-
-    last_capabilities: tuple[Node, ...] | None = None
-    """What was last given to `update_service_capabilities`; `None` = nothing yet, and nothing is sent."""
-
-    def update_service_capabilities(
-        self, capabilities: Mapping[str, Any] | BaseModel | Sequence[Mapping[str, Any] | BaseModel]
-    ) -> None:
-        """Remember what this host offers; under a service a change is sent within a second.
-
-        One mapping or pydantic model, or a list with one for each node, named by the key ``node``. The list is the
-        whole truth: nodes that are not in it are withdrawn, and the empty list withdraws all. The values are copied
-        now.
-
-        Raises
-        ------
-        InvalidCapabilities
-            Something is not a JSON value (the text has its path), a node comes twice, also where another manager of
-            the service reports it, or it is all together more than one value of a store can hold. What was
-            remembered before stays.
-        """
-        nodes = read_capabilities(capabilities)
-        if self.service is not None:
-            others = [manager for manager in self.service.managers if manager is not self]
-            if reported := _reported(others):
-                check_nodes((*nodes, *reported))
-        self.last_capabilities = nodes
-        self._announce_changes()
-
-    @periodic_task
-    async def publish_service_capabilities(self, context: Any) -> None:
-        """Send what is not sent yet. Without a service, or before the first update, this does nothing."""
-        self._announce_changes()
-
-    def _announce_changes(self) -> None:
-        if self.service is not None and self.service.announcer is not None:
-            self.service.announcer.announce_changes()
-
-
-def nodes_of(managers: Iterable[Manager]) -> tuple[Node, ...]:
-    """All nodes that these managers report; `PRESENCE` before the first of them has.
-
-    Raises
-    ------
-    InvalidCapabilities
-        Two managers report the same node, or all of them too much.
-    """
-    reporting = [manager for manager in managers if _has_reported(manager)]
-    if not reporting:
-        return PRESENCE
-    nodes = _reported(reporting)
-    # What one manager reports was checked when it did; encoding it for its size is most of the cost of a change.
-    return nodes if len(reporting) == 1 else check_nodes(nodes)
-
-
-def _has_reported(manager: Manager) -> bool:
-    return isinstance(manager, SchedulerDependentManager) and manager.last_capabilities is not None
-
-
-def _reported(managers: Iterable[Manager]) -> tuple[Node, ...]:
-    return tuple(
-        node
-        for manager in managers
-        if isinstance(manager, SchedulerDependentManager)
-        for node in manager.last_capabilities or ()
-    )

@@ -14,7 +14,7 @@ from asyncmgr._cli import options
 from asyncmgr._cli.connect import Connection, talk
 from asyncmgr._cli.output import write_json
 from asyncmgr._rpc.client import RpcClient
-from asyncmgr._rpc.declare import parse_version
+from asyncmgr._rpc.versions import parse_version
 
 Way: TypeAlias = Literal["call", "cast", "fanout"]
 

@@ -35,9 +35,8 @@ from asyncmgr._service.builtin_rpc import own_version
 from asyncmgr._service.service import Service
 from asyncmgr._settings.model import LogLevel, Settings
 from asyncmgr._settings.problems import listed, redacted, suggestion
-from asyncmgr._tasks.declare import Outcome
 from asyncmgr.errors import AsyncmgrError
-from asyncmgr.events import Event, RunFinished, ServiceStarted, SettingsReloaded
+from asyncmgr.events import Event, Outcome, RunFinished, ServiceStarted, SettingsReloaded
 
 
 @dataclass(frozen=True, slots=True)

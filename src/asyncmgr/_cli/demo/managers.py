@@ -15,10 +15,10 @@ from pydantic import BaseModel
 
 from asyncmgr._rpc.client import RpcClient
 from asyncmgr._rpc.declare import rpc
+from asyncmgr._service.capability_manager import SchedulerDependentManager
 from asyncmgr._service.manager import Manager
 from asyncmgr._tasks.declare import periodic_task
 from asyncmgr.capabilities._hosts import Hosts, HostState
-from asyncmgr.capabilities._values import SchedulerDependentManager
 from asyncmgr.errors import RpcError
 
 SHARE_VARIABLE = "DEMO_SHARE"

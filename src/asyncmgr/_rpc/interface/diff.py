@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from asyncmgr._rpc.declare import parse_version
 from asyncmgr._rpc.interface.schema_diff import Shift, Way, compare_schemas
+from asyncmgr._rpc.versions import parse_version
 
 
 class Move(IntEnum):

@@ -16,6 +16,20 @@ They wait for events and never for time, but for `pass_time`. To see the values 
 
 from __future__ import annotations
 
-from asyncmgr.testing.conformance._checks import TransportConformance
+import pytest
+
+from asyncmgr.testing.conformance._closing import ClosingChecks
+from asyncmgr.testing.conformance._messages import MessageChecks
+from asyncmgr.testing.conformance._outages import OutageChecks
+from asyncmgr.testing.conformance._requests import RequestChecks
+from asyncmgr.testing.conformance._stores import StoreChecks
+from asyncmgr.testing.conformance._watches import WatchChecks
 
 __all__ = ["TransportConformance"]
+
+
+@pytest.mark.asyncio
+class TransportConformance(
+    MessageChecks, RequestChecks, StoreChecks, WatchChecks, ClosingChecks, OutageChecks
+):
+    """All checks. Subclass it under a name that pytest collects, and implement `connect` and `outage`."""

@@ -1,0 +1,25 @@
+"""The marks that decorators leave on functions, and words for what is no function."""
+
+from __future__ import annotations
+
+import inspect
+
+TASK_MARK = "__periodic_task__"
+
+
+def kind_of(function: object) -> str:
+    """What this is, in words for an error."""
+    if isinstance(function, staticmethod | classmethod):
+        return f"a {type(function).__name__}"
+    if inspect.isasyncgenfunction(function):
+        return "an async generator"
+    if inspect.isgeneratorfunction(function):
+        return "a generator"
+    if inspect.isclass(function):
+        return "a class"
+    if inspect.isroutine(function):
+        return "a bound method" if inspect.ismethod(function) else "a plain function"
+    return f"a {type(function).__name__} object" if callable(function) else "no function"
+
+
+RPC_MARK = "__rpc__"

@@ -1,0 +1,93 @@
+"""Which offered interface serves a request: versions are ``major.minor``, compatible within one major."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from asyncmgr.errors import NoSuchMethod, UnsupportedVersion
+
+M = TypeVar("M")
+
+
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})", re.ASCII)
+
+
+def parse_version(version: str) -> tuple[int, int]:
+    """Major and minor of ``"1.10"``.
+
+    Raises
+    ------
+    ValueError
+        It is not two whole numbers with a dot between them.
+    """
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise ValueError(f"{version!r} is no version; write two whole numbers, such as '1.0'")
+    return int(match[1]), int(match[2])
+
+
+def is_compatible(requested: str, offered: str) -> bool:
+    """Whether what offers one version serves calls of another: same major, and no younger minor.
+
+    Raises
+    ------
+    ValueError
+        One of them is no version.
+    """
+    (wanted_major, wanted_minor), (major, minor) = parse_version(requested), parse_version(offered)
+    return wanted_major == major and wanted_minor <= minor
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[M]):
+    """One interface of a service: the methods of one manager, under its namespace and version."""
+
+    manager: str
+    namespace: str | None
+    version: str
+    methods: Mapping[str, M]
+
+
+def choose(endpoints: Sequence[Endpoint[M]], method: str, version: str, namespace: str | None) -> Endpoint[M]:
+    """The first endpoint that serves this call. The rule is that of oslo.messaging's dispatcher.
+
+    Raises
+    ------
+    UnsupportedVersion
+        The version is none, no endpoint has the namespace, or the method is there in other versions only.
+    NoSuchMethod
+        The version is there, and the method in no version.
+    """
+    named = [endpoint for endpoint in endpoints if endpoint.namespace == namespace]
+    having = [endpoint for endpoint in named if method in endpoint.methods]
+    for endpoint in having:
+        if _fits(version, endpoint.version):
+            return endpoint
+    fitting = [endpoint for endpoint in named if _fits(version, endpoint.version)]
+    if fitting and not having:
+        methods = ", ".join(sorted({name for endpoint in fitting for name in endpoint.methods})) or "none"
+        raise NoSuchMethod(
+            f"{_called(namespace)} has no method {method!r} in version {version}; it has {methods}"
+        )
+    offered = tuple(endpoint.version for endpoint in having or named)
+    raise UnsupportedVersion(_misfit(method, version, namespace, offered), offered)
+
+
+def _fits(requested: str, offered: str) -> bool:
+    try:
+        return is_compatible(requested, offered)
+    except ValueError:
+        return False
+
+
+def _misfit(method: str, version: str, namespace: str | None, offered: Sequence[str]) -> str:
+    if not offered:
+        return f"{_called(namespace)} is not served"
+    return f"{_called(namespace)} serves {method!r} in {', '.join(offered)}, and not in version {version!r}"
+
+
+def _called(namespace: str | None) -> str:
+    return "the interface without a namespace" if namespace is None else f"the interface {namespace!r}"

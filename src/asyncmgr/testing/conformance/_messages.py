@@ -1,0 +1,215 @@
+"""Checks of publish and subscribe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asyncmgr.errors import InvalidName, MessageTooLarge
+from asyncmgr.testing.conformance._checks import (
+    BAD_NAMES,
+    BINARY,
+    PATIENCE,
+    Checks,
+    as_coroutine,
+    collected,
+    ends,
+    enter,
+    interrupted,
+    soon,
+    take,
+    texts,
+    until,
+)
+from asyncmgr.transports._base import MESSAGE_LIMIT
+from asyncmgr.transports._streams import Message
+
+if TYPE_CHECKING:
+    from asyncmgr.transports._base import Transport
+
+
+class MessageChecks(Checks):
+    """Publish, subscribe, groups and slow readers."""
+
+    async def test_message_reaches_peer(self) -> None:
+        """A subscriber on another connection gets subject, data and reply subject as sent."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(subject) as messages:
+            await one.publish(subject, b"hello", reply_to="answers.here")
+            assert await take(messages, 1) == [Message(subject, b"hello", "answers.here")]
+
+    async def test_message_reaches_own_subscription(self) -> None:
+        """A publisher's own subscriptions are no exception."""
+        subject = self.fresh()
+        async with self.connect() as one, one.subscribe(subject) as messages:
+            await one.publish(subject, b"hello")
+            assert await take(messages, 1) == [Message(subject, b"hello")]
+
+    async def test_subscription_is_effective_once_entered(self) -> None:
+        """Nothing published after entering is missed, however soon."""
+        async with self.peers() as (one, other):
+            for _ in range(20):
+                subject = self.fresh()
+                async with other.subscribe(subject) as messages:
+                    await one.publish(subject, b"at once")
+                    assert await texts(messages, 1) == ["at once"]
+
+    async def test_only_the_subject_itself(self) -> None:
+        """Messages of longer, shorter and other subjects do not arrive."""
+        base = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(f"{base}.a") as messages:
+            for subject in (base, f"{base}.a.b", f"{base}.ab", f"{base}.b", f"{base}.A", f"{base}.a"):
+                await one.publish(subject, subject.encode())
+            assert await texts(messages, 1) == [f"{base}.a"]
+
+    async def test_nobody_listens(self) -> None:
+        """Publishing where nobody subscribes is no error."""
+        async with self.connect() as one:
+            await one.publish(self.fresh(), b"into the void")
+
+    async def test_order(self) -> None:
+        """Messages of one publisher on one subject arrive in the order of the calls."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(subject) as messages:
+            for number in range(300):
+                await one.publish(subject, str(number).encode())
+            assert await texts(messages, 300) == [str(number) for number in range(300)]
+
+    @pytest.mark.parametrize("data", BINARY)
+    async def test_binary(self, data: bytes) -> None:
+        """Any bytes arrive as they are, none included."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(subject) as messages:
+            await one.publish(subject, data)
+            assert (await take(messages, 1))[0].data == data
+
+    @pytest.mark.parametrize("kind", [bytearray, memoryview])
+    async def test_data_is_copied(self, kind: Callable[[bytes], bytearray | memoryview]) -> None:
+        """What a subscriber gets is immutable, and what the publisher does to its buffer later changes nothing."""
+        subject, buffer = self.fresh(), bytearray(b"before")
+        async with self.peers() as (one, other), other.subscribe(subject) as messages:
+            await one.publish(subject, buffer if kind is bytearray else memoryview(buffer))
+            buffer[:] = b"later!"
+            (message,) = await take(messages, 1)
+            assert type(message.data) is bytes
+            assert message.data == b"before"
+
+    async def test_data_must_be_bytes(self) -> None:
+        """Text is refused, with the remedy."""
+        async with self.connect() as one:
+            with pytest.raises(TypeError, match="encode"):
+                await one.publish(self.fresh(), "text")  # type: ignore[arg-type]
+
+    async def test_largest_message(self) -> None:
+        """1 MiB passes; a byte more is refused, and hurts nobody."""
+        subject, data = self.fresh(), bytes(MESSAGE_LIMIT)
+        async with self.peers() as (one, other), other.subscribe(subject) as messages:
+            await one.publish(subject, data)
+            with pytest.raises(MessageTooLarge, match=subject):
+                await one.publish(subject, data + b"x")
+            await one.publish(subject, b"goes on")
+            assert [len(message.data) for message in await take(messages, 2)] == [MESSAGE_LIMIT, 7]
+
+    @pytest.mark.parametrize("name", BAD_NAMES)
+    async def test_bad_subject(self, name: str) -> None:
+        """Subjects that are not tokens joined by dots are refused everywhere, wildcards and line ends included."""
+        async with self.connect() as one:
+            with pytest.raises(InvalidName):
+                await one.publish(name, b"")
+            with pytest.raises(InvalidName):
+                await one.request(name, b"", timeout=PATIENCE)
+            with pytest.raises(InvalidName):
+                await enter(one.subscribe(name))
+            with pytest.raises(InvalidName):
+                await one.publish("subject", b"", reply_to=name)
+            with pytest.raises(InvalidName):
+                await enter(one.subscribe("subject", group=name))
+
+    async def test_group_shares_messages(self) -> None:
+        """Each message reaches one member of each group, on whichever connection, and every other subscription."""
+        subject = self.fresh()
+        sent = {str(number).encode() for number in range(60)}
+        async with self.peers() as (one, other), AsyncExitStack() as stack:
+
+            async def member(transport: Transport, group: str | None) -> list[bytes]:
+                subscription = await stack.enter_async_context(transport.subscribe(subject, group=group))
+                return await stack.enter_async_context(collected(subscription))
+
+            red = [await member(transport, "red") for transport in (one, other, other)]
+            blue = [await member(other, "blue")]
+            alone = [[await member(transport, None)] for transport in (one, other)]
+            for data in sent:
+                await one.publish(subject, data)
+            for group in (red, blue, *alone):
+                await self._have_shared(group, sent)
+
+    async def _have_shared(self, members: list[list[bytes]], sent: set[bytes]) -> None:
+        await until(lambda: sum(map(len, members)) >= len(sent))
+        assert sorted(data for member in members for data in member) == sorted(sent)
+
+    async def test_group_member_leaves(self) -> None:
+        """Those who stay in the group get what the one who left would have got."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), one.subscribe(subject, group="g") as stays:
+            async with other.subscribe(subject, group="g"):
+                pass
+            for number in range(20):
+                await one.publish(subject, str(number).encode())
+            assert await texts(stays, 20) == [str(number) for number in range(20)]
+
+    async def test_slow_reader(self) -> None:
+        """A reader that does not keep up has the latest messages and a count of the lost; nobody waits for it."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(subject, pending_limit=10) as slow:
+            async with other.subscribe(subject) as quick, collected(quick) as got:
+                for number in range(200):
+                    await soon(one.publish(subject, str(number).encode()))
+                await until(lambda: len(got) == 200)
+            await until(lambda: slow.dropped == 190)
+            assert await texts(slow, 10) == [str(number) for number in range(190, 200)]
+            await one.publish(subject, b"recovered")
+            assert await texts(slow, 1) == ["recovered"]
+            assert slow.dropped == 190
+
+    async def test_pending_limit_below_one(self) -> None:
+        """A subscription without room is refused."""
+        async with self.connect() as one:
+            with pytest.raises(ValueError, match="pending_limit"):
+                await enter(one.subscribe(self.fresh(), pending_limit=0))
+
+    async def test_leaving_ends_the_iteration(self) -> None:
+        """A reader that waits sees the end when the subscription is left, and no message published later."""
+        subject = self.fresh()
+        async with self.peers() as (one, other):
+            async with other.subscribe(subject) as messages:
+                reader = asyncio.ensure_future(as_coroutine(anext(messages)))
+                await asyncio.sleep(0)
+            with pytest.raises(StopAsyncIteration):
+                await soon(reader)
+            await one.publish(subject, b"too late")
+            await ends(messages)
+
+    async def test_leaving_keeps_what_had_come(self) -> None:
+        """What was published before the subscription was left can be read after it, then comes the end."""
+        subject = self.fresh()
+        async with self.peers() as (_, other):
+            async with other.subscribe(subject) as messages:
+                for number in range(5):
+                    await other.publish(subject, str(number).encode())
+            assert await texts(messages, 5) == ["0", "1", "2", "3", "4"]
+            await ends(messages)
+
+    async def test_cancelled_reader_loses_nothing(self) -> None:
+        """A message that comes as its reader is cancelled is there for the next."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(subject) as messages:
+            sent = [str(number).encode() for number in range(9)]
+            got: list[Message] = []
+            for data in sent:
+                got += await interrupted(messages, one.publish(subject, data))
+            got += await take(messages, len(sent) - len(got))
+            assert [message.data for message in got] == sent

@@ -1,0 +1,117 @@
+"""Checks of a lost and regained connection."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from asyncmgr.errors import NoResponders, RevisionConflict, TransportClosed, TransportError
+from asyncmgr.testing.conformance._checks import (
+    EACH_OPERATION,
+    PATIENCE,
+    TTL,
+    Checks,
+    Operation,
+    as_coroutine,
+    connected,
+    ends,
+    running,
+    snapshot,
+    soon,
+    take,
+)
+
+
+class OutageChecks(Checks):
+    """The connection is lost and comes back."""
+
+    async def test_state_is_told(self) -> None:
+        """Listeners hear of the loss and of the return, once each; not of closing, and not after their removal."""
+        told: list[bool] = []
+        other: list[bool] = []
+        async with self.connect() as one:
+            assert one.connected
+            one.add_state_listener(told.append)
+            remove = one.add_state_listener(other.append)
+            async with self.outage(one):
+                assert not one.connected
+                assert told == [False]
+                remove()
+                remove()
+            assert one.connected
+        assert (told, other) == ([False, True], [False])
+        assert not one.connected
+
+    async def test_listener_raises(self) -> None:
+        """A listener that raises harms neither the transport nor the next listener."""
+        told: list[bool] = []
+
+        def broken(connected: bool) -> None:
+            raise ValueError(connected)
+
+        async with self.connect() as one:
+            one.add_state_listener(broken)
+            one.add_state_listener(told.append)
+            async with self.outage(one):
+                pass
+            assert told == [False, True]
+
+    @EACH_OPERATION
+    async def test_call_without_connection(self, operation: Operation) -> None:
+        """Calls fail at once with TransportError, which is not TransportClosed, and work again afterwards."""
+        async with self.connect() as one:
+            store = await one.store(self.fresh(), ttl=TTL)
+            async with self.outage(one):
+                with pytest.raises(TransportError) as caught:
+                    await soon(operation(one, store, self.fresh()))
+                assert type(caught.value) is TransportError
+            with suppress(NoResponders, RevisionConflict):  # what requests and updates say of a fresh name
+                await soon(operation(one, store, self.fresh()))
+
+    async def test_subscription_goes_on(self) -> None:
+        """A subscription needs no help to get what is published after the outage."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(subject) as messages:
+            async with self.outage(other):
+                reader = asyncio.ensure_future(as_coroutine(anext(messages)))
+            await connected(one)
+            await one.publish(subject, b"after")
+            assert (await soon(reader)).data == b"after"
+
+    async def test_watch_is_interrupted(self) -> None:
+        """A watch says that it may have missed changes, once, and ends; a new one works."""
+        async with self.connect() as one:
+            store = await one.store(self.fresh(), ttl=TTL)
+            async with store.watch() as watch:
+                assert await snapshot(watch) == []
+                async with self.outage(one):
+                    with pytest.raises(TransportError):
+                        await soon(anext(watch))
+                    await ends(watch)
+            async with store.watch() as watch:
+                await snapshot(watch)
+
+    async def test_request_under_way(self) -> None:
+        """A request whose answer is lost with the connection ends within its timeout."""
+        subject = self.fresh()
+        async with (
+            self.peers() as (one, other),
+            other.subscribe(subject) as requests,
+            running(one.request(subject, b"", timeout=PATIENCE / 10)) as call,
+        ):
+            await take(requests, 1)
+            async with self.outage(one):
+                with pytest.raises((TransportError, TimeoutError)):
+                    await soon(call)
+
+    async def test_close_without_connection(self) -> None:
+        """A transport can be closed while the connection is lost, and stays closed."""
+        async with self.connect() as one, one.subscribe(self.fresh()) as messages:
+            async with self.outage(one):
+                await soon(one.aclose())
+                await ends(messages)
+            assert not one.connected
+            with pytest.raises(TransportClosed):
+                await one.publish(self.fresh(), b"")
