@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import time as time_module
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asyncmgr._common.clock import SECOND, to_datetime
-from asyncmgr._tasks.schedules import SLOTS_COUNTED, Cron, Every, EveryPass
+from asyncmgr._tasks.schedules import SLOTS_COUNTED, Cron, Every, EveryPass, Once, share_of
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -210,20 +213,94 @@ def test_cron_describes_itself() -> None:
     [
         ("", "'' has 0 fields; cron has 5, or 6 with seconds in front"),
         ("* * *", "'* * *' has 3 fields; cron has 5, or 6 with seconds in front"),
-        ("* * * * * * *", "'* * * * * * *' has 7 fields; cron has 5, or 6 with seconds in front"),
-        ("@reboot", "'@reboot' has 1 fields; cron has 5, or 6 with seconds in front"),
-        ("61 * * * *", "'61 * * * *' is not a cron expression: Bad minute"),
-        ("* 24 * * *", "'* 24 * * *' is not a cron expression: Bad hour"),
-        ("0 0 0 * *", "'0 0 0 * *' is not a cron expression: Bad day-of-month"),
-        ("0 0 * 13 *", "'0 0 * 13 *' is not a cron expression: Bad month"),
-        ("0 0 * * 8", "'0 0 * * 8' is not a cron expression: Bad day-of-week"),
-        ("60 * * * * *", "'60 * * * * *' is not a cron expression: Bad second"),
-        ("*/0 * * * *", "'*/0 * * * *' is not a cron expression: Bad minute"),
-        ("5-1 * * * *", "'5-1 * * * *' is not a cron expression: Bad minute"),
-        ("a b c d e", "'a b c d e' is not a cron expression: Bad minute"),
-        ("0 0 30 2 *", "'0 0 30 2 *' is not a cron expression: Bad day-of-month"),
-        ("0 0 31 4,6,9,11 *", "'0 0 31 4,6,9,11 *' is not a cron expression: Bad day-of-month"),
-        ("0 0 */8 * MON#5", "'0 0 */8 * MON#5' in UTC never comes: there is no such date"),
+        ("5", "'5' has 1 field; cron has 5, or 6 with seconds in front"),
+        (
+            "* * * * * * *",
+            "'* * * * * * *' has 7 fields; cron has 5, or 6 with seconds in front, and no year",
+        ),
+        (
+            "0 0 5 * * ? 2026",
+            "'0 0 5 * * ? 2026' has 7 fields; cron has 5, or 6 with seconds in front, and no year: leave 2026 out",
+        ),
+        (
+            "0 5 * * * 2026",
+            "'0 5 * * * 2026' has 6 fields; cron has 5, or 6 with seconds in front, and no year: leave 2026 out",
+        ),
+        (
+            "0 5 * * * 2026-2030",
+            "'0 5 * * * 2026-2030' has 6 fields; cron has 5, or 6 with seconds in front, and no year: "
+            "leave 2026-2030 out",
+        ),
+        (
+            "TZ=Europe/Berlin 0 5 * * *",
+            "'TZ=Europe/Berlin 0 5 * * *' is not a cron expression: the time zone is an option of its own; "
+            "write cron='0 5 * * *', tz='Europe/Berlin'",
+        ),
+        (
+            "CRON_TZ=UTC @daily",
+            "'CRON_TZ=UTC @daily' is not a cron expression: the time zone is an option of its own; "
+            "write cron='@daily', tz='UTC'",
+        ),
+        ("@every 5m", "'@every 5m' is no cron expression: write spacing=300 instead of cron="),
+        (
+            "@every often",
+            "'@every often' is no cron expression: write spacing=<seconds> instead of cron=",
+        ),
+        ("@reboot", "'@reboot' is no cron expression: write run_immediately=True for a run at the start"),
+        (
+            "@dayly",
+            "'@dayly' is not a cron expression: it has 1 field and is none of the names @yearly, @annually, @monthly, "
+            "@weekly, @daily, @midnight, @hourly; cron has 5, or 6 with seconds in front",
+        ),
+        (
+            "61 * * * *",
+            "'61 * * * *' is not a cron expression: Bad minute '61'; "
+            "minute is 0-59, '*', lists '1,2', ranges '1-5', steps '*/5'",
+        ),
+        (
+            "* 24 * * *",
+            "'* 24 * * *' is not a cron expression: Bad hour '24'; "
+            "hour is 0-23, '*', lists '1,2', ranges '1-5', steps '*/5'",
+        ),
+        (
+            "0 0 0 * *",
+            "'0 0 0 * *' is not a cron expression: Bad day-of-month '0'; day-of-month is 1-31, '*', lists '1,2', "
+            "ranges '1-5', steps '*/5', the last day 'L', the last working day 'LW'",
+        ),
+        (
+            "0 0 * 13 *",
+            "'0 0 * 13 *' is not a cron expression: Bad month '13'; "
+            "month is 1-12 or JAN-DEC, '*', lists '1,2', ranges '1-5', steps '*/5'",
+        ),
+        (
+            "0 0 * * 8",
+            "'0 0 * * 8' is not a cron expression: Bad day-of-week '8'; day-of-week is 0-6 or SUN-SAT, '*', lists "
+            "'1,2', ranges '1-5', steps '*/5', the last Friday '5L', the second 'FRI#2'; 7 is Sunday too",
+        ),
+        (
+            "60 * * * * *",
+            "'60 * * * * *' is not a cron expression: Bad second '60'; "
+            "second is 0-59, '*', lists '1,2', ranges '1-5', steps '*/5'",
+        ),
+        (
+            "*/0 * * * *",
+            "'*/0 * * * *' is not a cron expression: Bad minute '*/0'; "
+            "minute is 0-59, '*', lists '1,2', ranges '1-5', steps '*/5'",
+        ),
+        (
+            "22-2/0 * * * *",
+            "'22-2/0 * * * *' is not a cron expression: Bad minute '22-2/0'; "
+            "minute is 0-59, '*', lists '1,2', ranges '1-5', steps '*/5'",
+        ),
+        (
+            "a b c d e",
+            "'a b c d e' is not a cron expression: Bad minute 'a'; "
+            "minute is 0-59, '*', lists '1,2', ranges '1-5', steps '*/5'",
+        ),
+        ("0 0 30 2 *", "'0 0 30 2 *' never comes: there is no such date"),
+        ("0 0 0 30 2 *", "'0 0 0 30 2 *' never comes: there is no such date"),
+        ("0 0 31 4,6,9,11 *", "'0 0 31 4,6,9,11 *' never comes: there is no such date"),
+        ("0 0 */8 * MON#5", "'0 0 */8 * MON#5' never comes: there is no such date"),
     ],
 )
 def test_an_expression_that_means_nothing_is_refused(expression: str, message: str) -> None:
@@ -231,6 +308,45 @@ def test_an_expression_that_means_nothing_is_refused(expression: str, message: s
     with pytest.raises(ValueError, match=r"cron|never") as caught:
         Cron(expression)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "plain"),
+    [
+        ("0 0 * * FRI-MON", "0 0 * * FRI,SAT,SUN,MON"),
+        ("0 0 * * fri-mon", "0 0 * * 5,6,0,1"),
+        ("0 0 * * MON-SUN", "0 0 * * *"),
+        ("0 0 * * SAT-SUN", "0 0 * * 6,0"),
+        ("0 0 * * 6-2/2", "0 0 * * 6,1"),
+        ("0 0 * * 7-2", "0 0 * * 0,1,2"),
+        ("0 22-2 * * *", "0 22,23,0,1,2 * * *"),
+        ("0 22-2/2 * * *", "0 22,0,2 * * *"),
+        ("0 1,22-0 * * *", "0 1,22,23,0 * * *"),
+        ("55-5 * * * *", "55,56,57,58,59,0,1,2,3,4,5 * * * *"),
+        ("50-10/10 * * * * *", "50,0,10 * * * * *"),
+        ("0 0 30-2 * *", "0 0 30,31,1,2 * *"),
+        ("0 0 1 NOV-MAR *", "0 0 1 11,12,1,2,3 *"),
+        ("0 0 1 11-3/2 *", "0 0 1 11,1,3 *"),
+        ("0 0 ? * MON", "0 0 * * MON"),
+        ("0 0 1 * ?", "0 0 1 * *"),
+        ("0 0 12 ? * 2#1", "0 0 12 * * 2#1"),
+        ("? ? ? ? ?", "* * * * *"),
+    ],
+)
+def test_ranges_wrap_and_a_question_mark_is_a_star(wrapped: str, plain: str) -> None:
+    """They are other words for the same slots; a range that wraps is no star, so it restricts its field."""
+    start = utc(2026, 1, 1)
+    one, other = Cron(wrapped, "Europe/Berlin"), Cron(plain, "Europe/Berlin")
+    found = itertools.accumulate(range(40), lambda slot, _: one.first(slot), initial=start)
+    assert list(found) == list(
+        itertools.accumulate(range(40), lambda slot, _: other.first(slot), initial=start)
+    )
+
+
+def test_a_range_that_wraps_restricts_its_day_field() -> None:
+    """`MON-SUN` is every day, but it does not begin with a star: either of the two day fields fits."""
+    every_day = Cron("0 0 13 * MON-SUN")
+    assert slots(every_day, utc(2026, 1, 1), utc(2026, 1, 4)) == [utc(2026, 1, day) for day in (2, 3, 4)]
 
 
 @pytest.mark.parametrize(
@@ -244,6 +360,42 @@ def test_a_zone_that_is_none_is_refused(zone: str) -> None:
         Cron("@daily", zone)
 
 
+def test_a_machine_without_zone_data_is_told_of_the_package_that_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name of the zone is not at fault then."""
+
+    def none(name: str) -> ZoneInfo:
+        raise ZoneInfoNotFoundError(f"No time zone found with key {name}")
+
+    none.no_cache = none  # type: ignore[attr-defined]
+    monkeypatch.setattr("asyncmgr._tasks.schedules.ZoneInfo", none)
+    with pytest.raises(ValueError, match="Berlin") as caught:
+        Cron("@daily", "Europe/Berlin")
+    assert str(caught.value) == (
+        "'Europe/Berlin' is not a time zone of this machine, which has no time zone data at all: install the package "
+        "tzdata; write e.g. 'Europe/Berlin'"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the C library cannot be told of another zone there")
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Havana", "Australia/Lord_Howe", "UTC"])
+@pytest.mark.parametrize("expression", ["30 2 * * *", "*/20 * * * *", "0 0 * * *", "15 45 1-2 * * *"])
+def test_local_is_the_zone_of_the_process(
+    zone: str, expression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through both changes of a year it has the very slots of the zone by name."""
+    monkeypatch.setenv("TZ", zone)
+    time_module.tzset()
+    try:
+        for change in changes(zone, 2026) or (datetime(2026, 6, 1, tzinfo=UTC),):
+            span = us(change) - 30 * HOUR, us(change) + 30 * HOUR
+            assert slots(Cron(expression, "local"), *span) == slots(Cron(expression, zone), *span)
+    finally:
+        monkeypatch.undo()
+        time_module.tzset()
+
+
 # Cron: when the clocks change
 
 
@@ -255,6 +407,18 @@ def test_a_zone_that_is_none_is_refused(zone: str) -> None:
             "Europe/Berlin",
             (2026, 3, 29),
             ["03-28 02:30:00 +0100", "03-29 03:00:00 +0200", "03-30 02:30:00 +0200"],
+        ),
+        (
+            "15 30 2 * * *",
+            "Europe/Berlin",
+            (2026, 3, 29),
+            ["03-28 02:30:15 +0100", "03-29 03:00:00 +0200", "03-30 02:30:15 +0200"],
+        ),
+        (
+            "15 30 2 * * *",
+            "Europe/Berlin",
+            (2026, 10, 25),
+            ["10-24 02:30:15 +0200", "10-25 02:30:15 +0200", "10-26 02:30:15 +0100"],
         ),
         (
             "30 2 * * *",
@@ -288,10 +452,10 @@ def test_a_zone_that_is_none_is_refused(zone: str) -> None:
         ),
     ],
 )
-def test_a_fixed_time_runs_as_under_debians_cron(
+def test_a_fixed_time_moves_to_the_end_of_the_hour_left_out_and_runs_once(
     expression: str, zone: str, around: tuple[int, int, int], expected: list[str]
 ) -> None:
-    """A slot in the hour that is left out moves to its end; in the hour that comes twice it runs the first time."""
+    """In the hour that comes twice it runs the first time; a whole day left out moves to that day's end."""
     cron = Cron(expression, zone)
     middle = us(datetime(*around, 12, tzinfo=ZoneInfo(zone)))
     assert on_the_wall(cron, slots(cron, middle - 36 * HOUR, middle + 40 * HOUR)[:3]) == expected
@@ -318,8 +482,13 @@ def test_a_fixed_time_runs_as_under_debians_cron(
             (2026, 10, 3, 15, 30),
             ["01:30:00 +1030", "02:30:00 +1100", "03:30:00 +1100"],
         ),
-        ("0 30 2 * * *", "Europe/Berlin", (2026, 3, 29, 1), []),
-        ("0 30 2 * * *", "Europe/Berlin", (2026, 10, 25, 1), ["02:30:00 +0200", "02:30:00 +0100"]),
+        ("0 */30 2 * * *", "Europe/Berlin", (2026, 3, 29, 1), []),
+        (
+            "0 */30 2 * * *",
+            "Europe/Berlin",
+            (2026, 10, 25, 1),
+            ["02:00:00 +0200", "02:30:00 +0200", "02:00:00 +0100", "02:30:00 +0100"],
+        ),
     ],
 )
 def test_other_expressions_run_whenever_a_clock_shows_such_a_time(
@@ -356,6 +525,7 @@ def test_a_time_of_day_runs_once_per_local_day(zone: str, change: datetime) -> N
         found = slots(Cron(f"{minute} {hour} * * *", zone), first, last)
         naive = fixed_times(zone, [(hour, minute)], day_before, day_after)
         assert found == [slot for slot in naive if first < slot <= last]
+        assert found == slots(Cron(f"0 {minute} {hour} * * *", zone), first, last)
         days = [to_datetime(slot).astimezone(ZoneInfo(zone)).date() for slot in found]
         if (zone, change.year, change.month) != ("Pacific/Apia", 2011, 12):
             assert all(after - before == timedelta(days=1) for before, after in itertools.pairwise(days))
@@ -369,6 +539,21 @@ def test_the_next_time_of_day_is_ahead_from_any_moment(zone: str, change: dateti
         cron, naive = Cron(f"{minute} {hour} * * *", zone), fixed_times(zone, [(hour, minute)], *days)
         for moment in range(us(change) - 2 * HOUR, us(change) + 2 * HOUR, 20 * MINUTE):
             assert cron.first(moment) == next(slot for slot in naive if slot > moment)
+
+
+def test_the_second_passing_of_an_hour_is_not_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot a second: those of the hour that comes twice are over after its first passing."""
+    cron = Cron("* 0-59 2 * * *", "Europe/Berlin")
+    looked_at: list[datetime] = []
+    first_passing = Cron._first_passing
+
+    def counting(self: Cron, local: datetime) -> int:
+        looked_at.append(local)
+        return first_passing(self, local)
+
+    monkeypatch.setattr(Cron, "_first_passing", counting)
+    assert cron.first(utc(2026, 10, 25, 1, 0, 5)) == utc(2026, 10, 26, 1)
+    assert len(looked_at) < 3
 
 
 @AT_EACH_CHANGE
@@ -394,7 +579,7 @@ LOCAL_RULES: list[tuple[str, Callable[[datetime], bool]]] = [
         "*/30 0-2 * * FRI,SAT,SUN",
         lambda local: local.hour <= 2 and local.minute % 30 == 0 and local.weekday() >= 4,
     ),
-    ("0 15 2 * * *", lambda local: (local.hour, local.minute) == (2, 15)),
+    ("0 */15 2 * * *", lambda local: local.hour == 2 and local.minute % 15 == 0),
 ]
 
 
@@ -505,3 +690,85 @@ def test_thirty_years_are_caught_up_without_a_walk(expression: str, zone: str) -
 def test_thirty_years_of_milliseconds_are_one_division() -> None:
     """The count of a grid is exact."""
     assert Every(1_000).turn(0, YEARS_30, 0) == (YEARS_30, YEARS_30 // 1_000, YEARS_30 + 1_000)
+
+
+# Once
+
+
+NOON, NIGHT, MORNING = utc(2026, 1, 1, 12), utc(2026, 1, 2), utc(2026, 1, 2, 6)
+
+
+def test_slots_one_by_one_end_with_the_last() -> None:
+    """After it there is none: the task is over."""
+    once = Once((NOON, NIGHT, MORNING))
+    assert [once.first(moment) for moment in (0, NOON - 1, NOON, NIGHT, MORNING - 1, MORNING)] == [
+        NOON,
+        NOON,
+        NIGHT,
+        MORNING,
+        MORNING,
+        None,
+    ]
+    assert (once.gap(NOON), once.gap(NIGHT)) == (12 * HOUR, 6 * HOUR)
+    assert once.gap(MORNING) > 30 * 365 * DAY
+    assert (once.on_wall, once.spacing) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("slot", "now", "turn"),
+    [
+        (NOON, NOON, (NOON, 0, NIGHT)),
+        (NOON, NIGHT - 1, (NOON, 0, NIGHT)),
+        (NOON, NIGHT, (NIGHT, 1, MORNING)),
+        (NOON, MORNING, (MORNING, 2, None)),
+        (MORNING, MORNING + DAY, (MORNING, 0, None)),
+        (NOON - HOUR, NOON - HOUR, (NOON - HOUR, 0, NOON)),
+        (NOON - HOUR, NIGHT, (NIGHT, 2, MORNING)),
+        (NOON, NOON - 30 * SECOND, (NOON, 0, NIGHT)),
+    ],
+)
+def test_a_turn_of_one_off_slots(slot: int, now: int, turn: tuple[int, int, int | None]) -> None:
+    """As on every grid: the latest one due, how many older ones it stands for, the next; off the grid too."""
+    assert Once((NOON, NIGHT, MORNING)).turn(slot, now, 0) == turn
+
+
+@pytest.mark.parametrize("moments", [(), (NIGHT, NOON), (NOON, NOON)])
+def test_slots_one_by_one_are_in_order(moments: tuple[int, ...]) -> None:
+    """Without any there is nothing to plan."""
+    with pytest.raises(ValueError, match="are not slots in order"):
+        Once(moments)
+
+
+def test_one_off_slots_describe_themselves() -> None:
+    """In UTC."""
+    assert str(Once((NOON,))) == "once at 2026-01-01 12:00:00 UTC"
+    assert str(Once((NOON, NIGHT, MORNING))) == "3 times from 2026-01-01 12:00:00 UTC"
+
+
+# The share of a spacing
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"host/dev-{number:03}" for number in range(1000)],
+        [f"dev-{number}/Volumes.sync" for number in range(1000)],
+        [f"node{number:04}.example.org/A.b" for number in range(1000)],
+        [f"host/Tenants.tenant-{number}" for number in range(1000)],
+        [chr(97 + number % 26) * (1 + number // 26) for number in range(1000)],
+    ],
+    ids=lambda names: names[0],
+)
+def test_similar_names_are_spread_over_the_spacing(names: list[str]) -> None:
+    """Any twentieth of the spacing holds 2 to 9 % of a thousand of them."""
+    shares = sorted(share_of(name) for name in names)
+    twentieth = (1 << 32) // 20
+    for low in range(0, (1 << 32) - twentieth, twentieth // 8):
+        held = bisect_left(shares, low + twentieth) - bisect_left(shares, low)
+        assert 20 <= held <= 90
+
+
+def test_a_share_is_always_the_same() -> None:
+    """A version of asyncmgr that gave another one would move every task with `phase`."""
+    shares = [share_of(text) for text in ("", "a/Volumes.sync", "größe", "\udc80")]
+    assert shares == [309448485, 942314099, 2700527704, 1303163085]

@@ -5,15 +5,20 @@ A schedule is asked two things only: its first slot after an instant, and what t
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import contextlib
+import hashlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
+from itertools import pairwise
 from typing import ClassVar, Protocol, TypeAlias
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from asyncmgr._common.clock import SECOND, to_datetime, to_us
+from asyncmgr._common.safe_text import safe_repr
+from asyncmgr._tasks.cron_text import explain, fields_of
 
 DEFAULT_INTERVAL: float = 60.0
 """Seconds: how long a pass lets its caller idle at most, and the spacing of every-pass tasks under a service."""
@@ -25,27 +30,78 @@ SLOTS_COUNTED = 10
 _WEEK = 7 * 86_400 * SECOND
 """No zone moves its clocks and moves them back again within less."""
 
+_NEVER = 36_525 * 86_400 * SECOND
+"""The gap after the last slot of all: longer than anything that is compared with it."""
 
-def _load_zone(name: str) -> tzinfo:
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_SOME_DAY = datetime(2000, 1, 1)
+
+
+class _LocalZone(tzinfo):
+    """The zone of this process, as the C library has it, at every moment asked about."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        assert dt is not None
+        local = dt.replace(tzinfo=None)
+        return local - datetime.fromtimestamp(local.timestamp(), UTC).replace(tzinfo=None)
+
+    def dst(self, dt: datetime | None) -> None:
+        return None
+
+    def tzname(self, dt: datetime | None) -> str:
+        return LOCAL
+
+    def fromutc(self, dt: datetime) -> datetime:
+        # By way of the naive local time, which knows the first and the second passing of an hour.
+        return datetime.fromtimestamp(dt.replace(tzinfo=UTC).timestamp()).replace(tzinfo=self)
+
+
+LOCAL = "local"
+"""The name for the zone of the process."""
+
+_local_zone = _LocalZone()
+
+
+def load_zone(name: str) -> tzinfo:
+    """The time zone of this name, or of ``"local"``.
+
+    Raises
+    ------
+    ValueError
+        This machine has none of that name.
+    """
     if name == "UTC":
         return UTC
+    if name == LOCAL:
+        return _local_zone
     try:
         return ZoneInfo(name)
     except Exception as exc:
-        raise ValueError(f"{name!r} is not a time zone of this machine; write e.g. 'Europe/Berlin'") from exc
+        data = "" if _has_zone_data() else ", which has no time zone data at all: install the package tzdata"
+        raise ValueError(
+            f"{safe_repr(name)} is not a time zone of this machine{data}; write e.g. 'Europe/Berlin'"
+        ) from exc
 
 
-def _to_wall(time: datetime) -> int:
-    return round(time.timestamp()) * SECOND
+def _has_zone_data() -> bool:
+    try:
+        return ZoneInfo.no_cache("UTC") is not None
+    except ZoneInfoNotFoundError:
+        return False
 
 
-Turn: TypeAlias = tuple[int, int, int]
+Turn: TypeAlias = tuple[int, int, int | None]
 """What one start of a task does to its grid: the slot that it is for, which is the latest one due; how many older
-slots it stands for too; the next planned slot. A plain tuple, as one is made for each run."""
+slots it stands for too; the next planned slot, or `None` where that was the last. A plain tuple, as one is made for
+each run."""
 
 
 class Schedule(Protocol):
-    """A grid of slots, in microseconds of scheduling time, or of wall time where `on_wall`."""
+    """A grid of slots, in microseconds of scheduling time, or of wall time where `on_wall`.
+
+    `None` in place of a slot says that the schedule is over: there is never another one.
+    """
 
     on_wall: ClassVar[bool]
 
@@ -54,8 +110,8 @@ class Schedule(Protocol):
         """Seconds between two slots; 0.0 = every pass; `None` where it is not constant."""
         ...  # pragma: no cover
 
-    def first(self, start: int) -> int:
-        """The first slot of a task that starts at `start`."""
+    def first(self, start: int) -> int | None:
+        """The first slot of a task that starts at `start`, which is later than that; `None` = there is none."""
         ...  # pragma: no cover
 
     def turn(self, slot: int, now: int, window: int) -> Turn:
@@ -63,7 +119,7 @@ class Schedule(Protocol):
         ...  # pragma: no cover
 
     def gap(self, slot: int) -> int:
-        """Microseconds from `slot` to the one after it."""
+        """Microseconds from `slot` to the one after it; where there is none, a hundred years."""
         ...  # pragma: no cover
 
 
@@ -122,9 +178,9 @@ class EveryPass:
 class Cron:
     """Wall-clock slots of a cron expression (5 or 6 fields) in a time zone.
 
-    Across a change to or from summer time it does what Debian's cron does. Where neither minute nor hour begin with
-    ``*``, a slot in the hour that is left out moves to its end, and a slot in the hour that comes twice runs once.
-    All others, and those of 6 fields, have a slot at every instant at which a local clock shows such a time.
+    Where neither minute nor hour begin with ``*``, a slot in the hour that a change to summer time leaves out moves to
+    that hour's end, and a slot in the hour that comes twice is there the first time only. All others have a slot at
+    every instant at which a local clock shows such a time.
 
     Raises
     ------
@@ -134,41 +190,40 @@ class Cron:
 
     expression: str
     tz: str = "UTC"
+    """A name, or ``"local"``."""
     on_wall: ClassVar[bool] = True
 
-    ALIASES: ClassVar[dict[str, str]] = {
-        "@yearly": "0 0 1 1 *",
-        "@annually": "0 0 1 1 *",
-        "@monthly": "0 0 1 * *",
-        "@weekly": "0 0 * * 0",
-        "@daily": "0 0 * * *",
-        "@midnight": "0 0 * * *",
-        "@hourly": "0 * * * *",
-    }
-
     def __post_init__(self) -> None:
-        fields = len(self._fields.split())
-        if fields not in (5, 6):
-            raise ValueError(
-                f"{self.expression!r} has {fields} fields; cron has 5, or 6 with seconds in front"
-            )
-        zone = self._zone
+        fields = self._fields
+        _ = self.zone
         try:
-            self._after(0)
+            next(self._simulate(self._text, _SOME_DAY))
         except StopIteration:
-            raise ValueError(f"{self.expression!r} in {zone} never comes: there is no such date") from None
-        except ValueError:
-            raise
+            raise ValueError(f"{safe_repr(self.expression)} never comes: there is no such date") from None
         except Exception as exc:
-            raise ValueError(f"{self.expression!r} is not a cron expression: {exc}") from exc
+            raise ValueError(self._what_is_wrong(fields, exc)) from exc
 
-    @property
-    def _fields(self) -> str:
-        return self.ALIASES.get(self.expression.strip().lower(), self.expression)
+    def _what_is_wrong(self, fields: list[str], error: Exception) -> str:
+        name = str(error).removeprefix("Bad ")
+        if name == "day-of-month":
+            # This error also says that the day is in none of the months.
+            with contextlib.suppress(Exception):
+                next(self._simulate(" ".join([*fields[:-2], "*", fields[-1]]), _SOME_DAY))
+                return f"{safe_repr(self.expression)} never comes: there is no such date"
+        return explain(self.expression, name)
 
     @cached_property
-    def _zone(self) -> tzinfo:
-        return _load_zone(self.tz)
+    def _fields(self) -> list[str]:
+        return fields_of(self.expression)
+
+    @cached_property
+    def _text(self) -> str:
+        return " ".join(self._fields)
+
+    @cached_property
+    def zone(self) -> tzinfo:
+        """Where its times are read."""
+        return load_zone(self.tz)
 
     @cached_property
     def _simulate(self) -> Callable[..., Iterator[datetime]]:
@@ -212,22 +267,40 @@ class Cron:
 
     @cached_property
     def _has_fixed_times(self) -> bool:
-        minute, hour, *others = self._fields.split()
-        return len(others) == 3 and not minute.startswith("*") and not hour.startswith("*")
+        minute, hour = self._fields[-5:-3]
+        return not minute.startswith("*") and not hour.startswith("*")
 
     def _after_at_fixed_times(self, wall: int) -> int:
-        # In the hour that comes twice the first find may be its first passing, which is over.
-        local = to_datetime(wall).astimezone(self._zone)
-        found = (_to_wall(time) for time in self._simulate(self._fields, local))
+        # Where an hour comes twice, this passing of it may be the second, in which nothing is due.
+        found = (self._first_passing(time) for time in self._simulate(self._text, self._local_start(wall)))
         return next(slot for slot in found if slot > wall)
+
+    def _local_start(self, wall: int) -> datetime:
+        """The local time from which to look for slots after `wall`: in the second passing of an hour, its end."""
+        local = to_datetime(wall).astimezone(self.zone)
+        naive = local.replace(tzinfo=None, fold=0)
+        if local.fold:
+            before = _to_wall(naive) - self._offset_at(naive)
+            change = self._next_change(before, wall)
+            if change is not None:
+                return _from_wall(change + self._offset(before)) - timedelta(seconds=1)
+        return naive
+
+    def _first_passing(self, local: datetime) -> int:
+        """The instant at which a local clock first shows this, or the end of the hour that is left out with it."""
+        time = _to_wall(local)
+        first, second = time - self._offset_at(local), time - self._offset_at(local.replace(fold=1))
+        if second >= first:
+            return first
+        change = self._next_change(second, first)
+        return first if change is None else change
 
     def _after_in_real_time(self, wall: int) -> int:
         # Between two changes of its offset a zone's time is plain arithmetic. Handed the zone itself, cronsim 2.8 loses
         # slots where clocks change at midnight or by half an hour.
         while True:
             offset = self._offset(wall + 1)
-            local = to_datetime(wall + offset).replace(tzinfo=None)
-            found = _to_wall(next(self._simulate(self._fields, local)).replace(tzinfo=UTC)) - offset
+            found = _to_wall(next(self._simulate(self._text, _from_wall(wall + offset)))) - offset
             change = self._next_change(wall + 1, found)
             if change is None:
                 return found
@@ -244,7 +317,72 @@ class Cron:
         return None
 
     def _offset(self, wall: int) -> int:
-        return to_us(to_datetime(wall).astimezone(self._zone).utcoffset() or timedelta())
+        return to_us(to_datetime(wall).astimezone(self.zone).utcoffset() or timedelta())
+
+    def _offset_at(self, local: datetime) -> int:
+        return to_us(local.replace(tzinfo=self.zone).utcoffset() or timedelta())
 
     def __str__(self) -> str:
         return f"cron {self.expression!r} {self.tz}"
+
+
+def _to_wall(time: datetime) -> int:
+    """Microseconds from 1970 to a naive time, both read on the same clock."""
+    return to_us(time.replace(tzinfo=UTC, fold=0) - _EPOCH)
+
+
+def _from_wall(wall: int) -> datetime:
+    return to_datetime(wall).replace(tzinfo=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Wall-clock slots that are listed one by one; after the last there is none.
+
+    Raises
+    ------
+    ValueError
+        There is no slot, or they are not in order.
+    """
+
+    slots: tuple[int, ...]
+    """Microseconds since 1970, each later than the one before."""
+    on_wall: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.slots or any(after <= before for before, after in pairwise(self.slots)):
+            raise ValueError(f"{self.slots!r} are not slots in order")
+
+    @property
+    def spacing(self) -> None:
+        return None
+
+    def first(self, start: int) -> int | None:
+        following = bisect_right(self.slots, start)
+        return self.slots[following] if following < len(self.slots) else None
+
+    def turn(self, slot: int, now: int, window: int) -> Turn:
+        passed = bisect_right(self.slots, now) - bisect_right(self.slots, slot)
+        if passed <= 0:
+            return slot, 0, self.first(slot)
+        return self.slots[bisect_right(self.slots, now) - 1], passed, self.first(now)
+
+    def gap(self, slot: int) -> int:
+        following = self.first(slot)
+        return _NEVER if following is None else following - slot
+
+    def __str__(self) -> str:
+        first = f"{to_datetime(self.slots[0]):%Y-%m-%d %H:%M:%S} UTC"
+        return f"once at {first}" if len(self.slots) == 1 else f"{len(self.slots)} times from {first}"
+
+
+def share_of(text: str) -> int:
+    """A number of 32 bits that is always the same for this text, and far apart for similar ones.
+
+    A task that begins at a share of its spacing begins ``spacing * share_of(f"{host}/{full_name}") >> 32`` after the
+    start.
+    """
+    digest = hashlib.blake2b(
+        text.encode(errors="surrogatepass"), digest_size=4, usedforsecurity=False
+    ).digest()
+    return int.from_bytes(digest, "big")
