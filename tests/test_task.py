@@ -5,28 +5,33 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import timedelta
+from dataclasses import fields, replace
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar, get_overloads
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncmgr import AsyncmgrError, InvalidPeriodicTaskArg, Manager, Outcome, Settings, periodic_task
+from asyncmgr._common.clock import to_datetime
+from asyncmgr._common.functions import name_of, signature_of
 from asyncmgr._settings.model import TaskSettings
-from asyncmgr._tasks.declare import declared
-from asyncmgr._tasks.options import LONGEST, PeriodicTask
-from asyncmgr._tasks.overrides import override_options
-from asyncmgr._tasks.schedules import Cron, Every, EveryPass
+from asyncmgr._tasks.declare import declared, refuse_hidden_tasks
+from asyncmgr._tasks.options import LONGEST, OPTIONS, SETTABLE, PeriodicTask
+from asyncmgr._tasks.overrides import override_options, reschedule_options
+from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Once
 
 YEAR = 365.25 * 86_400
 ACCEPTED = (
-    "spacing, cron, tz, run_immediately, initial_delay, jitter, tolerance, timeout, overlap, phase, enabled, "
-    "external_process_ok, name"
+    "spacing, cron, tz, at, run_immediately, initial_delay, jitter, tolerance, timeout, misfire_grace, overlap, "
+    "phase, enabled, external_process_ok, name"
 )
 
 untyped: Any = periodic_task
@@ -193,7 +198,11 @@ class Handler:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (plain, "plain is a plain function; @periodic_task needs 'async def'"),
+        (
+            plain,
+            "plain is a plain function; @periodic_task needs 'async def'; "
+            "for work that blocks, await asyncio.to_thread(plain, ...) in one",
+        ),
         (lambda self, context: None, "<lambda> is a plain function; @periodic_task needs 'async def'"),
         (generator, "generator is a generator; @periodic_task needs 'async def'"),
         (
@@ -570,16 +579,27 @@ def test_a_zone_belongs_to_a_cron_expression() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cron": "61 * * * *"}, "cron=: '61 * * * *' is not a cron expression: Bad minute"),
+        (
+            {"cron": "61 * * * *"},
+            "cron=: '61 * * * *' is not a cron expression: Bad minute '61'; "
+            "minute is 0-59, '*', lists '1,2', ranges '1-5', steps '*/5'",
+        ),
         ({"cron": "* * *"}, "cron=: '* * *' has 3 fields; cron has 5, or 6 with seconds in front"),
-        ({"cron": "@never"}, "cron=: '@never' has 1 fields; cron has 5, or 6 with seconds in front"),
+        (
+            {"cron": "@never"},
+            "cron=: '@never' is not a cron expression: it has 1 field and is none of the names @yearly, @annually, "
+            "@monthly, @weekly, @daily, @midnight, @hourly; cron has 5, or 6 with seconds in front",
+        ),
         ({"cron": ""}, "cron='' is not accepted; cron is a text that is not empty"),
         ({"cron": 5}, "cron=5 is not accepted; cron is a text that is not empty"),
         (
             {"cron": "@daily", "tz": "Mars/Olympus"},
-            "cron=: 'Mars/Olympus' is not a time zone of this machine; write e.g. 'Europe/Berlin'",
+            "tz=: 'Mars/Olympus' is not a time zone of this machine; write e.g. 'Europe/Berlin'",
         ),
-        ({"cron": "@daily", "tz": ""}, "tz='' is not accepted; tz is a text that is not empty"),
+        (
+            {"cron": "@daily", "tz": ""},
+            "tz='' is not accepted; tz is a name such as 'Europe/Berlin', a ZoneInfo that has a name, or 'local'",
+        ),
     ],
 )
 def test_a_cron_that_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:
@@ -612,7 +632,11 @@ def test_initial_delay_and_run_immediately_exclude_each_other() -> None:
         ({"spacing": 30}, {"spacing": "5m"}, Every(300_000_000), None),
         ({"cron": "@daily"}, {"spacing": 5}, Every(5_000_000), None),
         ({"spacing": -1}, {"spacing": 5}, Every(5_000_000), None),
-        ({"enabled": False}, {"spacing": 5}, Every(5_000_000), None),
+        ({"enabled": False}, {"spacing": 5}, Every(5_000_000), "it is not enabled"),
+        ({"enabled": False, "spacing": -1}, {"spacing": 5}, Every(5_000_000), "it is not enabled"),
+        ({"enabled": False}, {"cron": "@daily"}, Cron("@daily"), "it is not enabled"),
+        ({"spacing": -1}, {"cron": "@daily"}, Cron("@daily"), None),
+        ({"spacing": -1}, {"enabled": True}, EveryPass(), None),
         ({"spacing": 30}, {"spacing": -1}, EveryPass(), "its spacing is negative"),
         ({"spacing": 30}, {"spacing": 0}, EveryPass(), None),
         ({"spacing": 30}, {"cron": "@daily"}, Cron("@daily"), None),
@@ -628,7 +652,7 @@ def test_initial_delay_and_run_immediately_exclude_each_other() -> None:
 def test_settings_lie_over_the_declaration(
     declaration: dict[str, Any], override: dict[str, Any], schedule: object, switched_off: str | None
 ) -> None:
-    """A spacing replaces a cron or a negative spacing; `enabled` wins over both."""
+    """A spacing replaces a cron or a negative spacing; `enabled` wins over both, and stays where it is not said."""
     record = override_options(record_of(**declaration), TaskSettings(**override))
     assert (record.schedule, record.switched_off) == (schedule, switched_off)
 
@@ -640,6 +664,458 @@ def test_settings_override_lengths(keyword: str, value: Any) -> None:
     after = override_options(before, TaskSettings(**{keyword: value}))
     assert getattr(after, keyword) == value * 1_000_000
     assert after.overlap == "queue"
+
+
+# What is not said stays
+
+
+OFF = "it is not enabled"
+NIGHTLY = {"cron": "30 2 * * *", "tz": "America/New_York"}
+
+
+@pytest.mark.parametrize(
+    ("declaration", "override", "schedule"),
+    [
+        (NIGHTLY, {"cron": "30 3 * * *"}, Cron("30 3 * * *", "America/New_York")),
+        (NIGHTLY, {"tz": "Asia/Tokyo"}, Cron("30 2 * * *", "Asia/Tokyo")),
+        (NIGHTLY, {"cron": "@daily", "tz": "local"}, Cron("@daily", "local")),
+        (NIGHTLY, {"timeout": 5}, Cron("30 2 * * *", "America/New_York")),
+        ({"at": datetime(2027, 1, 1, tzinfo=UTC)}, {"cron": "@daily"}, Cron("@daily")),
+        ({"at": datetime(2027, 1, 1, tzinfo=UTC)}, {"spacing": 5}, Every(5_000_000)),
+    ],
+)
+def test_settings_keep_what_they_do_not_say_of_a_schedule(
+    declaration: dict[str, Any], override: dict[str, Any], schedule: object
+) -> None:
+    """A cron keeps the declared zone, and a zone alone moves the declared cron."""
+    assert override_options(record_of(**declaration), TaskSettings(**override)).schedule == schedule
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "field"),
+    [
+        ("timeout", 5, 5_000_000),
+        ("misfire_grace", 5, 5_000_000),
+        ("jitter", 2, 2_000_000),
+        ("tolerance", 0, 0),
+        ("initial_delay", 7, 7_000_000),
+        ("run_immediately", True, True),
+        ("overlap", "queue", "queue"),
+        ("phase", "auto", "auto"),
+    ],
+)
+def test_each_setting_changes_its_own_option_and_no_other(keyword: str, value: Any, field: object) -> None:
+    """What it does not say is as declared."""
+    before = record_of(spacing=30, timeout=1, jitter=1, tolerance=1, misfire_grace=1, enabled=False, name="x")
+    after = override_options(before, TaskSettings(**{keyword: value}))
+    assert after == replace(before, **{keyword: field})
+    assert after != before
+
+
+def test_every_option_that_settings_may_say_is_a_field_of_theirs() -> None:
+    """The model has the rows of the table, with their words, and of its own only the log level."""
+    fields = TaskSettings.model_fields
+    assert [name for name in fields if name != "log_level"] == [option.name for option in SETTABLE]
+    assert {name: field.description for name, field in fields.items() if name in OPTIONS} == {
+        option.name: option.written for option in SETTABLE
+    }
+    assert {"name", "external_process_ok", "at"}.isdisjoint(fields)
+
+
+def test_the_decorator_and_the_record_have_every_option() -> None:
+    """What checkers see, and what the manager reads, are the rows of the table too."""
+    overloads = [inspect.signature(one).parameters for one in get_overloads(periodic_task)]
+    assert list(overloads[1]) == list(OPTIONS)
+    kept = {field.name for field in fields(PeriodicTask)} - {"schedule", "switched_off"}
+    assert kept == OPTIONS.keys() - {"spacing", "cron", "at"}
+
+
+@pytest.mark.parametrize(
+    ("declaration", "override", "changed"),
+    [
+        (
+            {"run_immediately": True},
+            {"initial_delay": 5},
+            {"run_immediately": False, "initial_delay": 5_000_000},
+        ),
+        ({"initial_delay": 5}, {"run_immediately": True}, {"run_immediately": True, "initial_delay": None}),
+        ({"initial_delay": 5}, {"run_immediately": False}, {}),
+    ],
+)
+def test_the_stronger_place_says_when_the_first_slot_is(
+    declaration: dict[str, Any], override: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    """`initial_delay` and `run_immediately` would contradict each other in one place."""
+    before = record_of(**declaration)
+    assert override_options(before, TaskSettings(**override)) == replace(before, **changed)
+
+
+@pytest.mark.parametrize(
+    ("declaration", "override", "message"),
+    [
+        ({"spacing": 30}, {"tz": "Europe/Berlin"}, "tz= is the zone of a cron expression; give cron= too"),
+        (
+            {"cron": "@daily"},
+            {"tolerance": 5},
+            "tolerance= has no meaning with cron=: a cron task is never early",
+        ),
+        (
+            {"at": datetime(2027, 1, 1, tzinfo=UTC)},
+            {"tolerance": 5},
+            "tolerance= has no meaning with at=: a one-off task is never early",
+        ),
+    ],
+)
+def test_what_means_nothing_to_the_schedule_in_force_is_refused(
+    declaration: dict[str, Any], override: dict[str, Any], message: str
+) -> None:
+    """The rules hold for the combination, not for each place by itself."""
+    with pytest.raises(InvalidPeriodicTaskArg, match=re.escape(message)):
+        override_options(record_of(**declaration), TaskSettings(**override))
+
+
+def test_a_tolerance_of_the_declaration_does_not_hinder_a_cron_of_the_settings() -> None:
+    """It has no effect there, and is back where the spacing is."""
+    record = override_options(record_of(spacing=30, tolerance=5), TaskSettings(cron="@daily"))
+    assert (record.schedule, record.tolerance) == (Cron("@daily"), 5_000_000)
+
+
+# Rescheduling
+
+
+@pytest.mark.parametrize(
+    ("declaration", "given", "schedule", "switched_off"),
+    [
+        (NIGHTLY, {"cron": "30 3 * * *"}, Cron("30 3 * * *", "America/New_York"), None),
+        (NIGHTLY, {"tz": "Asia/Tokyo"}, Cron("30 2 * * *", "Asia/Tokyo"), None),
+        (NIGHTLY, {"tz": ZoneInfo("Asia/Tokyo")}, Cron("30 2 * * *", "Asia/Tokyo"), None),
+        (NIGHTLY, {"cron": "@daily", "tz": "Asia/Tokyo"}, Cron("@daily", "Asia/Tokyo"), None),
+        (NIGHTLY, {"spacing": 5}, Every(5_000_000), None),
+        ({"spacing": 5}, {"cron": "@daily"}, Cron("@daily"), None),
+        ({"spacing": 5}, {"spacing": timedelta(minutes=1)}, Every(60_000_000), None),
+        ({"spacing": 5}, {"spacing": 0}, EveryPass(), None),
+        ({"spacing": 5}, {"spacing": -1}, EveryPass(), "its spacing is negative"),
+        ({"spacing": -1}, {"spacing": 5}, Every(5_000_000), None),
+        ({"spacing": 5, "enabled": False}, {"spacing": 7}, Every(7_000_000), OFF),
+        ({"spacing": 5, "enabled": False}, {"cron": "@daily"}, Cron("@daily"), OFF),
+        ({**NIGHTLY, "enabled": False}, {"tz": "UTC"}, Cron("30 2 * * *", "UTC"), OFF),
+        ({"spacing": -1, "enabled": False}, {"spacing": 7}, Every(7_000_000), OFF),
+    ],
+)
+def test_rescheduling_keeps_what_it_is_not_told(
+    declaration: dict[str, Any], given: dict[str, Any], schedule: object, switched_off: str | None
+) -> None:
+    """The zone stays, the other options stay, and a task that is not enabled stays off."""
+    before = record_of(**declaration, timeout=5, jitter=1)
+    after = reschedule_options(before, **given)
+    assert (after.schedule, after.switched_off) == (schedule, switched_off)
+    assert replace(after, schedule=before.schedule, switched_off=None, tz=before.tz) == replace(
+        before, switched_off=None
+    )
+
+
+def test_a_zone_outlives_a_spacing() -> None:
+    """From cron to spacing and back, the zone is the one that was said."""
+    spaced = reschedule_options(record_of(**NIGHTLY), spacing=5)
+    assert reschedule_options(spaced, cron="@daily").schedule == Cron("@daily", "America/New_York")
+
+
+def test_rescheduling_does_not_undo_what_settings_switched_off() -> None:
+    """Nor does it switch off what they switched on."""
+    off = override_options(record_of(spacing=5), TaskSettings(enabled=False))
+    assert reschedule_options(off, spacing=7).switched_off == OFF
+    on = override_options(record_of(spacing=5, enabled=False), TaskSettings(enabled=True))
+    assert reschedule_options(on, spacing=7).switched_off is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "reschedule() takes either spacing= or cron=, and tz= beside or instead of cron="),
+        ({"spacing": 5, "cron": "@daily"}, "reschedule() takes either spacing= or cron="),
+        ({"spacing": True}, "spacing=True is not accepted"),
+        ({"cron": "61 * * * *"}, "cron=: '61 * * * *' is not a cron expression"),
+        ({"cron": "@daily", "tz": "Mars"}, "tz=: 'Mars' is not a time zone of this machine"),
+        ({"tz": "UTC"}, "tz= is the zone of a cron expression"),
+        ({"spacing": 5, "tz": "UTC"}, "tz= is the zone of a cron expression"),
+    ],
+)
+def test_a_schedule_that_cannot_be_meant_is_refused(given: dict[str, Any], message: str) -> None:
+    """With what is wrong and what to write."""
+    with pytest.raises(InvalidPeriodicTaskArg, match=re.escape(message)):
+        reschedule_options(record_of(spacing=10), **given)
+
+
+# Time zones
+
+
+@pytest.mark.parametrize(
+    ("tz", "name"),
+    [
+        ("Europe/Berlin", "Europe/Berlin"),
+        (ZoneInfo("Europe/Berlin"), "Europe/Berlin"),
+        (ZoneInfo.no_cache("Europe/Berlin"), "Europe/Berlin"),
+        (ZoneInfo("UTC"), "UTC"),
+        (UTC, "UTC"),
+        ("local", "local"),
+    ],
+    ids=repr,
+)
+def test_a_zone_is_a_name_an_object_or_the_local_one(tz: object, name: str) -> None:
+    """It is kept by its name."""
+    record = record_of(cron="@daily", tz=tz)
+    assert (record.schedule, record.tz) == (Cron("@daily", name), name)
+
+
+class Nameless(ZoneInfo):
+    """As `ZoneInfo.from_file` makes one."""
+
+    key = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "tz", [timezone(timedelta(hours=1)), Nameless("Europe/Berlin"), 1, True, b"UTC", ["UTC"]], ids=repr
+)
+def test_another_zone_is_refused(tz: object) -> None:
+    """The message says what is accepted."""
+    assert refusal(cron="@daily", tz=tz) == (
+        f"tz={tz!r} is not accepted; tz is a name such as 'Europe/Berlin', a ZoneInfo that has a name, or 'local'"
+    )
+
+
+def test_the_zone_of_the_service_is_for_tasks_that_say_none() -> None:
+    """Also where what they say is the same as the default."""
+    assert record_of(cron="@daily").with_zone("Asia/Tokyo").schedule == Cron("@daily", "Asia/Tokyo")
+    for said in (record_of(cron="@daily", tz="UTC"), record_of(**NIGHTLY), record_of(spacing=5)):
+        assert said.with_zone("Asia/Tokyo") is said
+    plain = record_of(cron="@daily")
+    assert plain.with_zone("UTC") is plain
+
+
+def test_the_zone_of_the_service_goes_when_another_is_said() -> None:
+    """It is no declaration: settings and rescheduling find that none was said."""
+    record = record_of(cron="@daily").with_zone("Asia/Tokyo")
+    assert record.with_zone("UTC") == record_of(cron="@daily")
+    assert override_options(record, TaskSettings(tz="Europe/Berlin")).schedule == Cron(
+        "@daily", "Europe/Berlin"
+    )
+    again = reschedule_options(record, cron="@hourly").with_zone("Asia/Tokyo")
+    assert again.schedule == Cron("@hourly", "Asia/Tokyo")
+
+
+# One-off slots
+
+
+NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("at", "slots"),
+    [
+        (NEW_YEAR, [NEW_YEAR]),
+        ([NEW_YEAR], [NEW_YEAR]),
+        ((NEW_YEAR, NEW_YEAR - timedelta(days=1)), [NEW_YEAR - timedelta(days=1), NEW_YEAR]),
+        ({NEW_YEAR, NEW_YEAR.astimezone(ZoneInfo("Asia/Tokyo"))}, [NEW_YEAR]),
+        (iter([NEW_YEAR]), [NEW_YEAR]),
+        (datetime(2027, 1, 1, 1, tzinfo=ZoneInfo("Europe/Berlin")), [NEW_YEAR]),
+    ],
+    ids=["one", "list", "tuple", "set", "iterator", "another zone"],
+)
+def test_at_is_one_moment_or_several(at: object, slots: list[datetime]) -> None:
+    """In any order and any zone; the same moment is one slot."""
+    schedule = record_of(at=at).schedule
+    assert isinstance(schedule, Once)
+    assert [to_datetime(slot) for slot in schedule.slots] == slots
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        datetime(2027, 1, 1),
+        [NEW_YEAR, datetime(2027, 1, 1)],
+        date(2027, 1, 1),
+        "2027-01-01T00:00:00Z",
+        b"2027",
+        [],
+        {},
+        1798761600,
+        None,
+    ],
+    ids=repr,
+)
+def test_a_moment_is_aware(at: object) -> None:
+    """A local time by itself is no moment, and a text is no datetime."""
+    assert refusal(at=at) == (
+        f"at={at!r} is not accepted; at is an aware datetime such as datetime(2027, 1, 1, tzinfo=UTC), or several of "
+        "them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"spacing": 5}, "at= and spacing= exclude each other; give one of them"),
+        ({"cron": "@daily"}, "at= and cron= exclude each other; give one of them"),
+        ({"tz": "UTC"}, "at= and tz= exclude each other; give one of them"),
+        ({"tolerance": 1}, "tolerance= has no meaning with at=: a one-off task is never early"),
+    ],
+)
+def test_at_excludes_other_schedules(other: dict[str, Any], message: str) -> None:
+    """One task has one of them."""
+    assert refusal(at=NEW_YEAR, **other) == message
+
+
+# Misfires
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(0.001, 1_000), (timedelta(minutes=1), 60_000_000), (None, None)]
+)
+def test_a_misfire_grace_is_a_length_of_time(value: Any, kept: int | None) -> None:
+    """In microseconds; `None`, the default, is any lateness."""
+    assert record_of(misfire_grace=value).misfire_grace == kept
+
+
+@pytest.mark.parametrize("value", [0, 0.0001], ids=repr)
+def test_a_misfire_grace_lasts_a_millisecond_at_least(value: object) -> None:
+    """No start is on its slot to the microsecond, so that 0 would refuse them all."""
+    assert refusal(misfire_grace=value) == (
+        f"misfire_grace={value!r} is not accepted; misfire_grace is at least 1 ms, or None for any"
+    )
+
+
+# Hidden tasks
+
+
+def unwrapped(function: Any) -> Any:
+    async def wrapper(self: Any, context: object) -> None:
+        await function(self, context)
+
+    return wrapper
+
+
+def by_default_value(function: Any) -> Any:
+    async def wrapper(self: Any, context: object, *, _function: Any = function) -> None: ...
+
+    return wrapper
+
+
+class ByAttribute:
+    """A decorator that is a class."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+HIDING = [
+    unwrapped,
+    by_default_value,
+    ByAttribute,
+    functools.partial(functools.partial, functools.partial),
+    property,
+    lambda function: functools.partialmethod(function, path="/"),
+    lambda function: unwrapped(unwrapped(function)),
+    lambda function: traced(unwrapped(function)),
+    lambda function: staticmethod(unwrapped(function)),
+]
+
+
+@pytest.mark.parametrize(
+    "decorate",
+    HIDING,
+    ids=[
+        "closure",
+        "default",
+        "attribute",
+        "partial",
+        "property",
+        "partialmethod",
+        "twice",
+        "wraps above",
+        "static",
+    ],
+)
+def test_a_task_that_a_decorator_hides_is_refused(decorate: Callable[[Any], Any]) -> None:
+    """Without `functools.wraps` the decorator's function stands in the class, and nothing on it says that it is one."""
+
+    class Disks:
+        @decorate
+        @periodic_task
+        async def sweep(self, context: object, path: str = "/") -> None: ...
+
+    with pytest.raises(InvalidPeriodicTaskArg) as caught:
+        refuse_hidden_tasks(Disks)
+    text = str(caught.value)
+    assert text.startswith(
+        f"{Disks.__qualname__}.sweep is a periodic task that a decorator above @periodic_task hides"
+    )
+    assert "put @functools.wraps(function) on what that decorator returns" in text
+
+
+def test_only_what_hides_a_task_is_refused() -> None:
+    """A decorated task, one that is used from elsewhere, wrappers that use `wraps`, and what is no function."""
+    task = periodic_task(a_function())
+
+    class Disks:
+        numbers: ClassVar[Any] = [1, 2]
+        borrowed = task
+        cell: Any = None
+
+        @traced
+        @periodic_task
+        async def outside(self, context: object) -> None: ...
+
+        @periodic_task
+        @unwrapped
+        async def inside(self, context: object) -> None: ...
+
+        async def calls(self, context: object) -> None:
+            await task(self, context)
+
+        @unwrapped
+        async def plain(self, context: object) -> None: ...
+
+    Disks.cell = unwrapped(vars(Disks)["outside"])
+    refuse_hidden_tasks(Disks)
+
+
+def test_a_task_that_a_mixin_hides_is_refused_where_it_is_used() -> None:
+    """A mixin is no manager, and is looked at with the manager that has it."""
+
+    class Mixin:
+        @unwrapped
+        @periodic_task
+        async def sweep(self, context: object) -> None: ...
+
+    class Disks(Mixin):
+        pass
+
+    with pytest.raises(InvalidPeriodicTaskArg, match=r"Mixin\.sweep is a periodic task that"):
+        refuse_hidden_tasks(Disks)
+
+
+# Names and signatures
+
+
+def test_a_partial_has_the_name_of_what_it_calls() -> None:
+    """However deep it is; what has no name has the one given."""
+    once = functools.partial(coroutine, context=1)
+    assert name_of(once) == name_of(functools.partial(once)) == name_of(coroutine) == "coroutine"
+    assert name_of(Handler(), "handler") == "handler"
+
+
+def test_annotations_are_not_evaluated_where_a_signature_is_read() -> None:
+    """They may name what is imported for checkers only."""
+    code = "async def sweep(self, context: Absent, *, path: Absent = '/') -> Absent: ..."
+    if sys.version_info < (3, 14):
+        code = f"from __future__ import annotations\n{code}"  # else they are evaluated where they are written
+    names: dict[str, Any] = {}
+    exec(compile(code, "<absent>", "exec", dont_inherit=True), names)
+    assert untyped(names["sweep"]) is names["sweep"]
+    assert list(signature_of(names["sweep"]).parameters) == ["self", "context", "path"]
 
 
 # Inert

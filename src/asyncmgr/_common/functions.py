@@ -1,10 +1,18 @@
-"""The marks that decorators leave on functions, and words for what is no function."""
+"""What can be known of a function, or of what was given in place of one: words, name, signature, marks."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
 
 TASK_MARK = "__periodic_task__"
+
+RPC_MARK = "__rpc__"
 
 
 def kind_of(function: object) -> str:
@@ -22,4 +30,57 @@ def kind_of(function: object) -> str:
     return f"a {type(function).__name__} object" if callable(function) else "no function"
 
 
-RPC_MARK = "__rpc__"
+def name_of(function: object, default: str = "task") -> str:
+    """The name of a function; of a `functools.partial` the name of what it calls."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else default
+
+
+def signature_of(function: Any) -> inspect.Signature:
+    """The signature of a function. Its annotations are not evaluated: they may name what only checkers import."""
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+MOST_LOOKED_THROUGH = 100
+"""How many objects `contents_of` looks into."""
+
+
+def contents_of(value: object) -> Iterator[object]:
+    """All that what a decorator returned may hold: closures, default values, attributes, the parts of a partial."""
+    waiting, seen = [value], {id(value)}
+    for _ in range(MOST_LOOKED_THROUGH):
+        if not waiting:
+            return
+        for one in _held_by(waiting.pop()):
+            if id(one) not in seen:
+                yield one
+                seen.add(id(one))
+                waiting.append(one)
+
+
+def _held_by(value: object) -> list[object]:
+    if inspect.isfunction(value):
+        defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return [*_cells(value.__closure__ or ()), *defaults, *vars(value).values()]
+    if isinstance(value, functools.partial | functools.partialmethod):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, property):
+        return [value.fget]
+    if isinstance(value, staticmethod | classmethod):
+        return [value.__func__]
+    if inspect.isclass(value) or not callable(value):
+        return []
+    attributes = getattr(value, "__dict__", None)
+    return list(attributes.values()) if isinstance(attributes, dict) else []
+
+
+def _cells(closure: tuple[types.CellType, ...]) -> Iterator[object]:
+    for cell in closure:
+        with contextlib.suppress(ValueError):  # nothing is in it yet
+            yield cell.cell_contents

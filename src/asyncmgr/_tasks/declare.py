@@ -5,20 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar, overload
+from zoneinfo import ZoneInfo
 
-from asyncmgr._common.functions import TASK_MARK, kind_of
+from asyncmgr._common.functions import TASK_MARK, contents_of, kind_of, name_of, signature_of
+from asyncmgr._common.safe_text import safe_repr
 from asyncmgr._tasks.options import (
     ACCEPTED,
     Overlap,
     PeriodicTask,
     Phase,
-    read_name,
-    read_optional_length,
+    read_option,
     read_options,
-    refuse_two_starts,
 )
 from asyncmgr.errors import InvalidPeriodicTaskArg
 
@@ -32,12 +32,14 @@ def periodic_task(
     *,
     spacing: float | timedelta = 0,
     cron: str = ...,
-    tz: str = "UTC",
+    tz: str | ZoneInfo = ...,
+    at: datetime | Iterable[datetime] = ...,
     run_immediately: bool = False,
     initial_delay: float | timedelta | None = None,
     jitter: float | timedelta = 0,
     tolerance: float | timedelta | None = None,
     timeout: float | timedelta | None = None,
+    misfire_grace: float | timedelta | None = None,
     overlap: Overlap = "skip",
     phase: Phase = None,
     enabled: bool = True,
@@ -52,8 +54,16 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
     spacing
         Seconds between two planned starts, 1 ms to 100 years. 0, the default: on every pass (under a service every
         60 s). Negative: switched off.
-    cron, tz
-        Instead of `spacing`: a cron expression of 5 or 6 fields or a name such as ``@daily``, and its time zone.
+    cron
+        Instead of `spacing`: a cron expression of 5 fields, or of 6 with seconds in front, or a name such as
+        ``@daily``. Ranges may wrap (``FRI-MON``), ``?`` is ``*``; ``L`` is the last day of the month, ``LW`` its last
+        working day, ``5L`` its last Friday, ``FRI#2`` its second. Where both day fields say something, either fits;
+        one that begins with ``*`` says nothing. ``30 2 * * *`` runs once a day, also on the days on which clocks
+        change: at 03:00 where there is no 02:30, the first time where it comes twice. All rules: ``docs/cron.md``.
+    tz
+        The time zone of `cron`: a name, a `ZoneInfo`, or ``"local"``. Default: the setting `timezone`, which is UTC.
+    at
+        Instead of `spacing`: one aware datetime or several, at each of which the task runs once. Afterwards it is over.
     run_immediately
         The first slot is the start itself instead of one spacing later; with `cron` one run more, at the start.
     initial_delay
@@ -65,6 +75,9 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
         Default: the service's, 0.2. It buys fewer wake-ups of the process.
     timeout
         Seconds after which a run is cancelled, once.
+    misfire_grace
+        Seconds, at least 0.001, by which a start may be later than its slot: a slot that would start later is missed,
+        with the reason ``late``. Default: however late, it runs.
     overlap
         What to do with a slot whose task still runs: ``"skip"``, ``"queue"`` or ``"allow"``.
     phase
@@ -86,7 +99,7 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
         return _attach(functions[0], declare({}))
     if functions:
         raise InvalidPeriodicTaskArg(
-            f"@periodic_task takes no positional argument, and got {functions[0]!r}; "
+            f"@periodic_task takes no positional argument, and got {safe_repr(functions[0])}; "
             f"write @periodic_task(spacing=...). Accepted: {ACCEPTED}"
         )
     record = declare(options)
@@ -130,11 +143,11 @@ class Addition(NamedTuple):
 def declare_addition(options: Mapping[str, Any]) -> Addition:
     """What these keywords of `add_periodic_task` say."""
     shared = dict(options)
-    name = read_name("name", shared.pop("name", None))
-    initial_delay = read_optional_length("initial_delay", shared.pop("initial_delay", None))
+    name = read_option("name", shared.pop("name", None))
+    initial_delay = read_option("initial_delay", shared.pop("initial_delay", None))
     record = declare(shared)
-    if initial_delay is not None:
-        refuse_two_starts(run_immediately=record.run_immediately)
+    if initial_delay is not None and record.run_immediately:
+        read_options(options)  # says that these exclude each other
     return Addition(record, name, initial_delay)
 
 
@@ -143,16 +156,26 @@ def check_function(function: object, *, takes: str, name: str | None = None) -> 
     count = takes.count(",") + 1
     if _plainly_fits(function, count):
         return
-    name = name or getattr(function, "__qualname__", repr(function))
+    name = name or getattr(function, "__qualname__", safe_repr(function))
     if not inspect.iscoroutinefunction(function):
-        raise InvalidPeriodicTaskArg(f"{name} is {kind_of(function)}; @periodic_task needs 'async def'")
+        raise InvalidPeriodicTaskArg(
+            f"{name} is {kind_of(function)}; @periodic_task needs 'async def'{_how_to_block(function)}"
+        )
+    signature = signature_of(function)
     try:
-        inspect.signature(function).bind(*range(count))
+        signature.bind(*range(count))
     except TypeError as exc:
         raise InvalidPeriodicTaskArg(
-            f"{name}{inspect.signature(function)} cannot be called with ({takes}): {exc}; "
-            f"write 'async def {getattr(function, '__name__', 'task')}({takes})'"
+            f"{name}{signature} cannot be called with ({takes}): {exc}; "
+            f"write 'async def {name_of(function)}({takes})'"
         ) from None
+
+
+def _how_to_block(function: object) -> str:
+    """What to write around work that blocks, where this is such work."""
+    if kind_of(function) != "a plain function":
+        return ""
+    return f"; for work that blocks, await asyncio.to_thread({name_of(function)}, ...) in one"
 
 
 def _plainly_fits(function: object, count: int) -> bool:
@@ -168,13 +191,41 @@ def _plainly_fits(function: object, count: int) -> bool:
     return bool(is_coroutine and required <= count <= code.co_argcount and not code.co_kwonlyargcount)
 
 
+def refuse_hidden_tasks(cls: type) -> None:
+    """Refuse a class in which a decorator without `functools.wraps` above `@periodic_task` hides a task.
+
+    It is found by what the decorator put in the task's place: something that holds, in its closure or its attributes,
+    the function that the class body defined under that name.
+
+    Raises
+    ------
+    InvalidPeriodicTaskArg
+        It names the task and the cure.
+    """
+    for base in cls.__mro__:
+        for attribute, value in vars(base).items():
+            if callable(value) or hasattr(type(value), "__get__"):
+                _refuse_hidden_task(base, attribute, value)
+
+
+def _refuse_hidden_task(cls: type, attribute: str, value: object) -> None:
+    where = f"{cls.__qualname__}.{attribute}"
+    if inspect.isclass(value) or declared(value) is not None or getattr(value, "__qualname__", "") == where:
+        return
+    if any(declared(one) and getattr(one, "__qualname__", "") == where for one in contents_of(value)):
+        raise InvalidPeriodicTaskArg(
+            f"{where} is a periodic task that a decorator above @periodic_task hides, {safe_repr(value)}; "
+            "put @functools.wraps(function) on what that decorator returns, or @periodic_task above it"
+        )
+
+
 def _attach(function: Any, record: PeriodicTask) -> Any:
     check_function(function, takes="self, context")
     if not inspect.isfunction(function):
         # Only a function is bound to the manager when it is looked up on one.
         raise InvalidPeriodicTaskArg(
-            f"{function!r} is {kind_of(function)}; @periodic_task needs 'async def' in the class, or give this one to "
-            "add_periodic_task()"
+            f"{safe_repr(function)} is {kind_of(function)}; @periodic_task needs 'async def' in the class, or give "
+            "this one to add_periodic_task()"
         )
     if TASK_MARK in vars(function):
         raise InvalidPeriodicTaskArg(
@@ -183,9 +234,3 @@ def _attach(function: Any, record: PeriodicTask) -> Any:
         )
     setattr(function, TASK_MARK, record)
     return function
-
-
-# Reading the keywords -------------------------------------------------------------------------------------------
-
-
-# Overriding by settings -----------------------------------------------------------------------------------------

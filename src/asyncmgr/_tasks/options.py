@@ -1,42 +1,44 @@
-"""The options of a periodic task: how each is read and checked, and the record that they make."""
+"""The options of a periodic task: one table that says of each how it is read, what is accepted and who may say it.
+
+`@periodic_task`, `add_periodic_task`, the settings of tasks, their merge, and rescheduling all read `OPTIONS`. What
+they say is laid over what held before by one function, `lay_over`: what is not said stays.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import combinations
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
+from zoneinfo import ZoneInfo
 
-from asyncmgr._common.clock import SECOND, to_us
-from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Schedule
+from asyncmgr._common.clock import to_us
+from asyncmgr._common.safe_text import safe_repr
+from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Once, Schedule, load_zone
 from asyncmgr.errors import InvalidPeriodicTaskArg
 
 Overlap = Literal["skip", "queue", "allow"]
 """What happens to a slot whose task still runs: `skip` refuses it, `queue` keeps one for later, `allow` starts it."""
 
-
 Phase = Literal["auto"] | None
 """Where in its spacing a task begins: `auto` = at a stable share of it for each host and task; `None` = at its end."""
 
-
 SHORTEST = timedelta(milliseconds=1)
-
 
 LONGEST = timedelta(days=36525)
 """The range of a spacing, 1 ms to 100 years."""
 
-
 # Made once: of very many tasks each is checked against them.
 _LENGTHS = (int, float, timedelta)
-
-
 _LONGEST = LONGEST.total_seconds()
+_SHORTEST = to_us(SHORTEST)
 
 
 @dataclass(frozen=True, slots=True)
 class PeriodicTask:
-    """What one `@periodic_task` says. Inert: it reads no clock, no file and no environment variable."""
+    """The options of one periodic task, as declared or as in force. Inert: it reads no clock, no file, no variable."""
 
     schedule: Schedule
     switched_off: str | None = None
@@ -55,51 +57,333 @@ class PeriodicTask:
     external_process_ok: bool = False
     name: str | None = None
     """`None` = the method's."""
+    misfire_grace: int | None = None
+    """Microseconds by which a start may be later than its slot; `None` = any."""
+    tz: str | None = None
+    """The zone that was said, kept for a cron expression that comes later; `None` = the service's."""
+    enabled: bool = True
+    """What was said of it, whatever the spacing says."""
+
+    def with_zone(self, zone: str) -> PeriodicTask:
+        """These options where `zone` is the zone of cron expressions that say none."""
+        schedule = self.schedule
+        if self.tz is not None or not isinstance(schedule, Cron) or schedule.tz == zone:
+            return self
+        return replace(self, schedule=_cron(schedule.expression, zone))
+
+
+# Readers ----------------------------------------------------------------------------------------------------------
+
+
+class _NotAcceptedError(ValueError):
+    """A value that an option does not take; the text says what it takes."""
+
+
+def _read_spacing(value: object) -> int:
+    """A spacing in microseconds: 0, negative, or 1 ms to 100 years."""
+    span = _read_span(value)
+    if 0 < span < _SHORTEST:
+        raise _NotAcceptedError("1 ms to 100 years, 0 for every pass, negative for off")
+    return span
+
+
+def _read_span(value: object) -> int:
+    """A number of seconds or a `timedelta`, at most 100 years, as microseconds."""
+    if isinstance(value, bool) or not isinstance(value, _LENGTHS):
+        raise _NotAcceptedError("seconds as int or float, or a timedelta")
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not abs(seconds) <= _LONGEST:  # NaN is neither more nor less
+        raise _NotAcceptedError("a finite number of seconds, at most 100 years")
+    span = to_us(value)
+    if span == 0 != seconds:
+        # 0 means something else than the shortest time before or after it.
+        return 1 if seconds > 0 else -1
+    return span
+
+
+def _read_length(value: object) -> int:
+    """A length of time of 0 or more, as microseconds."""
+    span = _read_span(value)
+    if span < 0:
+        raise _NotAcceptedError("0 or more seconds")
+    return span
+
+
+def _read_optional_length(value: object) -> int | None:
+    return None if value is None else _read_length(value)
+
+
+def _read_timeout(value: object) -> int | None:
+    return _read_limit(value, "at least 1 ms, or None for no timeout")
+
+
+def _read_grace(value: object) -> int | None:
+    return _read_limit(value, "at least 1 ms, or None for any")
+
+
+def _read_limit(value: object, accepted: str) -> int | None:
+    """A length of time of at least 1 ms, as microseconds, or `None`."""
+    length = _read_optional_length(value)
+    if length is not None and length < _SHORTEST:
+        raise _NotAcceptedError(accepted)
+    return length
+
+
+def _read_bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _NotAcceptedError("True or False")
+    return value
+
+
+def _read_cron(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _NotAcceptedError("a text that is not empty")
+    return _cron(value, "UTC").expression
+
+
+def _read_zone(value: object) -> str:
+    """The name of a zone of this machine, or ``"local"``."""
+    if isinstance(value, ZoneInfo) and value.key is not None:
+        value = value.key
+    elif isinstance(value, timezone) and value == UTC:
+        value = "UTC"
+    if not isinstance(value, str) or not value.strip():
+        raise _NotAcceptedError("a name such as 'Europe/Berlin', a ZoneInfo that has a name, or 'local'")
+    load_zone(value)
+    return value
+
+
+def _read_moments(value: object) -> Once:
+    several = [value] if isinstance(value, datetime) else _listed(value)
+    if not several or not all(isinstance(one, datetime) and one.utcoffset() is not None for one in several):
+        raise _NotAcceptedError(
+            "an aware datetime such as datetime(2027, 1, 1, tzinfo=UTC), or several of them"
+        )
+    return Once(tuple(sorted({_wall_of(one) for one in several})))
+
+
+def _listed(value: object) -> list[Any]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return []
+    return list(value)
+
+
+def _wall_of(moment: datetime) -> int:
+    return to_us(moment - datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def _read_overlap(value: object) -> str:
+    if value not in get_args(Overlap):
+        raise _NotAcceptedError("'skip', 'queue' or 'allow'")
+    return str(value)
+
+
+def _read_phase(value: object) -> str | None:
+    if value not in ("auto", None):
+        raise _NotAcceptedError("'auto' or None")
+    return None if value is None else str(value)
+
+
+def _read_name(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or not value.replace("-", "_").replace("_", "a").isalnum():
+        raise _NotAcceptedError("letters, digits, '_' and '-'")
+    return value
+
+
+# The table ---------------------------------------------------------------------------------------------------------
+
+_SECONDS = "seconds, or e.g. '30s', '5m', '1h30m'"
+_SWITCH = "true or false"
+
+
+class Option(NamedTuple):
+    """One option, whoever says it."""
+
+    name: str
+    read: Callable[[object], Any]
+    """The value inside, from what was said; raises `ValueError`."""
+    written: str | None = None
+    """What settings may say of it, for people; `None` = nothing: only the code may."""
+    replaces: tuple[str, ...] = ()
+    """What a weaker place says of these is void where a stronger one says this. In one place they exclude this."""
+
+
+OPTIONS: dict[str, Option] = {
+    option.name: option
+    for option in (
+        Option(
+            "spacing",
+            _read_spacing,
+            f"{_SECONDS}; 1 ms to 100 years, 0 for every pass, negative for off",
+            replaces=("cron", "tz", "at"),
+        ),
+        Option(
+            "cron",
+            _read_cron,
+            "5 or 6 fields such as '30 2 * * *', or a name such as '@daily'",
+            replaces=("spacing", "at"),
+        ),
+        Option("tz", _read_zone, "a time zone such as 'Europe/Berlin', or 'local'; of a cron expression"),
+        Option("at", _read_moments, replaces=("spacing", "cron", "tz")),
+        Option("run_immediately", _read_bool, _SWITCH),
+        Option("initial_delay", _read_optional_length, f"{_SECONDS}; at least 0"),
+        Option("jitter", _read_length, f"{_SECONDS}; at least 0"),
+        Option("tolerance", _read_optional_length, f"{_SECONDS}; 0 for exact"),
+        Option("timeout", _read_timeout, f"{_SECONDS}; at least 1 ms"),
+        Option("misfire_grace", _read_grace, f"{_SECONDS}; at least 1 ms"),
+        Option("overlap", _read_overlap, "skip, queue, allow"),
+        Option("phase", _read_phase, "auto"),
+        Option("enabled", _read_bool, _SWITCH),
+        Option("external_process_ok", _read_bool),
+        Option("name", _read_name),
+    )
+}
+"""Every option by name, in the order in which errors list them."""
+
+ACCEPTED = ", ".join(OPTIONS)
+
+SETTABLE = tuple(option for option in OPTIONS.values() if option.written is not None)
+"""Those of which settings may say something."""
+
+REPLACED_BY: dict[str, tuple[str, ...]] = {
+    name: tuple(other.name for other in OPTIONS.values() if name in other.replaces) for name in OPTIONS
+}
+"""By option: which others make it void."""
+
+_EXCLUSIVE = tuple(
+    (other, one)
+    for one, other in combinations(OPTIONS, 2)
+    if other in OPTIONS[one].replaces or one in OPTIONS[other].replaces
+)
+
+_SCHEDULED_BY = frozenset(name for pair in _EXCLUSIVE for name in pair)
+
+
+def read_option(name: str, value: object) -> Any:
+    """The value inside of what code says of an option.
+
+    Raises
+    ------
+    InvalidPeriodicTaskArg
+        It names the option, the value and what is accepted.
+    """
+    try:
+        return OPTIONS[name].read(value)
+    except _NotAcceptedError as exc:
+        raise InvalidPeriodicTaskArg(f"{name}={safe_repr(value)} is not accepted; {name} is {exc}") from None
+    except ValueError as exc:
+        raise InvalidPeriodicTaskArg(f"{name}=: {exc}") from exc
+
+
+def check_setting(name: str, value: object, written: object) -> None:
+    """Check what settings say of an option, a value that was `written` otherwise; the row tells what is accepted.
+
+    Raises
+    ------
+    ValueError
+        It says what is wrong.
+    """
+    try:
+        OPTIONS[name].read(value)
+    except _NotAcceptedError:
+        raise ValueError(f"{safe_repr(written, 80)} is not accepted") from None
 
 
 def read_options(options: Mapping[str, Any]) -> PeriodicTask:
+    """The record that these keywords of `@periodic_task` make."""
     for keyword in options:
-        if keyword not in READERS:
+        if keyword not in OPTIONS:
             raise InvalidPeriodicTaskArg(f"@periodic_task has no argument {keyword!r}; accepted: {ACCEPTED}")
-    given = {keyword: READERS[keyword](keyword, value) for keyword, value in options.items()}
-    return _combine(**given)
+    said = {keyword: read_option(keyword, value) for keyword, value in options.items()}
+    # Not by `replace`, which takes twice as long, for each of very many tasks.
+    return PeriodicTask(**_changes(_NOTHING_SAID, said, enabled_wins=False))
 
 
-def _combine(
-    *,
-    spacing: int | None = None,
-    cron: str | None = None,
-    tz: str | None = None,
-    enabled: bool = True,
-    **rest: Any,
-) -> PeriodicTask:
-    if cron is not None and spacing is not None:
-        raise InvalidPeriodicTaskArg("cron= and spacing= exclude each other; give one of them")
-    if cron is None and tz is not None:
-        raise InvalidPeriodicTaskArg("tz= is the zone of a cron expression; give cron= too, or leave it out")
-    if rest.get("initial_delay") is not None:
-        refuse_two_starts(run_immediately=rest.get("run_immediately", False))
-    if cron is not None and rest.get("tolerance"):
-        raise InvalidPeriodicTaskArg("tolerance= has no meaning with cron=: a cron task is never early")
-    schedule = make_schedule(spacing, cron, tz)
-    return PeriodicTask(schedule, switched_off=why_off(spacing, enabled=enabled), **rest)
+# One thing said over another --------------------------------------------------------------------------------------
 
 
-def refuse_two_starts(*, run_immediately: bool) -> None:
-    if run_immediately:
-        raise InvalidPeriodicTaskArg(
-            "initial_delay= and run_immediately= exclude each other; give one of them"
-        )
+def conflict(said: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Two options that exclude each other, where one place says both."""
+    names = _SCHEDULED_BY.intersection(said)
+    if len(names) > 1:
+        found = next((pair for pair in _EXCLUSIVE if names.issuperset(pair)), None)
+        if found is not None:
+            return found
+    if said.get("run_immediately") and said.get("initial_delay") is not None:
+        return "initial_delay", "run_immediately"
+    return None
 
 
-def make_schedule(spacing: int | None, cron: str | None, tz: str | None) -> Schedule:
-    """The schedule of a checked `spacing` (microseconds) or `cron`."""
-    if cron is not None:
-        try:
-            return Cron(cron, tz or "UTC")
-        except ValueError as exc:
-            raise InvalidPeriodicTaskArg(f"cron=: {exc}") from exc
-    return _every(spacing) if spacing is not None and spacing > 0 else EveryPass()
+def lay_over(base: PeriodicTask, said: Mapping[str, Any]) -> PeriodicTask:
+    """The options in force where `said`, values that have been read, is the stronger; what it does not say stays.
+
+    A schedule replaces the one before, `enabled` wins over a negative spacing, and nothing else switches a task on
+    that is not enabled.
+
+    Raises
+    ------
+    InvalidPeriodicTaskArg
+        What is said contradicts itself, or means nothing to the schedule that is then in force.
+    """
+    return replace(base, **_changes(base, said, enabled_wins=True))
+
+
+def _changes(base: PeriodicTask, said: Mapping[str, Any], *, enabled_wins: bool) -> dict[str, Any]:
+    """The fields of the record that are then other ones."""
+    _refuse_conflicts(said)
+    schedule = _schedule(base, said)
+    changes = {name: value for name, value in said.items() if name not in _SCHEDULES}
+    changes["schedule"] = schedule
+    if "tz" in said and not isinstance(schedule, Cron):
+        raise InvalidPeriodicTaskArg(_TZ_ALONE)
+    if said.get("tolerance") and schedule.on_wall:
+        _refuse_tolerance(schedule)
+    _drop_the_other_start(base, said, changes)
+    if "enabled" in said and enabled_wins:
+        changes["switched_off"] = None if said["enabled"] else _NOT_ENABLED
+    elif not _SWITCHES.isdisjoint(said):
+        changes["switched_off"] = _why_off(said.get("spacing", 0), enabled=said.get("enabled", base.enabled))
+    return changes
+
+
+_NOTHING_SAID = PeriodicTask(EveryPass())
+_SCHEDULES = frozenset(["spacing", "cron", "at"])
+_SWITCHES = _SCHEDULES | {"enabled"}
+_TZ_ALONE = "tz= is the zone of a cron expression; give cron= too, or leave it out"
+_NOT_ENABLED = "it is not enabled"
+
+
+def _refuse_conflicts(said: Mapping[str, Any]) -> None:
+    pair = conflict(said)
+    if pair == ("tz", "spacing"):
+        raise InvalidPeriodicTaskArg(_TZ_ALONE)
+    if pair is not None:
+        raise InvalidPeriodicTaskArg(f"{pair[0]}= and {pair[1]}= exclude each other; give one of them")
+
+
+def _refuse_tolerance(schedule: Schedule) -> NoReturn:
+    kind = "cron" if isinstance(schedule, Cron) else "at"
+    raise InvalidPeriodicTaskArg(f"tolerance= has no meaning with {kind}=: {_A_TASK[kind]} is never early")
+
+
+_A_TASK = {"cron": "a cron task", "at": "a one-off task"}
+
+
+def _schedule(base: PeriodicTask, said: Mapping[str, Any]) -> Schedule:
+    if "spacing" in said:
+        return _every(said["spacing"]) if said["spacing"] > 0 else _NOTHING_SAID.schedule
+    if "at" in said:
+        moments: Once = said["at"]
+        return moments
+    before = base.schedule
+    tz = said.get("tz", base.tz)
+    if "cron" in said:
+        return _cron(said["cron"], tz or "UTC")
+    if "tz" in said and isinstance(before, Cron):
+        return _cron(before.expression, tz)
+    return before
 
 
 @functools.lru_cache
@@ -108,106 +392,22 @@ def _every(step: int) -> Every:
     return Every(step)
 
 
-def why_off(spacing: int | None, *, enabled: bool) -> str | None:
-    """Why a task with these never runs; the negative spacing is named first, as the ancestor did."""
-    if spacing is not None and spacing < 0:
+@functools.lru_cache
+def _cron(expression: str, tz: str) -> Cron:
+    """One object for all tasks of one expression and zone."""
+    return Cron(expression, tz)
+
+
+def _drop_the_other_start(base: PeriodicTask, said: Mapping[str, Any], changes: dict[str, Any]) -> None:
+    """Both `initial_delay` and `run_immediately` say when the first slot is: the stronger place holds."""
+    if base.run_immediately and said.get("initial_delay") is not None:
+        changes["run_immediately"] = False
+    if base.initial_delay is not None and said.get("run_immediately"):
+        changes["initial_delay"] = None
+
+
+def _why_off(spacing: int, *, enabled: bool) -> str | None:
+    """Why it never runs; the negative spacing is named first, as the ancestor did."""
+    if spacing < 0:
         return "its spacing is negative"
-    return None if enabled else "it is not enabled"
-
-
-def read_spacing(keyword: str, value: object) -> int:
-    """A spacing in microseconds: 0, negative, or 1 ms to 100 years."""
-    span = read_span(keyword, value)
-    if 0 < span < to_us(SHORTEST):
-        raise _refuse(keyword, value, "1 ms to 100 years, 0 for every pass, negative for off")
-    return span
-
-
-def read_span(keyword: str, value: object) -> int:
-    """A number of seconds or a `timedelta`, at most 100 years, as microseconds."""
-    if isinstance(value, bool) or not isinstance(value, _LENGTHS):
-        raise _refuse(keyword, value, "seconds as int or float, or a timedelta")
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not abs(seconds) <= _LONGEST:  # NaN is neither more nor less
-        raise _refuse(keyword, value, "a finite number of seconds, at most 100 years")
-    span = to_us(value)
-    if span == 0 != seconds:
-        # 0 means something else than the shortest time before or after it.
-        return 1 if seconds > 0 else -1
-    return span
-
-
-def read_length(keyword: str, value: object) -> int:
-    """A length of time of 0 or more, as microseconds."""
-    span = read_span(keyword, value)
-    if span < 0:
-        raise _refuse(keyword, value, "0 or more seconds")
-    return span
-
-
-def read_optional_length(keyword: str, value: object) -> int | None:
-    return None if value is None else read_length(keyword, value)
-
-
-def read_timeout(keyword: str, value: object) -> int | None:
-    """A timeout in microseconds, at least 1 ms, or `None`."""
-    length = read_optional_length(keyword, value)
-    if length is not None and length < SECOND // 1000:
-        raise _refuse(keyword, value, "at least 1 ms, or None for no timeout")
-    return length
-
-
-def _read_bool(keyword: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _refuse(keyword, value, "True or False")
-    return value
-
-
-def _read_text(keyword: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise _refuse(keyword, value, "a text that is not empty")
-    return value
-
-
-def _read_overlap(keyword: str, value: object) -> str:
-    if value not in get_args(Overlap):
-        raise _refuse(keyword, value, "'skip', 'queue' or 'allow'")
-    return str(value)
-
-
-def _read_phase(keyword: str, value: object) -> str | None:
-    if value not in ("auto", None):
-        raise _refuse(keyword, value, "'auto' or None")
-    return None if value is None else str(value)
-
-
-def read_name(keyword: str, value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value or not value.replace("-", "_").replace("_", "a").isalnum():
-        raise _refuse(keyword, value, "letters, digits, '_' and '-'")
-    return value
-
-
-def _refuse(keyword: str, value: object, accepted: str) -> InvalidPeriodicTaskArg:
-    return InvalidPeriodicTaskArg(f"{keyword}={value!r} is not accepted; {keyword} is {accepted}")
-
-
-READERS: dict[str, Callable[[str, object], Any]] = {
-    "spacing": read_spacing,
-    "cron": _read_text,
-    "tz": _read_text,
-    "run_immediately": _read_bool,
-    "initial_delay": read_optional_length,
-    "jitter": read_length,
-    "tolerance": read_optional_length,
-    "timeout": read_timeout,
-    "overlap": _read_overlap,
-    "phase": _read_phase,
-    "enabled": _read_bool,
-    "external_process_ok": _read_bool,
-    "name": read_name,
-}
-
-
-ACCEPTED = ", ".join(READERS)
+    return None if enabled else _NOT_ENABLED

@@ -1,51 +1,58 @@
-"""Lays what the settings say of a task over its declaration."""
+"""Lays what settings, or a handle, say of a task over the options that it has. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Protocol
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
 
-from asyncmgr._tasks.options import READERS, PeriodicTask, make_schedule, read_spacing, why_off
-from asyncmgr._tasks.schedules import Cron
-
-
-class Override(Protocol):
-    """What settings may say of one task; `None` = nothing. Lengths are seconds."""
-
-    spacing: float | None
-    cron: str | None
-    tz: str | None
-    enabled: bool | None
-    timeout: float | None
-    jitter: float | None
-    tolerance: float | None
+from asyncmgr._tasks.options import SETTABLE, PeriodicTask, lay_over, read_option
+from asyncmgr.errors import InvalidPeriodicTaskArg
 
 
-def override_options(options: PeriodicTask, override: Override) -> PeriodicTask:
+def override_options(options: PeriodicTask, override: object) -> PeriodicTask:
     """The options in force: those of the declaration with what the settings say laid over them.
 
-    A spacing replaces a cron or a negative spacing; `enabled` wins over both.
+    A spacing replaces a cron or a negative spacing; `enabled` wins over both; what is not said stays.
+
+    Parameters
+    ----------
+    options
+        As declared.
+    override
+        Has an attribute for each of `SETTABLE`; `None` = nothing is said. Lengths are seconds.
 
     Raises
     ------
     InvalidPeriodicTaskArg
-        A value cannot be meant.
+        A value cannot be meant, or not beside what else is in force.
     """
-    changes: dict[str, Any] = {
-        keyword: READERS[keyword](keyword, value)
-        for keyword in ("timeout", "jitter", "tolerance")
-        if (value := getattr(override, keyword)) is not None
-    }
-    if override.spacing is not None:
-        spacing = read_spacing("spacing", override.spacing)
-        changes |= {
-            "schedule": make_schedule(spacing, None, None),
-            "switched_off": why_off(spacing, enabled=True),
-        }
-    elif override.cron is not None:
-        changes |= {"schedule": make_schedule(None, override.cron, override.tz), "switched_off": None}
-    elif override.tz is not None and isinstance(options.schedule, Cron):
-        changes["schedule"] = make_schedule(None, options.schedule.expression, override.tz)
-    if override.enabled is not None:
-        changes["switched_off"] = why_off(None, enabled=override.enabled)
-    return replace(options, **changes)
+    said = {option.name: getattr(override, option.name) for option in SETTABLE}
+    return lay_over(
+        options, {name: read_option(name, value) for name, value in said.items() if value is not None}
+    )
+
+
+def reschedule_options(
+    options: PeriodicTask,
+    *,
+    spacing: float | timedelta | None = None,
+    cron: str | None = None,
+    tz: str | ZoneInfo | None = None,
+) -> PeriodicTask:
+    """The options in force after `TaskHandle.reschedule`: another schedule, and all the rest as it was.
+
+    The zone of a cron expression stays where none is given, and a task that is not enabled stays off.
+
+    Raises
+    ------
+    InvalidPeriodicTaskArg
+        Nothing or too much is given, or a value cannot be meant.
+    """
+    given: dict[str, Any] = {"spacing": spacing, "cron": cron, "tz": tz}
+    said = {name: value for name, value in given.items() if value is not None}
+    if not said or (spacing is not None and cron is not None):
+        raise InvalidPeriodicTaskArg(
+            "reschedule() takes either spacing= or cron=, and tz= beside or instead of cron="
+        )
+    return lay_over(options, {name: read_option(name, value) for name, value in said.items()})
