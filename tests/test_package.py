@@ -24,7 +24,6 @@ HEAVY = [
     "opentelemetry",
     "prometheus_client",
     "psutil",
-    "pydantic_settings",
     "pytest",
     "rich.console",
     "time_machine",
@@ -59,7 +58,8 @@ def test_declaring_and_running_stays_light() -> None:
 
 def test_first_use_loads_what_a_name_needs() -> None:
     """`asyncmgr.Settings` is loaded when it is first used."""
-    assert "pydantic_settings" in loaded_by("import asyncmgr; asyncmgr.Settings")
+    assert "asyncmgr._settings.model" in loaded_by("import asyncmgr; asyncmgr.Settings")
+    assert "asyncmgr._settings.model" not in loaded_by("import asyncmgr")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -19,16 +19,18 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from asyncmgr._common.durations import parse_duration
 from asyncmgr._settings import sources
+from asyncmgr._settings.matching import Matches, fits_a_manager, match
 from asyncmgr._settings.problems import fact, invalid_settings, listed, redacted, suggestion
 from asyncmgr._settings.sources import read_layers
-from asyncmgr._tasks.options import LONGEST, SHORTEST
-from asyncmgr._tasks.schedules import Cron
+from asyncmgr._tasks.options import LONGEST, OPTIONS, SETTABLE, Overlap, check_setting, conflict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -41,21 +43,11 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 _SECONDS = "seconds, or e.g. '30s', '5m', '1h30m'"
 _LONGEST = LONGEST.total_seconds()
-_SHORTEST = SHORTEST.total_seconds()
-
-
-def _check_spacing(seconds: float) -> float:
-    if seconds == 0 or -_LONGEST <= seconds < 0 or _SHORTEST <= seconds <= _LONGEST:
-        return seconds
-    raise ValueError(f"{seconds!r} s is out of range")
-
-
-def _check_cron(expression: str) -> str:
-    return Cron(expression).expression
 
 
 def _check_zone(name: str) -> str:
-    return Cron("@daily", name).tz
+    check_setting("tz", name, name)
+    return name
 
 
 def _read_seconds(value: Any) -> float:
@@ -87,38 +79,51 @@ _Level = Annotated[LogLevel, BeforeValidator(_lower)]
 _LEVELS = ", ".join(get_args(LogLevel))
 
 
+def _of_task(name: str) -> Any:
+    """A field for what settings may say of an option of tasks."""
+    return Field(default=None, description=OPTIONS[name].written)
+
+
 class TaskSettings(BaseModel):
-    """What settings say of one task; `None` = nothing, the declaration holds. Lengths are seconds."""
+    """What settings say of one task; `None` = nothing, the declaration holds. Lengths are seconds.
+
+    The fields are the rows of the table of options that settings may say something of, each checked by its row.
+    """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    spacing: Annotated[_Seconds, AfterValidator(_check_spacing)] | None = Field(
-        default=None, description=f"{_SECONDS}; 1 ms to 100 years, 0 for every pass, negative for off"
-    )
-    """Replaces a cron or a negative spacing of the declaration."""
-    cron: Annotated[str, AfterValidator(_check_cron)] | None = Field(
-        default=None, description="5 or 6 fields such as '30 2 * * *', or a name such as '@daily'"
-    )
-    """Replaces a spacing of the declaration."""
-    tz: Annotated[str, AfterValidator(_check_zone)] | None = Field(
-        default=None, description="a time zone such as 'Europe/Berlin', beside cron"
-    )
-    enabled: bool | None = Field(default=None, description="true or false")
+    spacing: _Seconds | None = _of_task("spacing")
+    """Replaces a cron, one-off slots or a negative spacing of the declaration."""
+    cron: str | None = _of_task("cron")
+    """Replaces a spacing or one-off slots of the declaration."""
+    tz: str | None = _of_task("tz")
+    """Of the cron expression here or in the declaration."""
+    run_immediately: bool | None = _of_task("run_immediately")
+    initial_delay: _Seconds | None = _of_task("initial_delay")
+    jitter: _Seconds | None = _of_task("jitter")
+    tolerance: _Seconds | None = _of_task("tolerance")
+    timeout: _Seconds | None = _of_task("timeout")
+    misfire_grace: _Seconds | None = _of_task("misfire_grace")
+    overlap: Annotated[Overlap, BeforeValidator(_lower)] | None = _of_task("overlap")
+    phase: Annotated[Literal["auto"], BeforeValidator(_lower)] | None = _of_task("phase")
+    enabled: bool | None = _of_task("enabled")
     """Wins over spacing and cron."""
-    timeout: Annotated[_Seconds, Field(ge=_SHORTEST, le=_LONGEST)] | None = Field(
-        default=None, description=f"{_SECONDS}; at least 1 ms"
-    )
-    jitter: _Length | None = Field(default=None, description=f"{_SECONDS}; at least 0")
-    tolerance: _Length | None = Field(default=None, description=f"{_SECONDS}; 0 for exact")
     log_level: _Level | None = Field(default=None, description=_LEVELS)
     """Level of the line logged for each run that succeeds; without it there is none."""
 
+    @field_validator(*(option.name for option in SETTABLE), mode="wrap")
+    @classmethod
+    def _check_option(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        found = read(value)
+        if found is not None and info.field_name is not None:
+            check_setting(info.field_name, found, value)
+        return found
+
     @model_validator(mode="after")
-    def _check_schedule(self) -> Self:
-        if self.spacing is not None and (self.cron or self.tz):
-            raise ValueError("spacing and cron (with its tz) exclude each other; keep one of them")
-        if self.tz and not self.cron:
-            raise ValueError("tz is the zone of a cron expression; give cron too, or leave it out")
+    def _check_together(self) -> Self:
+        pair = conflict({name: value for name, value in self if value is not None})
+        if pair is not None:
+            raise ValueError(f"{pair[0]} and {pair[1]} exclude each other; keep one of them")
         return self
 
 
@@ -175,7 +180,7 @@ class NatsSettings(BaseModel):
 _CREDENTIALS = ("user", "token", "nkey_seed_file", "credentials_file")
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of one service; immutable. ``Settings(host="a")`` reads the environment and the files.
 
     An argument is stronger than all of them; `None` = not given. Files are looked for in the current
@@ -184,18 +189,23 @@ class Settings(BaseSettings):
     key and what is accepted.
     """
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
-        env_prefix=sources.PREFIX,
-        env_nested_delimiter=sources.NESTED,
+        # For the fields that an application adds: what it writes as a default is checked too, and may be any object.
+        validate_default=True,
+        arbitrary_types_allowed=True,
     )
 
     host: str | None = Field(default=None, min_length=1, description="a name; without it, the machine's")
     transport: str = Field(
         default="memory://", min_length=1, description="a URL such as 'memory://' or 'nats://host:4222'"
     )
+    connect: Annotated[Literal["wait", "required"], BeforeValidator(_lower)] = Field(
+        default="required", description="wait, required"
+    )
+    """`required`: a start fails where the transport cannot be reached. `wait`: the schedule starts without it."""
     run_external_periodic_tasks: bool = Field(default=True, description="true or false")
     """`False`: tasks declared with `external_process_ok` are left to another process."""
     tolerance: _Length = Field(default=0.2, description=f"{_SECONDS}; 0 for exact")
@@ -204,6 +214,10 @@ class Settings(BaseSettings):
         default=None, description="auto"
     )
     """`auto`: tasks that say nothing of it begin at a share of their spacing that is stable for each host and task."""
+    timezone: Annotated[str, AfterValidator(_check_zone)] = Field(
+        default="UTC", description="a time zone such as 'Europe/Berlin', or 'local'"
+    )
+    """Of cron tasks that declare none."""
     start_delay: _Length = Field(default=0.0, description=f"{_SECONDS}; at least 0")
     """Seconds: upper bound of the random delay before the first slot."""
     drain_timeout: _Length = Field(default=30.0, description=f"{_SECONDS}; at least 0")
@@ -218,6 +232,10 @@ class Settings(BaseSettings):
         default=64, description="a whole number, at least 1"
     )
     """Calls of other services that run at once; more wait."""
+    max_runs: Annotated[_Integer, Field(ge=1)] | None = Field(
+        default=None, description="a whole number, at least 1"
+    )
+    """Runs in progress at once in the service; more wait, and keep their slot. `None` = any number."""
     log_level: _Level = Field(default="info", description=_LEVELS)
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
         default="auto", description="auto, console, json"
@@ -234,33 +252,18 @@ class Settings(BaseSettings):
 
     def __init__(self, **explicit: Any) -> None:
         """Read the settings from all places; `explicit` is stronger than any other."""
-        found = read_layers(explicit)
+        found = read_layers(explicit, fields=type(self).model_fields)
         kept = sources.merge(found)
-        tree = sources.as_tree(kept, found)
         places = {path: entry.place for path, entry in kept.items()}
-        # Sorted out here, since BaseSettings takes keys such as "_cli_parse_args" for orders to itself.
-        unknown = tree.keys() - type(self).model_fields.keys()
-        problems = [_unknown((key,), type(self), places) for key in tree if key in unknown]
+        problems = []
         try:
-            super().__init__(**{key: value for key, value in tree.items() if key not in unknown})
+            super().__init__(**sources.as_tree(kept, found))
         except ValidationError as exc:
-            problems += [_describe(error, type(self), places) for error in exc.errors(include_url=False)]
+            problems = [_describe(error, type(self), places) for error in exc.errors(include_url=False)]
         # Not raised in the handler: pydantic's error holds the values, secret ones too, and would come along.
         if problems:
             raise invalid_settings(problems)
         self._explicit, self._places = explicit, places
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what `layers` merged: pydantic-settings' own sources forget where a value was written."""
-        return (init_settings,)
 
     @property
     def resolved_host(self) -> str:
@@ -271,16 +274,40 @@ class Settings(BaseSettings):
         """Read the settings again, with the same explicit arguments."""
         return type(self)(**self._explicit)
 
+    def match_tasks(self, full_names: Iterable[str]) -> Matches[TaskSettings]:
+        """Find what is set for each of these tasks, by full name, and what is set for none; raises nothing."""
+        names = list(full_names)
+        managers = {name.rpartition(".")[0] for name in names}
+        return match(
+            "task",
+            self.tasks,
+            names,
+            place_of=lambda key: self.place_of("tasks", key),
+            others_fit=fits_a_manager(self.managers, managers),
+        )
+
+    def match_managers(self, names: Iterable[str]) -> Matches[dict[str, Any]]:
+        """Find the constructor arguments of each of these managers, and those of none; raises nothing."""
+        managers = list(names)
+        return match(
+            "manager",
+            self.managers,
+            managers,
+            place_of=lambda key: self.place_of("managers", key),
+            others_fit=fits_a_manager(self.tasks, managers),
+        )
+
     def overrides_for(self, full_names: Iterable[str], *, strict: bool = True) -> dict[str, TaskSettings]:
         """Find what is set for each of these tasks, by full name; names are compared without case.
 
-        A key that fits two of the tasks or, if `strict`, none of them raises `InvalidSettings`.
+        A key that fits two of the tasks raises `InvalidSettings`. So does, if `strict`, a key that fits none, unless
+        it is another service's: it is not one edit away from a task, and something else in the settings fits.
         """
-        return self._match("tasks", self.tasks, full_names, strict=strict)
+        return _matched(self.match_tasks(full_names), strict=strict)
 
     def arguments_for(self, names: Iterable[str], *, strict: bool = True) -> dict[str, dict[str, Any]]:
         """Find the constructor arguments set for each of these managers; raises as `overrides_for` does."""
-        return self._match("managers", self.managers, names, strict=strict)
+        return _matched(self.match_managers(names), strict=strict)
 
     def place_of(self, *path: str) -> str:
         """Say where a value was written, for messages: ``place_of("managers", "Volumes", "driver")``."""
@@ -291,35 +318,11 @@ class Settings(BaseSettings):
         for name, value in super().__repr_args__():
             yield name, redacted(value, (name,))
 
-    def _match(
-        self, table: str, values: Mapping[str, Value], names: Iterable[str], *, strict: bool
-    ) -> dict[str, Value]:
-        known = _by_fold(names) if values else {}
-        found: dict[str, Value] = {}
-        problems = []
-        for key, value in values.items():
-            fitting = known.get(sources.fold(key), [])
-            if len(fitting) == 1:
-                found[fitting[0]] = value
-            elif fitting or strict:
-                problems.append(f"{self.place_of(table, key)}: {_misfit(table[:-1], key, fitting, known)}")
-        if problems:
-            raise invalid_settings(problems)
-        return found
 
-
-def _by_fold(names: Iterable[str]) -> dict[str, list[str]]:
-    known: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        known.setdefault(sources.fold(name), []).append(name)
-    return known
-
-
-def _misfit(kind: str, key: str, fitting: list[str], known: Mapping[str, list[str]]) -> str:
-    if fitting:
-        return f"{key!r} fits {listed(fitting)}: settings do not tell upper from lower case; rename one"
-    names = [name for group in known.values() for name in group]
-    return f"there is no {kind} {key!r}{suggestion(key, names)}; accepted: {listed(names)}"
+def _matched(found: Matches[Value], *, strict: bool) -> dict[str, Value]:
+    if found.doubles or strict:
+        found.raise_problems()
+    return dict(found.matched)
 
 
 # What is wrong, in words

@@ -5,23 +5,20 @@ Every value keeps the place it came from. Knows nothing of what the values mean.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 import json
+import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
+from asyncmgr._settings.kubernetes import is_of_a_service
 from asyncmgr._settings.problems import NAMED_TABLES, invalid_settings
+from asyncmgr._tasks.options import REPLACED_BY
 
 PREFIX = "ASYNCMGR_"
 NESTED = "__"
@@ -37,8 +34,6 @@ Keys = tuple[str, ...]
 Layer = Sequence["Entry"]
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-# A schedule is one thing: written in a stronger place, it replaces a weaker place's, of the other kind too.
-_REPLACED_BY = {"spacing": "cron", "cron": "spacing", "tz": "spacing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +71,20 @@ def from_arguments(arguments: Mapping[str, Any]) -> list[Entry]:
     return [Entry(_named(path, leaf), leaf, f"argument {'.'.join(path)}") for path, leaf in _leaves(given)]
 
 
-def from_environment(variables: Mapping[str, str]) -> list[Entry]:
-    """Read variables that begin with ``ASYNCMGR_``, in any case; one for a whole table holds JSON."""
-    ours = (
-        name for name in variables if name.upper().startswith(PREFIX) and name.upper() not in _NO_SETTINGS
-    )
+def from_environment(variables: Mapping[str, str], fields: Container[str] = ()) -> list[Entry]:
+    """Read variables that begin with ``ASYNCMGR_``, in any case; one for a whole table holds JSON.
+
+    What Kubernetes says there of a Service is left out, unless it has the name of one of the `fields`.
+    """
+    ours = (name for name in variables if _is_setting(name, variables[name], fields))
     return [entry for name in ours for entry in _from_variable(name, variables[name])]
+
+
+def _is_setting(variable: str, text: str, fields: Container[str]) -> bool:
+    name = variable.upper()
+    if not name.startswith(PREFIX) or name in _NO_SETTINGS:
+        return False
+    return variable[len(PREFIX) :].lower() in fields or not is_of_a_service(variable, text)
 
 
 def from_file(file: Path, header: Keys = (), *, required_by: str | None = None) -> list[Entry]:
@@ -214,18 +217,20 @@ def _outranked(path: Keys, kept: Mapping[Keys, Entry], tables: set[Keys]) -> boo
         return True
     if any(above in kept and not isinstance(kept[above].value, Mapping) for above in _above(path)):
         return True
-    replacing = _REPLACED_BY.get(path[2]) if path[0] == "tasks" and len(path) == 3 else None
-    return replacing is not None and (*path[:2], replacing) in kept
+    # A schedule is one thing: written in a stronger place, it replaces a weaker place's, of the other kind too.
+    replacing = REPLACED_BY.get(path[2], ()) if path[0] == "tasks" and len(path) == 3 else ()
+    return any((*path[:2], key) in kept for key in replacing)
 
 
 def _above(path: Keys) -> list[Keys]:
     return [path[:end] for end in range(1, len(path))]
 
 
-def read_layers(explicit: Mapping[str, Any]) -> list[Layer]:
+def read_layers(explicit: Mapping[str, Any], *, fields: Container[str] = ()) -> list[Layer]:
+    """Read all places, the strongest first; `fields` are the names of settings."""
     return [
         from_arguments(explicit),
-        from_environment(os.environ),
+        from_environment(os.environ, fields),
         _read_config(),
         from_file(Path("pyproject.toml"), ("tool", "asyncmgr")),
     ]
