@@ -704,7 +704,7 @@ def test_settings_keep_what_they_do_not_say_of_a_schedule(
         ("phase", "auto", "auto"),
     ],
 )
-def test_each_setting_changes_its_own_option_and_no_other(keyword: str, value: Any, field: object) -> None:
+def test_each_setting_changes_its_own_option_and_no_other(keyword: str, value: Any, field: Any) -> None:
     """What it does not say is as declared."""
     before = record_of(spacing=30, timeout=1, jitter=1, tolerance=1, misfire_grace=1, enabled=False, name="x")
     after = override_options(before, TaskSettings(**{keyword: value}))

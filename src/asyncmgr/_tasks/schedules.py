@@ -96,6 +96,9 @@ Turn: TypeAlias = tuple[int, int, int | None]
 slots it stands for too; the next planned slot, or `None` where that was the last. A plain tuple, as one is made for
 each run."""
 
+EndlessTurn: TypeAlias = tuple[int, int, int]
+"""The same of a schedule that is never over."""
+
 
 class Schedule(Protocol):
     """A grid of slots, in microseconds of scheduling time, or of wall time where `on_wall`.
@@ -137,7 +140,7 @@ class Every:
     def first(self, start: int) -> int:
         return start + self.step
 
-    def turn(self, slot: int, now: int, window: int) -> Turn:
+    def turn(self, slot: int, now: int, window: int) -> EndlessTurn:
         passed = (now + window - slot) // self.step
         if passed <= 0:
             return slot, 0, slot + self.step
@@ -164,7 +167,7 @@ class EveryPass:
     def first(self, start: int) -> int:
         return start
 
-    def turn(self, slot: int, now: int, window: int) -> Turn:
+    def turn(self, slot: int, now: int, window: int) -> EndlessTurn:
         return now, 0, now
 
     def gap(self, slot: int) -> int:
@@ -238,7 +241,7 @@ class Cron:
     def first(self, start: int) -> int:
         return self._after(start)
 
-    def turn(self, slot: int, now: int, window: int) -> Turn:
+    def turn(self, slot: int, now: int, window: int) -> EndlessTurn:
         following = self._after(slot)
         if following > now:
             return slot, 0, following
