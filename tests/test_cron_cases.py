@@ -1,4 +1,4 @@
-"""Cron, against what the suites of twelve other libraries expect; the data says where we follow another rule, and why."""
+"""Cron, against what the suites of twelve other libraries expect; where we follow another rule, the data says why."""
 
 from __future__ import annotations
 

@@ -9,8 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError, model_validator
 
+from asyncmgr._settings.matching import is_slip
 from asyncmgr._settings.model import Settings, TaskSettings
 from asyncmgr.errors import InvalidSettings
 
@@ -46,6 +49,7 @@ def test_defaults() -> None:
     assert (settings.seed, settings.capability_ttl, settings.rpc_concurrency) == (None, 60.0, 64)
     assert (settings.log_level, settings.log_format) == ("info", "auto")
     assert (settings.tasks, settings.managers, settings.plugins.disabled) == ({}, {}, ())
+    assert (settings.timezone, settings.connect, settings.max_runs) == ("UTC", "required", None)
 
 
 def test_each_place_yields_to_the_stronger(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +91,10 @@ def test_the_host_is_the_machine_unless_named(monkeypatch: pytest.MonkeyPatch) -
         ("ASYNCMGR_LOG_LEVEL", "WARNING", "log_level", "warning"),
         ("ASYNCMGR_LOG_FORMAT", "json", "log_format", "json"),
         ("ASYNCMGR_HOST", "[1]", "host", "[1]"),
+        ("ASYNCMGR_TIMEZONE", "Europe/Berlin", "timezone", "Europe/Berlin"),
+        ("ASYNCMGR_TIMEZONE", "local", "timezone", "local"),
+        ("ASYNCMGR_CONNECT", "Wait", "connect", "wait"),
+        ("ASYNCMGR_MAX_RUNS", "8", "max_runs", 8),
     ],
 )
 def test_variables_are_read_without_case(
@@ -214,6 +222,9 @@ def test_task_settings_as_an_argument() -> None:
         ({"CRON": "@daily"}, 'spacing="5m"', {"cron": "@daily"}),
         ({"SPACING": "5m"}, 'cron="@daily"\ntz="Europe/Berlin"', {"spacing": 300}),
         ({"CRON": "@daily"}, 'cron="@hourly"\ntz="Europe/Berlin"', {"cron": "@daily", "tz": "Europe/Berlin"}),
+        ({"TZ": "Asia/Tokyo"}, 'cron="@hourly"\ntz="UTC"', {"cron": "@hourly", "tz": "Asia/Tokyo"}),
+        ({"TZ": "Asia/Tokyo"}, "jitter=1", {"tz": "Asia/Tokyo", "jitter": 1}),
+        ({"SPACING": "5m"}, 'tz="Europe/Berlin"', {"spacing": 300}),
     ],
 )
 def test_a_schedule_replaces_a_weaker_one_of_the_other_kind(
@@ -317,6 +328,207 @@ def test_no_task_for_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         "(did you mean 'Volumes.sync'?); accepted: Volumes.heartbeat, Volumes.sync, Snapshots.sweep"
     )
     assert settings.overrides_for(TASKS, strict=False) == {}
+
+
+# Of other services
+
+
+SHARED = """
+[tasks."Volumes.sync"]
+spacing = 5
+[tasks."Compute.reserve"]
+timeout = 5
+[managers.Compute]
+size = 1
+"""
+
+
+def test_one_file_serves_two_services(here: Path) -> None:
+    """What fits nothing here is another service's: it is told with its place, and stops nothing."""
+    (here / "asyncmgr.toml").write_text(SHARED)
+    settings = Settings()
+    assert settings.overrides_for(TASKS) == {"Volumes.sync": TaskSettings(spacing=5)}
+    assert settings.arguments_for(["Volumes"]) == {}
+    assert [str(one) for one in settings.match_tasks(TASKS).foreign] == [
+        f"{here / 'asyncmgr.toml'}: [tasks.\"Compute.reserve\"] timeout: there is no task 'Compute.reserve' here; "
+        "it may be another service's"
+    ]
+    assert [str(one) for one in settings.match_managers(["Volumes"]).foreign] == [
+        f"{here / 'asyncmgr.toml'}: [managers.Compute] size: there is no manager 'Compute' here; "
+        "it may be another service's"
+    ]
+    other = settings.match_tasks(["Compute.reserve"])
+    assert (other.matched, [one.key for one in other.foreign]) == (
+        {"Compute.reserve": TaskSettings(timeout=5)},
+        ["Volumes.sync"],
+    )
+    assert settings.arguments_for(["Compute"]) == {"Compute": {"size": 1}}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["Other.task"], ["Volume.prune", "Computer.run"], []],
+    ids=["others", "others that look alike", "none"],
+)
+def test_settings_of_which_nothing_fits_are_refused(here: Path, names: list[str]) -> None:
+    """They were meant for something: all of them are named."""
+    (here / "asyncmgr.toml").write_text(SHARED)
+    settings = Settings()
+    with pytest.raises(InvalidSettings, match=r"no task 'Volumes.sync'[^\n]*\n.*no task 'Compute.reserve'"):
+        settings.overrides_for(names)
+    assert settings.match_tasks(names).foreign == ()
+    with pytest.raises(InvalidSettings, match="no manager 'Compute'"):
+        settings.arguments_for(["Other"])
+
+
+def test_a_manager_that_fits_shows_whose_the_file_is(here: Path) -> None:
+    """Tasks that a hook has yet to add may not be there, where the arguments of their manager are."""
+    (here / "asyncmgr.toml").write_text(
+        "[managers.Volumes]\nsize = 1\n[tasks.'Volumes.tenant-7']\nspacing = 5"
+    )
+    assert [one.key for one in Settings().match_tasks(["Volumes.sync"]).foreign] == ["Volumes.tenant-7"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "Volumes.synk",
+        "Volumes.syn",
+        "Volumes.ssync",
+        "Volume.sync",
+        "Volumes.snyc",
+        "volumes_sync",
+        "VOLUMES.SYNCS",
+    ],
+)
+def test_a_slip_is_refused_beside_what_fits(here: Path, key: str) -> None:
+    """One edit away from a known name, with the name that may be meant."""
+    (here / "asyncmgr.toml").write_text(
+        f'[tasks."Volumes.heartbeat"]\nspacing = 5\n[tasks."{key}"]\nspacing = 5'
+    )
+    with pytest.raises(InvalidSettings) as caught:
+        Settings().overrides_for(TASKS)
+    assert f"there is no task {key!r} (did you mean 'Volumes.sync'?); accepted: " in str(caught.value)
+    assert Settings().overrides_for(TASKS, strict=False) == {"Volumes.heartbeat": TaskSettings(spacing=5)}
+
+
+@pytest.mark.parametrize("key", ["Volumes.sweep", "Volums.synk", "Snapshots", "Compute.sync", "V.s", ""])
+def test_what_is_further_away_is_another_services(here: Path, key: str) -> None:
+    """Two edits are another name."""
+    (here / "asyncmgr.toml").write_text(
+        f'[tasks."Volumes.heartbeat"]\nspacing = 5\n[tasks."{key}"]\nspacing = 5'
+    )
+    assert [one.key for one in Settings().match_tasks(TASKS).foreign] == [key]
+
+
+@given(st.text("ab_", min_size=1, max_size=5), st.text("ab_", min_size=1, max_size=5))
+def test_a_slip_is_one_edit(one: str, other: str) -> None:
+    """As the naive enumeration of all edits has it."""
+    places = range(len(one) + 1)
+    edits = {one[:at] + one[at + 1 :] for at in places}
+    edits |= {one[:at] + more + one[at + rest :] for at in places for more in "ab_" for rest in (0, 1)}
+    edits |= {one[:at] + one[at : at + 2][::-1] + one[at + 2 :] for at in places}
+    assert is_slip(one, [other]) == (other in edits | {one})
+
+
+# Variables of Kubernetes
+
+
+SERVICE = {
+    "SERVICE_HOST": "10.0.171.239",
+    "SERVICE_PORT": "8080",
+    "SERVICE_PORT_HTTP": "8080",
+    "SERVICE_PORT_HTTP_METRICS": "9100",
+    "PORT": "tcp://10.0.171.239:8080",
+    "PORT_8080_TCP": "tcp://10.0.171.239:8080",
+    "PORT_8080_TCP_PROTO": "tcp",
+    "PORT_8080_TCP_PORT": "8080",
+    "PORT_8080_TCP_ADDR": "10.0.171.239",
+    "PORT_53_UDP": "udp://10.0.171.239:53",
+    "PORT_53_UDP_PROTO": "udp",
+    "PORT_53_UDP_PORT": "53",
+    "PORT_53_UDP_ADDR": "10.0.171.239",
+    "PORT_7_SCTP": "sctp://10.0.171.239:7",
+    "PORT_7_SCTP_PROTO": "sctp",
+    "PORT_7_SCTP_PORT": "7",
+    "PORT_7_SCTP_ADDR": "10.0.171.239",
+}
+V6 = {
+    "SERVICE_HOST": "fd00:10:96::1f",
+    "PORT": "tcp://[fd00:10:96::1f]:8080",
+    "PORT_8080_TCP": "tcp://[fd00:10:96::1f]:8080",
+    "PORT_8080_TCP_ADDR": "fd00:10:96::1f",
+}
+
+
+@pytest.mark.parametrize(
+    "service", ["ASYNCMGR", "ASYNCMGR_AGENT", "ASYNCMGR_AGENT_2", "ASYNCMGR_TASKS", "ASYNCMGR_HOST"]
+)
+@pytest.mark.parametrize("family", [SERVICE, V6], ids=["v4", "v6"])
+def test_variables_of_a_kubernetes_service_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, service: str, family: dict[str, str]
+) -> None:
+    """Every container has them where a Service is called `asyncmgr` or `asyncmgr-agent`."""
+    for end, value in family.items():
+        monkeypatch.setenv(f"{service}_{end}", value)
+    monkeypatch.setenv("ASYNCMGR_SEED", "7")
+    assert Settings().model_dump(exclude_defaults=True) == {"seed": 7}
+
+
+@pytest.mark.parametrize("end", SERVICE)
+def test_each_of_them_is_known_by_itself(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """Not by those that it comes with."""
+    monkeypatch.setenv(f"ASYNCMGR_{end}", SERVICE[end])
+    Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ASYNCMGR_HOSST", "10.0.171.239"),
+        ("ASYNCMGR_HOST_", "10.0.171.239"),
+        ("ASYNCMGR_SERVICE_HOST", "alpha"),
+        ("ASYNCMGR_SERVICE_HOST", ""),
+        ("ASYNCMGR_SERVICE_NAME", "10.0.171.239"),
+        ("ASYNCMGR_SERVICE_PORT", "http"),
+        ("ASYNCMGR_SERVICE_PORT", "0"),
+        ("ASYNCMGR_SERVICE_PORT", "65536"),
+        ("ASYNCMGR_SERVICE_PORT", "٨"),
+        ("ASYNCMGR_PORT", "8080"),
+        ("ASYNCMGR_PORT", "nats://10.0.171.239:4222"),
+        ("ASYNCMGR_PORT", "tcp://nats:4222"),
+        ("ASYNCMGR_PORT", "tcp://10.0.171.239"),
+        ("ASYNCMGR_PORT_TCP", "tcp://10.0.171.239:8080"),
+        ("ASYNCMGR_PORT_8080_TCP", "8080"),
+        ("ASYNCMGR_PORT_8080_TCP_PROTO", "http"),
+        ("ASYNCMGR_PORT_8080_TCP_PORT", "x"),
+        ("ASYNCMGR_PORT_8080_TCP_ADDR", "alpha"),
+        ("ASYNCMGR_PORT_8080_HTTP", "tcp://10.0.171.239:8080"),
+        ("ASYNCMGR_TRANSPORT_PORT", "4222"),
+        ("ASYNCMGR_TRANSPOR", "tcp://10.0.171.239:8080"),
+        ("ASYNCMGR_TASKS__VOLUMES__SERVICE_PORT", "5"),
+        ("ASYNCMGR_NATS__SERVICE_HOST", "10.0.171.239"),
+        ("ASYNCMGR__SERVICE_HOST", "10.0.171.239"),
+        ("asyncmgr_service_host", "10.0.171.239"),
+    ],
+)
+def test_nothing_else_passes_for_one_of_them(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """A slip of the pen is refused as ever: the name and the value both have to fit."""
+    monkeypatch.setenv(variable, value)
+    assert refusal().startswith(f"{variable}: unknown key")
+
+
+def test_a_setting_of_such_a_name_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application's own."""
+
+    class Own(Settings):
+        service_port: int = 0
+
+    monkeypatch.setenv("ASYNCMGR_SERVICE_PORT", "8080")
+    monkeypatch.setenv("ASYNCMGR_SERVICE_HOST", "10.0.171.239")
+    assert Own().service_port == 8080
 
 
 def test_long_lists_are_cut() -> None:
@@ -423,6 +635,19 @@ def test_all_that_is_wrong_is_said_at_once(here: Path, monkeypatch: pytest.Monke
         ({"seed": 1.5}, "argument seed: 1.5 is not accepted"),
         ({"rpc_concurrency": 0}, "argument rpc_concurrency: 0 is not accepted"),
         ({"capability_ttl": 0}, "argument capability_ttl: 0 is not accepted"),
+        (
+            {"timezone": "Mars"},
+            "argument timezone: 'Mars' is not a time zone of this machine; write e.g. 'Europe/Berlin'; accepted: a",
+        ),
+        ({"timezone": ""}, "argument timezone: '' is not accepted; accepted: a time zone"),
+        (
+            {"connect": "later"},
+            "argument connect: 'later' is not accepted: input should be 'wait' or 'required'",
+        ),
+        ({"max_runs": 0}, "argument max_runs: 0 is not accepted"),
+        ({"max_runs": True}, "argument max_runs: True is not a number; accepted: a whole number, at least 1"),
+        ({"_env_file": "x"}, "argument _env_file: unknown key; accepted: host"),
+        ({"self": 1}, "argument self: unknown key; accepted: host"),
         ({"tolerance": float("nan")}, "argument tolerance: nan is not a duration"),
         ({"tolerance": "-1s"}, "argument tolerance: '-1s' is not accepted"),
         ({"log_level": "trace"}, "argument log_level: 'trace' is not accepted"),
@@ -457,7 +682,7 @@ def test_wrong_arguments(explicit: dict[str, Any], start: str) -> None:
     ],
 )
 def test_wrong_variables(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, start: str) -> None:
-    """A variable that is wrong is named; also one that pydantic-settings would take for an order to itself."""
+    """A variable that is wrong is named, whatever its name looks like."""
     monkeypatch.setenv(variable, text)
     assert refusal().startswith(start)
 

@@ -250,7 +250,7 @@ class Settings(BaseModel):
     _explicit: dict[str, Any] = PrivateAttr(default_factory=dict)
     _places: dict[sources.Keys, str] = PrivateAttr(default_factory=dict)
 
-    def __init__(self, **explicit: Any) -> None:
+    def __init__(self, /, **explicit: Any) -> None:
         """Read the settings from all places; `explicit` is stronger than any other."""
         found = read_layers(explicit, fields=type(self).model_fields)
         kept = sources.merge(found)
