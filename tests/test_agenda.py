@@ -14,9 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._common.heap import LazyHeap
-from asyncmgr._tasks.agenda import MOST_AT_ONCE, RETRY, Agenda, Batch, Due, Entry
+from asyncmgr._tasks.agenda import MOST_AT_ONCE, Agenda, Batch, Due
 from asyncmgr._tasks.declare import declare
+from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import PeriodicTask
+from asyncmgr._tasks.plan import RETRY
 from asyncmgr._tasks.schedules import SLOTS_COUNTED, Cron, Every, EveryPass, Schedule
 
 WALL = 1_767_225_600 * SECOND
@@ -24,16 +26,16 @@ TOLERANCE = 200_000
 MINUTE = 60 * SECOND
 
 
-def entry_of(name: str = "a", **options: Any) -> Entry:
-    return Entry(None, name, f"M.{name}", declare(options), tolerance=TOLERANCE)
+def task_of(name: str = "a", **options: Any) -> ManagedTask:
+    return ManagedTask(None, name, f"M.{name}", declare(options), tolerance=TOLERANCE)
 
 
-def agenda_of(*entries: Entry, at: int = 0) -> Agenda[Due]:
+def agenda_of(*tasks: ManagedTask, at: int = 0) -> Agenda[Due]:
     """An agenda under a service that has just started."""
     agenda = Agenda(Due, random.Random(1))
-    for entry in entries:
-        entry.plan(moment(at), by_service=True)
-        agenda.add(entry)
+    for task in tasks:
+        task.plan.begin_at(moment(at), by_service=True)
+        agenda.add(task)
     return agenda
 
 
@@ -41,8 +43,23 @@ def moment(now: int) -> Moment:
     return Moment(now, WALL + now)
 
 
+def look(agenda: Agenda[Due], at: Moment) -> Batch[Due]:
+    """Take what is due and write it into the standings, as the runner does."""
+    batch = agenda.take(at)
+    for due in batch.due:
+        due.managed.standing.running += 1
+        due.managed.standing.last_run = at.wall
+    for due in batch.queued:
+        due.managed.standing.queued = True
+    for due in batch.refused:
+        due.managed.standing.skipped += 1
+    for due in (*batch.due, *batch.queued, *batch.refused):
+        due.managed.standing.missed += due.missed
+    return batch
+
+
 def taken(dues: list[Due]) -> list[tuple[str, int, int]]:
-    return [(due.entry.name, due.planned, due.missed) for due in dues]
+    return [(due.managed.name, due.planned, due.missed) for due in dues]
 
 
 def places(agenda: Agenda[Due]) -> int:
@@ -55,37 +72,35 @@ def places(agenda: Agenda[Due]) -> int:
 def test_an_empty_agenda_has_nothing_to_wait_for() -> None:
     """Neither a slot nor a wake-up."""
     agenda = agenda_of()
-    assert agenda.take(moment(0)) == Batch()
-    assert (agenda.next_wake(moment(0)), len(agenda), list(agenda.entries())) == (None, 0, [])
+    assert look(agenda, moment(0)) == Batch()
+    assert (agenda.next_wake(moment(0)), len(agenda), list(agenda.tasks())) == (None, 0, [])
 
 
 def test_due_and_nearly_due_slots_are_handed_out_together() -> None:
     """The window's edge is in, a microsecond more is out."""
-    agenda = agenda_of(
-        entry_of("a", spacing=10), entry_of("b", spacing=10.2), entry_of("c", spacing=10.200001)
-    )
+    agenda = agenda_of(task_of("a", spacing=10), task_of("b", spacing=10.2), task_of("c", spacing=10.200001))
     assert agenda.next_wake(moment(0)) == 10 * SECOND
-    assert taken(agenda.take(moment(10 * SECOND)).due) == [("a", 10_000_000, 0), ("b", 10_200_000, 0)]
+    assert taken(look(agenda, moment(10 * SECOND)).due) == [("a", 10_000_000, 0), ("b", 10_200_000, 0)]
     assert agenda.next_wake(moment(10 * SECOND)) == 10_200_001
 
 
 def test_an_every_pass_task_is_due_at_the_start_and_then_each_minute() -> None:
     """Siblings' slots do not change its rate."""
-    every, often = entry_of("every"), entry_of("often", spacing=7)
+    every, often = task_of("every"), task_of("often", spacing=7)
     agenda = agenda_of(every, often)
     starts = []
     for second in range(0, 200, 7):
-        batch = agenda.take(moment(second * SECOND))
-        starts += [due.planned // SECOND for due in batch.due if due.entry is every]
-        every.running = often.running = 0
+        batch = look(agenda, moment(second * SECOND))
+        starts += [due.planned // SECOND for due in batch.due if due.managed is every]
+        every.standing.running = often.standing.running = 0
     assert starts == [0, 60, 120, 180]
 
 
 def test_thirty_days_of_seconds_are_one_slot_and_a_count() -> None:
     """Without a walk over the slots."""
-    agenda = agenda_of(entry_of("a", spacing=1))
+    agenda = agenda_of(task_of("a", spacing=1))
     days = 30 * 86_400
-    assert taken(agenda.take(moment(days * SECOND)).due) == [("a", days * SECOND, days - 1)]
+    assert taken(look(agenda, moment(days * SECOND)).due) == [("a", days * SECOND, days - 1)]
 
 
 @pytest.mark.parametrize(
@@ -94,34 +109,34 @@ def test_thirty_days_of_seconds_are_one_slot_and_a_count() -> None:
 )
 def test_a_slot_that_meets_its_own_run(overlap: str, due: int, queued: int, refused: int) -> None:
     """Is refused, kept (one) or started (up to ten at once): none is dropped in silence."""
-    entry = entry_of("a", spacing=10, overlap=overlap)
+    entry = task_of("a", spacing=10, overlap=overlap)
     agenda = agenda_of(entry)
-    batches = [agenda.take(moment(number * 10 * SECOND)) for number in range(1, 14)]
+    batches = [look(agenda, moment(number * 10 * SECOND)) for number in range(1, 14)]
     counts = [sum(len(getattr(batch, kind)) for batch in batches) for kind in ("due", "queued", "refused")]
     assert counts == [due, queued, refused]
-    assert entry.skipped == refused
+    assert entry.standing.skipped == refused
 
 
 def test_an_entry_that_was_removed_is_not_handed_out() -> None:
     """Removing what is not there does nothing."""
-    one, two = entry_of("a", spacing=10), entry_of("b", spacing=10)
+    one, two = task_of("a", spacing=10), task_of("b", spacing=10)
     agenda = agenda_of(one, two)
     agenda.remove(one)
     agenda.remove(one)
-    assert (len(agenda), list(agenda.entries())) == (1, [two])
-    assert taken(agenda.take(moment(10 * SECOND)).due) == [("b", 10_000_000, 0)]
+    assert (len(agenda), list(agenda.tasks())) == (1, [two])
+    assert taken(look(agenda, moment(10 * SECOND)).due) == [("b", 10_000_000, 0)]
 
 
 @pytest.mark.parametrize("removed_every", [1, 2, 3])
 def test_churn_keeps_memory_flat(removed_every: int) -> None:
     """Adding, rescheduling and removing for ever leaves no places behind."""
-    entries = [entry_of(str(number), spacing=1_000 + number) for number in range(20)]
+    entries = [task_of(str(number), spacing=1_000 + number) for number in range(20)]
     agenda = agenda_of(*entries)
     for number in range(5_000):
         entry = entries[number % 20]
         agenda.remove(entry)
         options = declare({"spacing": 1 + number % 7, "tolerance": number % 3})
-        entry.reschedule(options, moment(number), by_service=True)
+        entry.plan.reschedule(options, moment(number), by_service=True)
         if number % removed_every:
             agenda.add(entry)
         assert places(agenda) <= 2 * len(agenda) + LazyHeap.FEW * len(agenda._lanes) + 1
@@ -164,14 +179,14 @@ class BrokenGap(Broken):
 @pytest.mark.parametrize("schedule", [Broken(), BrokenGap()], ids=lambda schedule: type(schedule).__name__)
 def test_a_schedule_that_raises_leaves_the_batch_whole(schedule: Schedule) -> None:
     """It comes back with its error and is asked again a minute later; the others are handed out."""
-    broken = Entry(None, "b", "M.b", PeriodicTask(schedule, jitter=SECOND), tolerance=0)
-    agenda = agenda_of(entry_of("a", spacing=10), broken, entry_of("c", spacing=10))
+    broken = ManagedTask(None, "b", "M.b", PeriodicTask(schedule, jitter=SECOND), tolerance=0)
+    agenda = agenda_of(task_of("a", spacing=10), broken, task_of("c", spacing=10))
     now = moment(12 * SECOND)
-    batch = agenda.take(now)
+    batch = look(agenda, now)
     assert sorted(taken(batch.due)) == [("a", 10_000_000, 0), ("c", 10_000_000, 0)]
     assert [(entry, str(error)) for entry, error in batch.failed] == [(broken, "on purpose")]
     assert len(agenda) == 3
-    for entry in list(agenda.entries()):
+    for entry in list(agenda.tasks()):
         if entry is not broken:
             agenda.remove(entry)
     assert agenda.next_wake(now) == now.now + RETRY
@@ -179,12 +194,12 @@ def test_a_schedule_that_raises_leaves_the_batch_whole(schedule: Schedule) -> No
 
 def test_a_set_back_of_the_wall_plans_cron_slots_anew() -> None:
     """And no others."""
-    cron, every = entry_of("cron", cron="* * * * *"), entry_of("every", spacing=90)
+    cron, every = task_of("cron", cron="* * * * *"), task_of("every", spacing=90)
     agenda = agenda_of(cron, every)
-    agenda.take(moment(0))
+    look(agenda, moment(0))
     back = Moment(SECOND, WALL - 3_601 * SECOND)
     agenda.set_back(back)
-    assert (cron.slot, every.slot) == (WALL - 3_600 * SECOND, 90 * SECOND)
+    assert (cron.plan.slot, every.plan.slot) == (WALL - 3_600 * SECOND, 90 * SECOND)
     assert agenda.next_wake(back) == 2 * SECOND
 
 
@@ -193,41 +208,41 @@ def test_a_set_back_of_the_wall_plans_cron_slots_anew() -> None:
 
 def test_a_refused_slot_is_no_run() -> None:
     """`last_run` is when the task was last started."""
-    entry = entry_of("a", spacing=10)
+    entry = task_of("a", spacing=10)
     agenda = agenda_of(entry)
-    agenda.take(moment(10 * SECOND))
-    agenda.take(moment(20 * SECOND))
-    assert entry.last_run == WALL + 10 * SECOND
+    look(agenda, moment(10 * SECOND))
+    look(agenda, moment(20 * SECOND))
+    assert entry.standing.last_run == WALL + 10 * SECOND
 
 
 def test_a_cron_task_can_be_rescheduled_twice() -> None:
     """To a spacing and to another: the next slot counts from the last one, not from half a century later."""
-    entry = entry_of("a", cron="* * * * *")
+    entry = task_of("a", cron="* * * * *")
     agenda = agenda_of(entry)
-    agenda.take(moment(MINUTE))
+    look(agenda, moment(MINUTE))
     agenda.remove(entry)
-    entry.reschedule(declare({"spacing": 30}), moment(70 * SECOND), by_service=True)
-    assert entry.slot == 90 * SECOND
-    entry.reschedule(declare({"spacing": 20}), moment(70 * SECOND), by_service=True)
-    assert entry.slot == 80 * SECOND
+    entry.plan.reschedule(declare({"spacing": 30}), moment(70 * SECOND), by_service=True)
+    assert entry.plan.slot == 90 * SECOND
+    entry.plan.reschedule(declare({"spacing": 20}), moment(70 * SECOND), by_service=True)
+    assert entry.plan.slot == 80 * SECOND
 
 
 def test_a_batch_is_in_the_order_of_planned_starts() -> None:
     """Whatever the tasks' windows."""
-    agenda = agenda_of(entry_of("late", spacing=20), entry_of("early", spacing=19, tolerance=0))
-    assert [name for name, _, _ in taken(agenda.take(moment(25 * SECOND)).due)] == ["early", "late"]
+    agenda = agenda_of(task_of("late", spacing=20), task_of("early", spacing=19, tolerance=0))
+    assert [name for name, _, _ in taken(look(agenda, moment(25 * SECOND)).due)] == ["early", "late"]
 
 
 def test_a_jitter_that_was_taken_away_is_forgotten() -> None:
     """New settings may set it to 0: a late start is then not taken for an early one, whose slot comes again at once."""
-    entry = entry_of("a", spacing=10, jitter=5)
+    entry = task_of("a", spacing=10, jitter=5)
     agenda = agenda_of(entry)
-    agenda.take(moment(15 * SECOND))
-    entry.delay = 4 * SECOND
-    entry.adopt(declare({"spacing": 10}))
+    look(agenda, moment(15 * SECOND))
+    entry.plan.delay = 4 * SECOND
+    entry.plan.adopt(declare({"spacing": 10}))
     for now, slot, missed in [(29, 20, 0), (42, 40, 1)]:
-        entry.running = 0
-        batch = agenda.take(moment(now * SECOND))
+        entry.standing.running = 0
+        batch = look(agenda, moment(now * SECOND))
         assert taken(batch.due) == [("a", slot * SECOND, missed)]
         assert batch.refused == []
 
@@ -246,12 +261,12 @@ def test_a_schedule_that_raises_during_a_set_back_hurts_no_other() -> None:
             return start + 10 * SECOND
 
     schedule = BrokenFirst()
-    broken = Entry(None, "b", "M.b", PeriodicTask(schedule), tolerance=0)
-    cron = entry_of("cron", cron="* * * * *")
+    broken = ManagedTask(None, "b", "M.b", PeriodicTask(schedule), tolerance=0)
+    cron = task_of("cron", cron="* * * * *")
     agenda = agenda_of(broken, cron)
     schedule.broken = True
     agenda.set_back(Moment(SECOND, WALL - 3_601 * SECOND))
-    assert cron.slot == WALL - 3_600 * SECOND
+    assert cron.plan.slot == WALL - 3_600 * SECOND
 
 
 # Against a model
@@ -261,7 +276,7 @@ def test_a_schedule_that_raises_during_a_set_back_hurts_no_other() -> None:
 class Model:
     """What a task should do, slot by slot."""
 
-    entry: Entry
+    entry: ManagedTask
     start: int
     slot: int
     """The next one, on the wall for cron."""
@@ -271,18 +286,24 @@ class Model:
     last: int | None = None
     running: int = 0
     queued: bool = False
+    held: bool = False
     skipped: int = 0
     missed: int = 0
     accounted: list[int] = field(default_factory=list)
 
     def planned_start(self) -> int:
-        return self.slot + self.entry.delay
+        return self.slot + self.entry.plan.delay
 
     def reference(self, moment: Moment) -> int:
         return moment.wall if self.cron else moment.now
 
     def is_due(self, moment: Moment) -> bool:
-        return self.planned_start() <= self.reference(moment) + self.window
+        return self.planned_start() <= self.reference(moment) + (0 if self.held else self.window)
+
+    def is_held(self, moment: Moment) -> bool:
+        """Nearly due only, while its own run is in progress: it is judged at its slot."""
+        early = self.planned_start() > self.reference(moment)
+        return bool(early and self.running and self.entry.options.overlap != "allow")
 
     def following(self, slot: int) -> int:
         return self.cron.first(slot) if self.cron else slot + self.step
@@ -332,25 +353,25 @@ class AgendaMachine(RuleBasedStateMachine):
         super().__init__()
         self.moment = Moment(1_000, WALL)
         self.agenda = Agenda(Due, random.Random(7))
-        self.tasks: dict[Entry, Model] = {}
+        self.tasks: dict[ManagedTask, Model] = {}
         self.number = 0
 
     # Tasks come, change and go
 
     def add(self, options: dict[str, Any]) -> None:
         self.number += 1
-        entry = entry_of(f"t{self.number}", **options)
-        entry.plan(self.moment, by_service=True)
-        cron = entry.grid if isinstance(entry.grid, Cron) else None
+        entry = task_of(f"t{self.number}", **options)
+        entry.plan.begin_at(self.moment, by_service=True)
+        cron = entry.plan.grid if isinstance(entry.plan.grid, Cron) else None
         start = self.moment.wall if cron else self.moment.now
-        step = entry.grid.step if isinstance(entry.grid, Every) else 0
+        step = entry.plan.grid.step if isinstance(entry.plan.grid, Every) else 0
         self.tasks[entry] = Model(
             entry, start, self.first_slot(entry, start, step, cron), self.window(entry, step), step, cron
         )
         self.agenda.add(entry)
 
     @staticmethod
-    def first_slot(entry: Entry, start: int, step: int, cron: Cron | None) -> int:
+    def first_slot(entry: ManagedTask, start: int, step: int, cron: Cron | None) -> int:
         if entry.options.initial_delay is not None:
             return start + entry.options.initial_delay
         if entry.options.run_immediately or isinstance(entry.options.schedule, EveryPass):
@@ -358,7 +379,7 @@ class AgendaMachine(RuleBasedStateMachine):
         return cron.first(start) if cron else start + step
 
     @staticmethod
-    def window(entry: Entry, step: int) -> int:
+    def window(entry: ManagedTask, step: int) -> int:
         tolerance = TOLERANCE if entry.options.tolerance is None else entry.options.tolerance
         return min(tolerance, step // 2)
 
@@ -410,19 +431,20 @@ class AgendaMachine(RuleBasedStateMachine):
     def replace(self, task: Model, schedule: Schedule) -> None:
         self.agenda.remove(task.entry)
         options = PeriodicTask(schedule, overlap=task.entry.options.overlap, jitter=task.entry.options.jitter)
-        task.entry.reschedule(options, self.moment, by_service=True)
+        task.entry.plan.reschedule(options, self.moment, by_service=True)
         self.agenda.add(task.entry)
+        task.held = False
 
     @precondition(lambda self: any(task.running for task in self.tasks.values()))
     @rule(data=st.data())
     def end_a_run(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from([task for task in self.tasks.values() if task.running]))
         task.running -= 1
-        task.entry.running -= 1
+        task.entry.standing.running -= 1
         if task.queued:
-            task.queued = task.entry.queued = False
+            task.queued = task.entry.standing.queued = False
             task.running += 1
-            task.entry.running += 1
+            task.entry.standing.running += 1
 
     # The clock moves
 
@@ -451,47 +473,54 @@ class AgendaMachine(RuleBasedStateMachine):
         self.agenda.set_back(self.moment)
         for task in self.tasks.values():
             if task.cron:
-                task.slot = task.cron.first(self.moment.wall)
+                task.slot, task.held = task.cron.first(self.moment.wall), False
 
     # A look
 
     @rule()
     def look(self) -> None:
-        before = {entry: entry.delay for entry in self.tasks}
-        expected: dict[str, Counter[tuple[Entry, int, int]]] = {
+        before = {entry: entry.plan.delay for entry in self.tasks}
+        expected: dict[str, Counter[tuple[ManagedTask, int, int]]] = {
             kind: Counter() for kind in ("due", "queued", "refused")
         }
         for task in self.tasks.values():
-            if task.is_due(self.moment):
+            if task.is_due(self.moment) and task.is_held(self.moment):
+                task.held = True
+            elif task.is_due(self.moment):
+                task.held = False
                 delay = before[task.entry]
                 slot, missed = task.turn(self.moment, delay)
                 expected[task.judge()][task.entry, slot, missed] += 1
-        batch = self.agenda.take(self.moment)
+        batch = look(self.agenda, self.moment)
         assert batch.failed == []
         for kind, slots in expected.items():
-            assert Counter((due.entry, due.planned, due.missed) for due in getattr(batch, kind)) == slots, (
+            assert Counter((due.managed, due.planned, due.missed) for due in getattr(batch, kind)) == slots, (
                 kind
             )
         self.nothing_is_due_any_more()
 
     def nothing_is_due_any_more(self) -> None:
-        assert self.agenda.take(self.moment) == Batch()
+        assert look(self.agenda, self.moment) == Batch()
         for task in self.tasks.values():
-            limit = task.reference(self.moment) + task.window
+            limit = task.reference(self.moment) + (0 if task.held else task.window)
             assert task.planned_start() > limit
-            most = min(task.entry.options.jitter, task.entry.grid.gap(task.slot) // 2)
-            assert 0 <= task.entry.delay <= most or task.planned_start() == limit + 1
+            most = min(task.entry.options.jitter, task.entry.plan.grid.gap(task.slot) // 2)
+            assert 0 <= task.entry.plan.delay <= most or task.planned_start() == limit + 1
 
     # At every moment
 
     @invariant()
     def entries_agree_with_the_model(self) -> None:
-        assert set(self.agenda.entries()) == set(self.tasks)
+        assert set(self.agenda.tasks()) == set(self.tasks)
         assert len(self.agenda) == len(self.tasks)
         for entry, task in self.tasks.items():
-            assert (entry.slot, entry.window, entry.last_slot) == (task.slot, task.window, task.last)
-            assert (entry.running, entry.queued) == (task.running, task.queued)
-            assert (entry.skipped, entry.missed) == (task.skipped, task.missed)
+            assert (entry.plan.slot, entry.plan.window, entry.plan.last_slot) == (
+                task.slot,
+                task.window,
+                task.last,
+            )
+            assert (entry.standing.running, entry.standing.queued) == (task.running, task.queued)
+            assert (entry.standing.skipped, entry.standing.missed) == (task.skipped, task.missed)
 
     @invariant()
     def the_next_wake_is_the_nearest_planned_start(self) -> None:

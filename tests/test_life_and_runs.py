@@ -94,8 +94,8 @@ class Broken:
 async def test_a_schedule_that_raises_does_not_keep_its_manager() -> None:
     """A manager is free again after its service, whatever its schedules raise."""
     manager = Volumes()
-    (entry,) = manager._asyncmgr.entries().values()
-    entry.options = dataclasses.replace(entry.options, schedule=Broken())  # type: ignore[arg-type]
+    (entry,) = manager._asyncmgr.tasks().values()
+    entry.plan.options = dataclasses.replace(entry.options, schedule=Broken())  # type: ignore[arg-type]
     with pytest.raises(ArithmeticError):
         await Service(manager).start()
     manager._asyncmgr.claim("somebody else")

@@ -22,10 +22,11 @@ from asyncmgr import (
     SchedulerDependentManager,
     Service,
     Settings,
+    TaskRemoved,
     periodic_task,
 )
 from asyncmgr._common.clock import Moment
-from asyncmgr._service.manager import RESERVED
+from asyncmgr._service.gather import RESERVED
 from tests.helpers import Bare
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -851,11 +852,11 @@ async def test_tasks_that_differ_in_name_and_delay_share_their_options() -> None
     manager = Bare()
     for number in range(3):
         manager.add_periodic_task(added, name=f"t{number}", spacing=10, initial_delay=number)
-    entries = list(manager._asyncmgr.entries().values())
+    entries = list(manager._asyncmgr.tasks().values())
     assert len({id(entry.options) for entry in entries}) == 1
     for entry in entries:
-        entry.plan(Moment(0, 0), by_service=True)
-    assert [entry.slot for entry in entries] == [0, 1_000_000, 2_000_000]
+        entry.plan.begin_at(Moment(0, 0), by_service=True)
+    assert [entry.plan.slot for entry in entries] == [0, 1_000_000, 2_000_000]
 
 
 def test_an_initial_delay_and_running_immediately_exclude_each_other() -> None:
@@ -976,7 +977,7 @@ def test_a_removed_task_cannot_be_rescheduled() -> None:
     handle = Parent().add_periodic_task(added)
     handle.remove()
     with pytest.raises(
-        ManagerInUse, match=r"^Parent\.added was removed; add it again instead of rescheduling it$"
+        TaskRemoved, match=r"^Parent\.added was removed; add it again with add_periodic_task\(\)$"
     ):
         handle.reschedule(spacing=5)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import asyncmgr._service.service
+import asyncmgr._service.plugins
 from asyncmgr import (
     AsyncmgrError,
     Manager,
@@ -30,6 +30,7 @@ from asyncmgr import (
     open_transport,
     periodic_task,
 )
+from asyncmgr._common.safe_text import error_text
 from asyncmgr._service.plugins import Plugin
 from asyncmgr._service.service import State
 from asyncmgr._tasks.runner import Runner
@@ -601,7 +602,7 @@ async def test_a_run_that_wants_the_process_to_end(world: World, error: BaseExce
     assert caught.value is error
     assert now() == 20
     assert not service.health.ok
-    assert repr(error) in service.health.reason
+    assert error_text(error) in service.health.reason
     (run,) = [event for event in world.of(RunFinished) if event.task == "a.leave"]
     assert (run.outcome, run.error) == (Outcome.FAILED, error)
     assert (await service.stop()).drained == ("a.slow",)
@@ -820,7 +821,7 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 if name not in disabled
             ]
 
-        monkeypatch.setattr(asyncmgr._service.service, "load_plugins", load)
+        monkeypatch.setattr(asyncmgr._service.plugins, "load_plugins", load)
 
     return plug
 

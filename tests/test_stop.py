@@ -326,7 +326,7 @@ async def test_no_run_starts_once_it_stops(world: World) -> None:
         await service.stop()
     assert now() == 25
     assert started == []
-    assert [(event.task, event.reason) for event in world.of(SlotSkipped)] == [("a.queued", "stopping")]
+    assert [(event.task, event.reason) for event in world.of(SlotSkipped)] == [("a.queued", "draining")]
 
 
 # Stop from within

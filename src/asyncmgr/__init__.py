@@ -13,18 +13,21 @@ from asyncmgr._rpc.client import RpcClient
 from asyncmgr._rpc.context import Call, Caller, current_call
 from asyncmgr._rpc.declare import rpc
 from asyncmgr._service.capability_manager import SchedulerDependentManager
-from asyncmgr._service.manager import Manager, TaskHandle
+from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Health, Service, StopReport
 from asyncmgr._service.signals import run
-from asyncmgr._tasks.agenda import TaskStatus
 from asyncmgr._tasks.declare import periodic_task
+from asyncmgr._tasks.managed import TaskStatus
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
 from asyncmgr.capabilities._hosts import HostChange, Hosts, HostState
 from asyncmgr.errors import (
+    AlreadyRunning,
     AsyncmgrError,
     InvalidArguments,
     InvalidCapabilities,
+    InvalidHook,
     InvalidName,
     InvalidPeriodicTaskArg,
     InvalidRpcMethod,
@@ -42,10 +45,13 @@ from asyncmgr.errors import (
     ServiceBusy,
     ServiceStateError,
     ServiceStopped,
+    Skip,
     TaskFailed,
+    TaskRemoved,
     TransportClosed,
     TransportError,
     UnsupportedVersion,
+    WrongThread,
 )
 from asyncmgr.events import Outcome
 from asyncmgr.transports import Transport, open_transport
@@ -55,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_INTERVAL",
+    "AlreadyRunning",
     "AsyncmgrError",
     "Call",
     "Caller",
@@ -64,6 +71,7 @@ __all__ = [
     "Hosts",
     "InvalidArguments",
     "InvalidCapabilities",
+    "InvalidHook",
     "InvalidName",
     "InvalidPeriodicTaskArg",
     "InvalidRpcMethod",
@@ -88,14 +96,17 @@ __all__ = [
     "ServiceStateError",
     "ServiceStopped",
     "Settings",
+    "Skip",
     "StopReport",
     "TaskFailed",
     "TaskHandle",
+    "TaskRemoved",
     "TaskStatus",
     "Transport",
     "TransportClosed",
     "TransportError",
     "UnsupportedVersion",
+    "WrongThread",
     "current_call",
     "open_transport",
     "periodic_task",

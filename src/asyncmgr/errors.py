@@ -4,12 +4,16 @@
 
     AsyncmgrError
     ├── InvalidPeriodicTaskArg (TypeError)   a declaration that cannot be meant
+    ├── InvalidHook (TypeError)              a hook or callback of the wrong kind
     ├── InvalidRpcMethod (TypeError)         a method that cannot be called from afar
     ├── InvalidCapabilities (ValueError)     capabilities that are not JSON values
     ├── InvalidSettings (ValueError)         a key, a value or a file of the settings
     ├── InvalidName (ValueError)             a name that fits no subject or key
     ├── InvalidTarget (ValueError)           a ``module:attribute`` that names nothing usable
     ├── ManagerInUse                         a second driver for one manager
+    ├── TaskRemoved                          a handle of a task that was removed
+    ├── AlreadyRunning                       a run is in progress, and the task allows no other
+    ├── WrongThread                          a call from another thread than the service's
     ├── ManagerNotInitialised                ``super().__init__()`` was forgotten
     ├── TaskFailed                           a run ended by a CancelledError that nobody asked for
     ├── ServiceStateError                    a call that the service's state does not allow
@@ -26,6 +30,8 @@
         ├── RemoteError                      the method raised
         ├── ServiceBusy                      too many calls wait there already
         └── RpcTimeout (TimeoutError)        no answer before the deadline
+
+`Skip` is no error: a run raises it to say that there was nothing to do.
 """
 
 from __future__ import annotations
@@ -37,6 +43,10 @@ class AsyncmgrError(Exception):
 
 class InvalidPeriodicTaskArg(AsyncmgrError, TypeError):
     """A periodic task is declared with something that cannot be meant."""
+
+
+class InvalidHook(AsyncmgrError, TypeError):
+    """A hook or callback is of the wrong kind: plain where it is awaited, or `async def` where it is called."""
 
 
 class InvalidRpcMethod(AsyncmgrError, TypeError):
@@ -61,6 +71,22 @@ class InvalidTarget(AsyncmgrError, ValueError):
 
 class ManagerInUse(AsyncmgrError):
     """A manager has one driver at a time: a pass or a service."""
+
+
+class TaskRemoved(AsyncmgrError):
+    """A handle is used whose task was removed."""
+
+
+class AlreadyRunning(AsyncmgrError):
+    """A task was triggered while a run of it is in progress, and its `overlap` allows no other."""
+
+
+class WrongThread(AsyncmgrError):
+    """Something that belongs to a service's event loop is called from another thread."""
+
+
+class Skip(Exception):
+    """Raised by a run that had nothing to do: ``raise Skip("no new items")``. Its outcome is `nothing`, no failure."""
 
 
 class ManagerNotInitialised(AsyncmgrError):

@@ -44,7 +44,7 @@ class SlotSkipped:
 
     task: str
     slot: datetime
-    reason: Literal["overlap", "stopping", "removed"]
+    reason: Literal["overlap", "draining", "removed", "paused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,9 @@ class SlotsMissed:
     slot: datetime
     """The slot of the run that catches up."""
     count: int
-    """How many older ones; for cron counted up to 10."""
+    """How many older ones; for cron counted up to 10. Where the reason is `late`, the slot itself too."""
+    reason: Literal["late"] | None = None
+    """`late`: the slot itself would have started later than `misfire_grace` allows, and no run stands for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,8 @@ class Outcome(StrEnum):
 
     SUCCEEDED = "succeeded"
     """The body returned."""
+    NOTHING = "nothing"
+    """The body raised `Skip`: there was nothing to do. No failure."""
     FAILED = "failed"
     """The body raised."""
     TIMED_OUT = "timed_out"

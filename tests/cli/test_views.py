@@ -25,8 +25,8 @@ def view(**options: Any) -> TaskView:
         async def sync(self, context: Any) -> None: ...
 
     state = state_of(Volumes(settings=Settings()))
-    entry = state.entries()["Volumes.sync"]
-    return TaskView(entry, MOMENT, state.runs_here(entry))
+    entry = state.tasks()["Volumes.sync"]
+    return TaskView(entry, MOMENT, state.is_on(entry))
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_slots_are_those_of_a_service_that_starts_now(options: dict[str, Any], o
 def test_looking_moves_no_slot() -> None:
     """The task that is looked at keeps its own plan."""
     task = view(spacing=30)
-    before = task.entry.slot
+    before = task.entry.plan.slot
     list(islice(task.slots(), 5))
-    assert task.entry.slot == before
+    assert task.entry.plan.slot == before
 
 
 def test_slots_end_with_the_calendar() -> None:
@@ -104,5 +104,5 @@ def test_a_task_for_another_process_says_so() -> None:
         async def sync(self, context: Any) -> None: ...
 
     state = state_of(Volumes(settings=Settings(run_external_periodic_tasks=False)))
-    entry = state.entries()["Volumes.sync"]
-    assert TaskView(entry, MOMENT, state.runs_here(entry)).off == "left to another process"
+    entry = state.tasks()["Volumes.sync"]
+    assert TaskView(entry, MOMENT, state.is_on(entry)).off == "left to another process"

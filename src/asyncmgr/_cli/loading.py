@@ -16,11 +16,12 @@ from asyncmgr._cli.construct import construct, load_target
 from asyncmgr._cli.error_text import in_short
 from asyncmgr._cli.logs import configure
 from asyncmgr._common.log import log
-from asyncmgr._service.manager import Manager, ManagerState
+from asyncmgr._service.manager import Manager
+from asyncmgr._service.manager_state import ManagerState
 from asyncmgr._service.service import Service
 from asyncmgr._settings.model import Settings
 from asyncmgr._settings.problems import listed
-from asyncmgr._tasks.agenda import Entry
+from asyncmgr._tasks.managed import ManagedTask as Entry
 from asyncmgr.errors import AsyncmgrError, InvalidTarget
 from asyncmgr.transports import Transport
 
@@ -180,7 +181,7 @@ def given_transport(service: Service) -> str | Transport:
 
 def entries_of(service: Service) -> list[Entry]:
     """All tasks, those that are switched off too, in definition order."""
-    return [entry for manager in service.managers for entry in state_of(manager).entries().values()]
+    return [entry for manager in service.managers for entry in state_of(manager).tasks().values()]
 
 
 def switch_off(entry: Entry, reason: str) -> None:

@@ -13,7 +13,8 @@ from asyncmgr._cli.loading import state_of
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.durations import format_duration
 from asyncmgr._service.service import Service
-from asyncmgr._tasks.agenda import Entry
+from asyncmgr._tasks.managed import ManagedTask as Entry
+from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Cron, EveryPass
 
 _ELSEWHERE = "left to another process"
@@ -55,19 +56,9 @@ class TaskView:
         return f"{self.name} *" if self.is_overridden else self.name
 
     @cached_property
-    def _planned(self) -> Entry:
-        # A copy: looking at a task must not move its slots.
-        entry = self.entry
-        copy = Entry(
-            entry.owner,
-            entry.body,
-            entry.full_name,
-            entry.options,
-            tolerance=entry.tolerance,
-            initial_delay=entry.initial_delay,
-        )
-        copy.plan(self.moment, by_service=True)
-        return copy
+    def _planned(self) -> Plan:
+        # Another one: looking at a task must not move its slots.
+        return self.entry.plan.anew(self.moment, by_service=True)
 
     @property
     def cron(self) -> Cron | None:
@@ -94,9 +85,9 @@ class TaskView:
         """The slots to come, aware, in UTC; ends where the calendar does."""
         planned = self._planned
         slot = planned.slot
-        while True:
+        while slot is not None:
             try:
-                yield planned.slot_datetime(slot, self.moment)
+                yield planned.datetime_of(slot, self.moment)
                 slot = planned.grid.first(slot)
             except (OverflowError, StopIteration):  # after the year 9999; no such date within decades
                 return
@@ -137,9 +128,7 @@ class TaskView:
 def view_tasks(service: Service, moment: Moment) -> list[TaskView]:
     """All tasks as they would run if the service started at `moment`."""
     states = map(state_of, service.managers)
-    return [
-        TaskView(one, moment, state.runs_here(one)) for state in states for one in state.entries().values()
-    ]
+    return [TaskView(one, moment, state.is_on(one)) for state in states for one in state.tasks().values()]
 
 
 def seconds_in_words(microseconds: int | None) -> str:

@@ -27,6 +27,17 @@ class StopReport:
     """Go on although they were cancelled."""
     duration: float = 0.0
     """Seconds from the first request to the end."""
+    failed: tuple[str, ...] = ()
+    """Those of all these that ended as `failed` or `timed_out`."""
+
+    def counts(self) -> dict[str, int]:
+        """How many of each."""
+        return {
+            "drained": len(self.drained),
+            "cancelled": len(self.cancelled),
+            "leaked": len(self.leaked),
+            "failed": len(self.failed),
+        }
 
 
 class Piece(Protocol):
@@ -35,7 +46,7 @@ class Piece(Protocol):
     @property
     def full_name(self) -> str: ...  # pragma: no cover
     @property
-    def task(self) -> asyncio.Task[None] | None: ...  # pragma: no cover
+    def task(self) -> asyncio.Future[None] | None: ...  # pragma: no cover
 
 
 class Work(Protocol):
@@ -100,13 +111,14 @@ class Drain:
             _names(self._left - self._leaked),
             _names(self._leaked),
             duration,
+            _names(piece for piece in self._met if getattr(piece, "failed", False)),
         )
 
     def _in_progress(self) -> frozenset[Piece]:
         return frozenset[Piece]().union(*(work.waiting for work in self._works))
 
 
-def _tasks(pieces: Iterable[Piece]) -> set[asyncio.Task[None]]:
+def _tasks(pieces: Iterable[Piece]) -> set[asyncio.Future[None]]:
     return {piece.task for piece in pieces if piece.task is not None}
 
 

@@ -17,12 +17,11 @@ import anyio
 
 from asyncmgr._common.cancellation import current_task, is_cancelled, relieve
 from asyncmgr._common.log import log
+from asyncmgr._service.steps import Hook
 from asyncmgr.errors import TaskFailed
 
 GRACE = 1.0
 """Seconds that a step has once somebody is in a hurry, and once more after it was cancelled."""
-
-Hook = Callable[[], Awaitable[object]]
 
 
 class Life:

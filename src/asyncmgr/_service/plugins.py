@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from asyncmgr._common.log import log
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
+
+    from asyncmgr._service.service import Service
 
 GROUP = "asyncmgr.plugins"
 
@@ -46,3 +51,27 @@ def _load(entry: importlib.metadata.EntryPoint) -> Plugin:
     except (Exception, SystemExit) as exc:
         return Plugin(entry.name, entry.value, error=exc)
     return Plugin(entry.name, entry.value, hook)
+
+
+def call_plugins(service: Service, *, disabled: Container[str]) -> tuple[str, ...]:
+    """Load the plugins and hand each the service; the names of those that failed, which are logged."""
+    failed = []
+    for plugin in load_plugins(disabled=disabled):
+        error = plugin.error or _call(plugin, service)
+        if error is not None:
+            failed.append(plugin.name)
+            log.error("plugin.failed", plugin=plugin.name, target=plugin.target, exc_info=error)
+    return tuple(failed)
+
+
+def _call(plugin: Plugin, service: Service) -> BaseException | None:
+    """Hand it the service; what it raised, if it did."""
+    assert plugin.hook is not None
+    try:
+        result = plugin.hook(service)
+    except (Exception, SystemExit) as exc:  # SystemExit too: no plugin may stop a service
+        return exc
+    if inspect.iscoroutine(result):
+        result.close()
+        return TypeError(f"{plugin.target} is 'async def'; a plugin is a plain function")
+    return None

@@ -1,41 +1,46 @@
 """A service: managers, the runner, the transport and the life cycle that wraps them, on one host.
 
-What a start and a stop do stands here, step by step; `life` takes the steps, in a task of its own, so that entering
-and leaving may happen in different tasks and a cancelled caller leaves nothing half started or half stopped.
+What a start and a stop do stands here as a list of steps; `lifecycle` takes them, in a task of its own, so that
+entering and leaving may happen in different tasks and a cancelled caller leaves nothing half started or half stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.log import log
+from asyncmgr._common.safe_text import error_text, safe_repr
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import nodes_of
 from asyncmgr._service.drain import CANCEL_GRACE, Drain
 from asyncmgr._service.drain import StopReport as StopReport
-from asyncmgr._service.lifecycle import Hook, Life
-from asyncmgr._service.manager import Manager, ManagerState
-from asyncmgr._service.plugins import Plugin, load_plugins
-from asyncmgr._tasks.agenda import Entry
+from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.lifecycle import Life
+from asyncmgr._service.manager import Manager
+from asyncmgr._service.manager_state import ManagerState
+from asyncmgr._service.naming import check_manager, service_name
+from asyncmgr._service.plugins import call_plugins
+from asyncmgr._service.reload import Reload
+from asyncmgr._service.steps import Hook, Step
+from asyncmgr._tasks.managed import ManagedTask, TaskStatus
 from asyncmgr._tasks.overrides import override_options
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Site
 from asyncmgr.capabilities._announcer import Announcer
-from asyncmgr.errors import AsyncmgrError, ServiceStateError, ServiceStopped
+from asyncmgr.errors import AsyncmgrError, InvalidHook, ServiceStateError, ServiceStopped, WrongThread
 from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping, SettingsReloaded
 from asyncmgr.transports import Transport, open_transport
 from asyncmgr.transports._tokens import encode_token
@@ -104,29 +109,34 @@ class Service:
         settings: Settings | None = None,
     ) -> None:
         self.settings: Settings = _read_settings() if settings is None else settings
-        self.name: str = name or _service_name(managers)
+        self.name: str = name or service_name(managers)
         self.host: str = host or self.settings.resolved_host
         encode_token(self.name, what="service name")
         encode_token(self.host, what="host name")
         self._given_transport = self.settings.transport if transport is None else transport
         self._reporter = Reporter(self.host)
-        self._random = random.Random(self.settings.seed)
         self._state = State.NEW
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
         self._life: Life | None = None
         self._drain = Drain()
         self._report = StopReport()
         self._asked_at: float | None = None
-        self._reloading: asyncio.Task[None] | None = None
-        self._reload_again = False
-        # What the start has done so far, and the stop has to undo.
+        self._entered: list[Step] = []
         self._managers: list[Manager] = []
         self._joined: list[Manager] = []
-        self._initialised: list[Manager] = []
         self._transports = AsyncExitStack()
         self._transport: Transport | None = None
         self._server: CallServer | None = None
         self._announcer: Announcer | None = None
         self._runner: Runner | None = None
+        self._reload = Reload(
+            self.name,
+            read=self._read_settings_again,
+            put_in_force=self._put_in_force,
+            managers=lambda: self._joined,
+            on_exit=self._end_with,
+        )
         self.failed_plugins: tuple[str, ...] = ()
         """Names of the plugins that could not be loaded or raised."""
         for manager in managers:
@@ -159,7 +169,7 @@ class Service:
     def health(self) -> Health:
         """Whether the schedule makes progress, and why not."""
         if self._error is not None:
-            return Health(False, self._state, f"failed: {self._error!r}")
+            return Health(False, self._state, f"failed: {error_text(self._error)}")
         if self._state is not State.RUNNING:
             return Health(False, self._state, f"the service is {self._state}")
         if self._runner is None or not self._runner.is_alive:
@@ -189,7 +199,7 @@ class Service:
         """
         if self._joined:
             raise ServiceStateError(f"the service {self.name} runs already; add managers before it starts")
-        _check_manager(manager, self._managers, self.name)
+        check_manager(manager, self._managers, self.name)
         self._managers.append(manager)
 
     def add_listener(self, callback: Listener, *kinds: type[Event]) -> Callable[[], None]:
@@ -197,8 +207,44 @@ class Service:
 
         It is called synchronously, between two steps of the loop. One that raises is logged and stops nothing.
         Returns a function that takes it off again.
+
+        Raises
+        ------
+        InvalidHook
+            It is ``async def``, which nobody would await.
         """
         return self._reporter.listeners.add(callback, *kinds)
+
+    # Its tasks
+
+    @property
+    def tasks(self) -> tuple[TaskHandle, ...]:
+        """Handles of all tasks, declared and added, in definition order; those that are switched off too."""
+        return tuple(handle for manager in self._managers for handle in _state(manager).handles())
+
+    def task(self, task: str | Callable[..., Any]) -> TaskHandle:
+        """The handle of one task, by its full name or by its bound method: ``service.task(volumes.sync)``.
+
+        Raises
+        ------
+        AsyncmgrError
+            No manager of this service has it.
+        """
+        for manager in self._managers:
+            state = _state(manager)
+            if isinstance(task, str):
+                managed = state.tasks().get(task)
+                found = None if managed is None else TaskHandle(state, managed)
+            else:
+                found = state.handle_of(task)
+            if found is not None:
+                return found
+        known = ", ".join(handle.full_name for handle in self.tasks[:20]) or "none"
+        raise AsyncmgrError(f"the service {self.name} has no task {safe_repr(task)}; it has {known}")
+
+    def status(self) -> tuple[TaskStatus, ...]:
+        """How the tasks stand that are switched on here, in definition order."""
+        return tuple(status for manager in self._managers for status in manager.task_status())
 
     # Life cycle
 
@@ -232,6 +278,8 @@ class Service:
                 f"the service {self.name} is {self._state}; a service runs once, build another"
             )
         self._state = State.STARTING
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._random = random.Random(self.settings.seed)  # not at construction: the process may fork after it
         self._context = contextvars.copy_context()
         self._context.run(_inside.set, (*_inside.get(), self))
         self._context.run(speaking_as.set, Caller(self.name, self.host))
@@ -256,7 +304,13 @@ class Service:
 
         Runs and hooks of this service, and tasks that they started, get an empty report at once: the service cannot
         end before they do.
+
+        Raises
+        ------
+        WrongThread
+            The service runs in another event loop.
         """
+        self._check_loop("stop()")
         self._ask(timeout)
         if self._life is not None and self not in _inside.get():
             await self._reach(self._life, self._life.over)
@@ -272,17 +326,36 @@ class Service:
         """
         if self._state is State.NEW:
             raise ServiceStateError(f"the service {self.name} is new; start it first")
+        self._check_loop("wait()")
         if self._life is not None:
             await asyncio.wait({self._life.over})
         if self._error is not None:
             raise self._error
 
     def request_stop(self, *, at_once: bool = False) -> None:
-        """Ask for a stop without waiting for it. `at_once` cancels runs now and gives each hook one second."""
-        if at_once:
-            self._hurry()
-        else:
-            self._ask(None)
+        """Ask for a stop without waiting for it; from any thread.
+
+        `at_once` cancels runs now and gives each hook one second.
+        """
+        self._on_loop(self._hurry if at_once else partial(self._ask, None))
+
+    def _on_loop(self, call: Callable[[], object]) -> None:
+        """Make a call in the thread of the service's loop: now, or as soon as that gets to it."""
+        if self._loop is None or threading.get_ident() == self._thread:
+            call()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call)
+
+    def _check_loop(self, call: str) -> None:
+        if (
+            self._loop is not None
+            and self._loop is not asyncio.get_running_loop()
+            and not self._loop.is_closed()
+        ):
+            raise WrongThread(
+                f"{call} of the service {self.name} was called in another event loop than the one that it runs in; "
+                "from there use request_stop(), or asyncio.run_coroutine_threadsafe() with the service's loop"
+            )
 
     async def _reach(self, life: Life, moment: asyncio.Future[None]) -> None:
         """Wait for the moment or the end; a cancelled caller makes the end come at once, and still waits for it."""
@@ -317,50 +390,76 @@ class Service:
             self._life.error = self._life.error or error
             self._ask(None)
 
-    # The start. Each step notes what it has done, so that the stop undoes exactly that.
+    # The steps
+
+    def _steps(self) -> Iterator[Step]:
+        """Every step of a start, in order, and what undoes it. A part that is added is a step that is added here."""
+        yield Step("load plugins", enter=self._load_plugins)
+        yield Step("release managers", leave=self._release_managers)
+        yield Step("join managers", enter=self._join_managers)
+        yield Step("close transport", leave=self._close_transport)
+        for manager in self._managers:
+            yield Step(
+                f"{manager.name}.init_host",
+                enter=_hook(manager, "init_host"),
+                leave=_hook(manager, "cleanup_host"),
+                leaving=f"{manager.name}.cleanup_host",
+            )
+        yield Step("connect transport", enter=self._connect)
+        for manager in self._managers:
+            yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
+        yield Step("cancel", leave=self._drain.cancel)
+        yield Step("drain", leave=self._drain.wait)
+        yield Step("refuse calls", leave=self._refuse_calls)
+        yield Step("serve calls", enter=self._serve_calls)
+        for manager in self._managers:
+            yield Step(f"{manager.name}.post_start_hook", enter=_hook(manager, "post_start_hook"))
+        yield Step("withdraw host", leave=self._withdraw)
+        yield Step("announce host", enter=self._announce)
+        yield Step("start delay", enter=self._start_delay)
+        yield Step("end reload", leave=self._reload.end)
+        yield Step("start tasks", enter=self._start_tasks, leave=self._refuse_runs, leaving="refuse runs")
 
     async def _start_steps(self, life: Life) -> None:
-        self._load_plugins()
-        self._join_managers()
-        for manager in self._managers:
-            await life.step(f"{manager.name}.init_host", manager.init_host)
-            self._initialised.append(manager)
-        await life.step("connect transport", self._connect)
-        for manager in self._managers:
-            await life.step(f"{manager.name}.pre_start_hook", manager.pre_start_hook)
-        await life.step("serve calls", self._serve_calls)
-        for manager in self._managers:
-            await life.step(f"{manager.name}.post_start_hook", manager.post_start_hook)
-        await life.step("announce host", self._announce)
-        await life.step("start delay", self._start_delay)
-        await life.step("start tasks", self._start_tasks)
+        for step in self._steps():
+            if step.enter is not None:
+                await life.step(step.name, step.enter)
+            self._entered.append(step)
         life.running.set_result(None)
         await life.asked.wait()
 
-    def _load_plugins(self) -> None:
-        for plugin in load_plugins(disabled=self.settings.plugins.disabled):
-            error = plugin.error or self._call_plugin(plugin)
-            if error is not None:
-                self.failed_plugins += (plugin.name,)
-                log.error("plugin.failed", plugin=plugin.name, target=plugin.target, exc_info=error)
+    def _stop_steps(self) -> Iterator[tuple[str, Hook]]:
+        self._state = State.STOPPING
+        began = asyncio.get_running_loop().time() if self._asked_at is None else self._asked_at
+        if self._asked_at is None:  # a start that failed
+            self._drain.limit(self.settings.drain_timeout)
+        while self._entered:
+            step = self._entered.pop()
+            if step.leave is not None:
+                yield step.leaving or step.name, step.leave
+        report = self._report = self._drain.report(asyncio.get_running_loop().time() - began)
+        self._state = State.STOPPED
+        log.info("service.stopped", service=self.name, host=self.host, **report.counts())
 
-    def _call_plugin(self, plugin: Plugin) -> BaseException | None:
-        """Hand it the service; what it raised, if it did."""
-        assert plugin.hook is not None
-        try:
-            result = plugin.hook(self)
-        except (Exception, SystemExit) as exc:  # SystemExit too: no plugin may stop a service
-            return exc
-        if inspect.iscoroutine(result):
-            result.close()
-            return TypeError(f"{plugin.target} is 'async def'; a plugin is a plain function")
-        return None
+    # What the steps do
 
-    def _join_managers(self) -> None:
+    async def _load_plugins(self) -> None:
+        self.failed_plugins = call_plugins(self, disabled=self.settings.plugins.disabled)
+
+    async def _join_managers(self) -> None:
         for manager in self._managers:
             _state(manager).join(self, self.settings, self.host)
             self._joined.append(manager)
-        self.settings.overrides_for(self._task_names())
+
+    async def _release_managers(self) -> None:
+        while self._joined:
+            manager = self._joined.pop(0)
+            try:
+                _state(manager).leave()
+            except Exception as exc:
+                log.error(
+                    "service.step_failed", service=self.name, step=f"release {manager.name}", exc_info=exc
+                )
 
     async def _connect(self) -> None:
         if isinstance(self._given_transport, str):
@@ -369,9 +468,16 @@ class Service:
         else:
             self._transport = self._given_transport
 
+    async def _close_transport(self) -> None:
+        self._transport = None
+        await self._transports.aclose()
+
     async def _serve_calls(self) -> None:
-        from asyncmgr._rpc.server import CallServer, endpoint_of
-        from asyncmgr._service.builtin_rpc import Inside  # these two load pydantic, which is slow to import
+        from asyncmgr._rpc.server import (  # these two load pydantic, which is slow to import
+            CallServer,
+            endpoint_of,
+        )
+        from asyncmgr._service.builtin_rpc import Inside
 
         endpoints = [endpoint_of(manager) for manager in self._managers]
         this = Caller(self.name, self.host)
@@ -386,6 +492,12 @@ class Service:
         )
         await self._server.start()
 
+    async def _refuse_calls(self) -> None:
+        if self._server is not None:
+            self._drain.meet(self._server)
+            await self._server.close()
+            self._drain.meet(self._server)
+
     async def _announce(self) -> None:
         self._announcer = Announcer(
             self.transport,
@@ -397,11 +509,17 @@ class Service:
         )
         await self._announcer.start()
 
+    async def _withdraw(self) -> None:
+        if self._announcer is not None:
+            await self._announcer.stop()
+
     async def _start_delay(self) -> None:
         if self.settings.start_delay:
             await asyncio.sleep(self._random.uniform(0, self.settings.start_delay))
 
     async def _start_tasks(self) -> None:
+        # Now, since the start hooks may have added tasks.
+        self.settings.overrides_for([task.full_name for task in self._tasks()])
         runner = Runner(
             Site(self.host, self.name, secrets.token_hex(4)),
             self._reporter,
@@ -409,6 +527,7 @@ class Service:
             context=self._context,
             on_exit=self._end_with,
             on_death=self._end_with,
+            max_runs=self.settings.max_runs,
         )
         for manager in self._managers:
             _state(manager).start(runner)
@@ -418,56 +537,17 @@ class Service:
         log.info("service.started", service=self.name, host=self.host, tasks=len(runner.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
 
-    # The stop. What the start did not come to is not undone.
-
-    def _stop_steps(self) -> Iterator[tuple[str, Hook]]:
-        self._state = State.STOPPING
-        began = asyncio.get_running_loop().time() if self._asked_at is None else self._asked_at
-        if self._asked_at is None:  # a start that failed
-            self._drain.limit(self.settings.drain_timeout)
-        runner = self._runner
-        if runner is not None:
-            yield "refuse runs", partial(self._refuse_runs, runner)
-        if self._reloading is not None:
-            yield "end reload", self._end_reload
-        if self._announcer is not None:
-            yield "withdraw host", self._announcer.stop
-        if self._server is not None:
-            yield "refuse calls", partial(self._refuse_calls, self._server)
-        yield "drain", self._drain.wait
-        yield "cancel", self._drain.cancel
-        while self._initialised:
-            manager = self._initialised.pop()
-            yield f"{manager.name}.cleanup_host", manager.cleanup_host
-        yield "close transport", self._close_transport
-        for manager in self._joined:
-            yield f"release {manager.name}", partial(self._release, manager)
-        report = self._report = self._drain.report(asyncio.get_running_loop().time() - began)
-        self._state = State.STOPPED
-        log.info("service.stopped", service=self.name, host=self.host, **_counts(report))
-
-    async def _refuse_runs(self, runner: Runner) -> None:
-        runner.close()
-        self._drain.meet(runner)
-        log.info("service.stopping", service=self.name, host=self.host, runs=len(runner.waiting))
+    async def _refuse_runs(self) -> None:
+        assert self._runner is not None
+        self._runner.close()
+        self._drain.meet(self._runner)
+        log.info("service.stopping", service=self.name, host=self.host, runs=len(self._runner.waiting))
         self._reporter.listeners.tell(ServiceStopping(self.name, self.host))
-
-    async def _refuse_calls(self, server: CallServer) -> None:
-        self._drain.meet(server)
-        await server.close()
-        self._drain.meet(server)
-
-    async def _close_transport(self) -> None:
-        self._transport = None
-        await self._transports.aclose()
-
-    async def _release(self, manager: Manager) -> None:
-        _state(manager).leave()
 
     # New settings while it runs
 
     async def reload(self) -> None:
-        """Read the settings again; schedules, timeouts and log levels of tasks take effect, then the managers' hooks.
+        """Read the settings again; what they say otherwise of tasks takes effect, then the managers' hooks are called.
 
         Wrong settings are logged, and the old ones stay in force. A hook that raises is logged.
 
@@ -478,71 +558,36 @@ class Service:
         """
         if self._state not in (State.STARTING, State.RUNNING):
             raise ServiceStateError(f"the service {self.name} is {self._state} and has nothing to reload")
-        await asyncio.wait({self._begin_reload()})
+        self._check_loop("reload()")
+        await asyncio.wait({self._reload.begin(self._context.copy())})
 
     def request_reload(self) -> None:
-        """Have the settings read again, without waiting for it; nothing happens unless the service runs."""
+        """Have the settings read again, without waiting for it, from any thread; only while the service runs."""
+        self._on_loop(self._begin_reload)
+
+    def _begin_reload(self) -> None:
         if self._state in (State.STARTING, State.RUNNING):
-            self._begin_reload()
+            self._reload.begin(self._context.copy())
 
-    def _begin_reload(self) -> asyncio.Task[None]:
-        """Only one at a time; what changes while one is under way is read by another one right after it."""
-        self._reload_again = True
-        if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(
-                self._reload_while_asked(), name=f"{self.name} reload", context=self._context.copy()
-            )
-        return self._reloading
+    def _read_settings_again(self) -> Settings:
+        """New settings, checked against the tasks."""
+        settings = self.settings.reload()
+        overrides = settings.overrides_for([task.full_name for task in self._tasks()])
+        for task in self._tasks():
+            if task.full_name in overrides:
+                override_options(task.declared, overrides[task.full_name])
+        return settings
 
-    async def _reload_while_asked(self) -> None:
-        while self._reload_again:
-            self._reload_again = False
-            if self._put_in_force():
-                for manager in tuple(self._initialised):
-                    await self._reload_manager(manager)
-
-    def _put_in_force(self) -> bool:
-        """Read the settings and, if nothing is wrong with them, hand them to the managers."""
-        try:
-            settings = self.settings.reload()
-            self._check_overrides(settings)
-        except Exception as exc:
-            log.error("settings.rejected", service=self.name, error=str(exc))
-            return False
+    def _put_in_force(self, settings: Settings) -> None:
         self.settings = settings
         for manager in self._joined:
             _state(manager).give(settings)
         log.info("settings.reloaded", service=self.name)
         self._reporter.listeners.tell(SettingsReloaded(self.name, self.host))
-        return True
 
-    def _check_overrides(self, settings: Settings) -> None:
-        overrides = settings.overrides_for(self._task_names())
-        for entry in self._entries():
-            if entry.full_name in overrides:
-                override_options(entry.declared, overrides[entry.full_name])
-
-    async def _reload_manager(self, manager: Manager) -> None:
-        try:
-            await manager.reload()
-        except (SystemExit, KeyboardInterrupt) as exc:  # from a task asyncio lets them tear down the loop
-            self._end_with(exc)
-        except (Exception, asyncio.CancelledError) as exc:
-            if is_cancelled():
-                raise
-            log.error("reload.failed", service=self.name, manager=manager.name, exc_info=exc)
-
-    async def _end_reload(self) -> None:
-        assert self._reloading is not None
-        self._reloading.cancel()
-        await asyncio.wait({self._reloading})
-
-    def _entries(self) -> Iterator[Entry]:
+    def _tasks(self) -> Iterator[ManagedTask]:
         for manager in self._managers:
-            yield from _state(manager).entries().values()
-
-    def _task_names(self) -> list[str]:
-        return [entry.full_name for entry in self._entries()]
+            yield from _state(manager).tasks().values()
 
 
 def _state(manager: Manager) -> ManagerState:
@@ -555,43 +600,15 @@ def _read_settings() -> Settings:
     return Settings()
 
 
-def _service_name(managers: Sequence[Manager]) -> str:
-    """The first `service_name` among the managers, else the first class name in lower case."""
-    for manager in managers:
-        name = getattr(manager, "service_name", None)
-        if name is not None:
-            return str(name)
-    if not managers:
-        raise AsyncmgrError(
-            "Service() has neither a manager nor a name; give it a manager, or name= for plugins to fill"
-        )
-    return type(managers[0]).__name__.lower()
+def _hook(manager: Manager, name: str) -> Hook:
+    """A hook of the manager's; one that gives nothing to await is an error that names it."""
 
+    async def call() -> None:
+        awaited: Awaitable[object] | None = getattr(manager, name)()
+        if awaited is None:
+            raise InvalidHook(
+                f"{manager.name}.{name} returned nothing to await; write 'async def {name}(self)'"
+            )
+        await awaited
 
-def _check_manager(manager: object, others: Iterable[Manager], service: str) -> None:
-    if isinstance(manager, type):
-        raise AsyncmgrError(
-            f"{manager.__name__} is a class; give the service an instance: {manager.__name__}()"
-        )
-    if not isinstance(manager, Manager):
-        raise AsyncmgrError(f"{manager!r} is no Manager; give the service instances of asyncmgr.Manager")
-    if any(other.name == manager.name for other in others):
-        raise AsyncmgrError(
-            f"two managers are named {manager.name!r}; give one of the classes another name ="
-        )
-    named = getattr(manager, "service_name", None)
-    if named is not None and any(
-        getattr(other, "service_name", None) not in (None, named) for other in others
-    ):
-        raise AsyncmgrError(
-            f"{manager.name} has service_name {named!r}, and another manager has another; "
-            f"one service has one name (here {service!r}): make two services"
-        )
-
-
-def _counts(report: StopReport) -> dict[str, int]:
-    return {
-        "drained": len(report.drained),
-        "cancelled": len(report.cancelled),
-        "leaked": len(report.leaked),
-    }
+    return call

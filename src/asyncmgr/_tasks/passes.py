@@ -1,121 +1,159 @@
-"""One pass over a manager's tasks, for services that own their loop, and for tests. Shares the agenda's decisions."""
+"""One pass over a manager's tasks, for services that own their loop, and for tests.
+
+It makes the same runs as a service does, and ends them by the same judge and the same reporter; but it awaits each
+body itself, one after the other.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from asyncmgr._common.clock import SECOND, Moment
-from asyncmgr._common.log import log
-from asyncmgr._tasks.agenda import RETRY, Entry, nearest
-from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
+from asyncmgr._common.clock import SECOND, Moment, to_us
+from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.reporting import Reporter
+from asyncmgr._tasks.runs import Look, Result, Run, RunContext, Site, judge
+from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, EveryPass
 from asyncmgr.errors import TaskFailed
 from asyncmgr.events import Outcome
 
-Result = tuple[Outcome, BaseException | None]
+
+class Passes:
+    """The passes of one manager."""
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        present: Callable[[], Iterable[ManagedTask]],
+        read: Callable[[], Moment],
+    ) -> None:
+        """`present` gives the tasks that are switched on at the moment; `read` reads the clock."""
+        self._site = site
+        self._present = present
+        self._read = read
+        self._report = Reporter(site.host)
+        self._numbers = itertools.count(1)
+
+    async def make_one(self, context: Any, *, raise_on_error: bool) -> float:
+        """Start what is due, each awaited to its end; how long the caller may idle, in seconds."""
+        moment = self._read()
+        present = tuple(self._present())
+        for managed in present:
+            managed.plan.note_first_pass(moment)
+        # The set is taken now: what becomes due while these run waits for the next pass.
+        due = [(managed, managed.plan.slot) for managed in present if managed.plan.is_due(moment)]
+        for managed, slot in due:
+            if managed.plan.slot != slot or managed.options.switched_off is not None:
+                continue  # a task before it moved or removed it
+            await self._start(managed, context, raise_on_error=raise_on_error)
+            await asyncio.sleep(0)
+        return _idle(self._present(), self._read())
+
+    async def _start(self, managed: ManagedTask, context: Any, *, raise_on_error: bool) -> None:
+        outcome: Outcome
+        error: BaseException | None
+        run = self._take(managed, self._read())
+        if isinstance(run, Exception):
+            self._report.schedule_failed(managed, run)
+            outcome, error = Outcome.FAILED, run
+        elif run.is_too_late:
+            managed.standing.missed += run.missed + 1
+            self._report.late(run)
+            return
+        else:
+            outcome, error = await self._run(run, context)
+        if raise_on_error and outcome not in (Outcome.SUCCEEDED, Outcome.NOTHING):
+            raise _to_raise(managed, outcome, error)
+
+    def _take(self, managed: ManagedTask, moment: Moment) -> Run | Exception:
+        """The run that is due now, or what the schedule raised."""
+        reference = managed.plan.reference(moment)
+        try:
+            planned, missed = managed.plan.take(reference)
+        except Exception as exc:
+            managed.plan.ask_later(reference)
+            return exc
+        run = Run(managed, planned, missed)
+        run.asked, run.number = "pass", next(self._numbers)
+        run.started = asyncio.get_running_loop().time()
+        run.look = Look(self._site, moment, run.started)
+        return run
+
+    async def _run(self, run: Run, context: Any) -> Result:
+        standing = run.managed.standing
+        standing.running += 1
+        standing.runs += 1
+        standing.missed += run.missed
+        standing.last_run = run.look.moment.wall
+        if run.missed or standing.trouble is not None:
+            self._report.starting(run)
+        try:
+            error = await _await_body(run, RunContext(run) if context is None else context)
+        finally:
+            standing.running -= 1
+        outcome, error = judge(run, error)
+        standing.outcome = outcome
+        standing.duration = asyncio.get_running_loop().time() - run.started
+        self._report.finished(run, outcome, standing.duration, error)
+        return outcome, error
 
 
-async def run_pass(
-    entries: Callable[[], Iterable[Entry]], read: Callable[[], Moment], context: Any, *, raise_on_error: bool
-) -> float:
-    """Start what is due, one after the other, each awaited to its end; how long the caller may idle, in seconds."""
-    moment = read()
-    present = tuple(entries())
-    for entry in present:
-        entry.note_first_pass(moment)
-    # The set is taken now: what becomes due while these run waits for the next pass.
-    for entry, slot in [(entry, entry.slot) for entry in present if entry.is_due(moment)]:
-        moment = read()
-        if entry.slot != slot or entry.options.switched_off is not None:
-            continue  # a task before it moved or removed it
-        await _start(entry, moment, context, raise_on_error=raise_on_error)
-        await asyncio.sleep(0)
-    moment = read()
-    idle = nearest(entries(), moment)
-    return DEFAULT_INTERVAL if idle is None else min(DEFAULT_INTERVAL, max(0.0, idle / SECOND))
+def _idle(present: Iterable[ManagedTask], moment: Moment) -> float:
+    """Seconds to the nearest slot, tasks of every pass left out once they have started."""
+    waits = [
+        remaining
+        for managed in present
+        if (remaining := managed.plan.remaining(moment)) is not None
+        and not (isinstance(managed.plan.grid, EveryPass) and remaining <= 0)
+    ]
+    return min(DEFAULT_INTERVAL, max(0.0, min(waits, default=to_us(DEFAULT_INTERVAL)) / SECOND))
 
 
-async def _start(entry: Entry, moment: Moment, context: Any, *, raise_on_error: bool) -> None:
-    error: BaseException | None
-    try:
-        _, missed = entry.begin(entry.reference(moment))
-        entry.last_run = moment.wall
-    except Exception as exc:
-        log.error("schedule.failed", task=entry.full_name, exc_info=exc)
-        entry.slot = entry.reference(moment) + RETRY
-        outcome, error = Outcome.FAILED, exc
-    else:
-        if missed:
-            log.warning("slot.missed", task=entry.full_name, count=missed)
-        outcome, error = await _await_body(entry, context)
-    if outcome is Outcome.SUCCEEDED:
-        entry.failures = 0
-        return
-    entry.failures += 1
-    log.error("task.failed", task=entry.full_name, outcome=str(outcome), exc_info=error)
-    if raise_on_error:
-        raise _to_raise(entry, outcome, error)
-
-
-def _to_raise(entry: Entry, outcome: Outcome, error: BaseException | None) -> BaseException:
+def _to_raise(managed: ManagedTask, outcome: Outcome, error: BaseException | None) -> BaseException:
     if isinstance(error, Exception):
         return error
-    failure = TaskFailed(f"{entry.full_name} was {outcome} by a CancelledError that nobody asked for")
+    failure = TaskFailed(f"{managed.full_name} was {outcome} by a CancelledError that nobody asked for")
     failure.__cause__ = error
     return failure
 
 
-async def _await_body(entry: Entry, context: Any) -> Result:
-    """Await one body inline. A requested cancellation goes through; a stray one is the task's failure."""
+async def _await_body(run: Run, context: Any) -> BaseException | None:
+    """Await one body inline; what it raised. A requested cancellation goes through; a stray one is the task's."""
     task = asyncio.current_task()
     assert task is not None
     requested = task.cancelling()
-    deadline = _Deadline(task, entry)
-    entry.running += 1
-    entry.runs += 1
+    deadline = _Deadline(task, run)
+    error: BaseException | None = None
     try:
-        await entry.call(context)
-        result: Result = (Outcome.SUCCEEDED, None)
-    except asyncio.CancelledError as exc:
-        result = (Outcome.CANCELLED, exc)
-    except Exception as exc:
-        result = (Outcome.FAILED, exc)
+        await run.managed.call(context)
+    except (Exception, asyncio.CancelledError) as exc:
+        error = exc
     finally:
-        entry.running -= 1
-        timed_out = deadline.disarm()
+        deadline.disarm()
     if task.cancelling() > requested:
-        raise result[1] if isinstance(result[1], asyncio.CancelledError) else asyncio.CancelledError
-    return (Outcome.TIMED_OUT, deadline.error(result[1])) if timed_out else result
+        raise error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError
+    return error
 
 
 class _Deadline:
-    """Cancels a task once, when its body has run for its timeout, and takes the request back afterwards."""
+    """Cancels a task once, when the body has run for its timeout, and takes the request back afterwards."""
 
-    def __init__(self, task: asyncio.Task[Any], entry: Entry) -> None:
+    def __init__(self, task: asyncio.Task[Any], run: Run) -> None:
         self._task = task
-        self._expired = False
-        timeout = entry.options.timeout
-        seconds = math.inf if timeout is None else timeout / SECOND
-        self._text = f"{entry.full_name} ran longer than its timeout of {seconds:g} s"
+        self._run = run
+        timeout = run.managed.options.timeout
         loop = asyncio.get_running_loop()
-        self._timer = None if timeout is None else loop.call_later(seconds, self._expire)
+        self._timer = None if timeout is None else loop.call_later(timeout / SECOND, self._expire)
 
     def _expire(self) -> None:
-        self._expired = True
+        self._run.cause = "timed_out"
         self._task.cancel()
 
-    def disarm(self) -> bool:
-        """True if it had cancelled the body."""
+    def disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._expired:
+        if self._run.cause is not None:
             self._task.uncancel()
-        return self._expired
-
-    def error(self, cause: BaseException | None) -> TimeoutError:
-        """What the run failed with; `cause` is how its body then ended."""
-        late = TimeoutError(self._text)
-        late.__cause__ = cause
-        return late

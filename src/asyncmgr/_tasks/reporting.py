@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
-from asyncmgr._common.clock import Moment, Step
+from asyncmgr._common.clock import Step
 from asyncmgr._common.log import is_reminder, log
-from asyncmgr._tasks.agenda import Entry
+from asyncmgr._common.safe_text import error_text
+from asyncmgr._tasks.managed import ManagedTask, Standing, Trouble
 from asyncmgr._tasks.runs import Run
 from asyncmgr.events import (
     ClockStepped,
@@ -20,87 +20,121 @@ from asyncmgr.events import (
     SlotsMissed,
 )
 
+Reason = Literal["overlap", "draining", "removed", "paused"]
+
 
 class Reporter:
-    """Reports for one service."""
+    """Reports for one service, or for the passes of one manager."""
 
     def __init__(self, host: str) -> None:
         self.listeners: Listeners = Listeners()
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
-        """A run ended. Nothing is built where nobody listens and nothing changed."""
-        entry = run.entry
+        """A run ended."""
+        managed = run.managed
         if outcome is Outcome.CANCELLED and run.cause == "cancelled":
             log.info("task.cancelled", **self._keys(run), reason="stopping")
-        elif outcome is not Outcome.SUCCEEDED:
+        elif outcome in (Outcome.SUCCEEDED, Outcome.NOTHING):
+            self._recovered(run)
+        else:
             self._failed(run, outcome, error)
-        elif entry.failures:
-            log.info("task.recovered", **self._keys(run), after_failures=entry.failures)
-            entry.failures = 0
-        if entry.log_level is not None and outcome is Outcome.SUCCEEDED:
-            log.at(entry.log_level, "task.succeeded", **self._keys(run), duration=round(duration, 6))
+        if managed.log_level is not None and outcome is Outcome.SUCCEEDED:
+            log.at(managed.log_level, "task.succeeded", **self._keys(run), duration=round(duration, 6))
         if self.listeners:
-            self.listeners.tell(
-                RunFinished(
-                    entry.full_name, run.run_id, run.trigger, run.slot, run.lateness, duration, outcome, error
-                )
-            )
+            self.listeners.tell(record_of(run, outcome, duration, error))
+
+    def _recovered(self, run: Run) -> None:
+        trouble = run.managed.standing.trouble
+        if trouble is not None and trouble.failures:
+            log.info("task.recovered", **self._keys(run), after_failures=trouble.failures)
+            trouble.failures, trouble.text, trouble.place = 0, "", ()
+        _forget(run.managed.standing)
 
     def _failed(self, run: Run, outcome: Outcome, error: BaseException | None) -> None:
-        entry = run.entry
-        entry.failures += 1
-        if entry.failures == 1:
-            log.error("task.failed", **self._keys(run), outcome=str(outcome), exc_info=error)
-        elif is_reminder(entry.failures):
+        trouble = _trouble(run.managed.standing)
+        before, trouble.place = trouble.place, _place_of(outcome, error)
+        trouble.failures += 1
+        trouble.text = "" if error is None else error_text(error)
+        if trouble.place != before:
+            log.error(
+                "task.failed",
+                **self._keys(run),
+                outcome=str(outcome),
+                failures=trouble.failures,
+                exc_info=error,
+            )
+        elif is_reminder(trouble.failures):
             log.warning(
                 "task.still_failing",
                 **self._keys(run),
                 outcome=str(outcome),
-                failures=entry.failures,
-                error=repr(error),
+                failures=trouble.failures,
+                error=trouble.text,
             )
 
     def leaked(self, run: Run, running_for: float) -> None:
         """A run goes on although it was cancelled."""
         log.error("task.leaked", **self._keys(run), running_for=round(running_for, 3))
         if self.listeners:
-            self.listeners.tell(RunLeaked(run.entry.full_name, run.run_id, run.slot, running_for))
+            self.listeners.tell(RunLeaked(run.full_name, run.run_id, run.slot, running_for))
 
-    def skipped(
-        self, entry: Entry, slot: datetime, reason: Literal["overlap", "stopping", "removed"]
-    ) -> None:
-        """A slot was refused: logged when it begins to happen."""
-        if not entry.skipping and reason == "overlap":
-            entry.skipping = True
-            log.warning(
-                "slot.skipped", task=entry.full_name, slot=slot.isoformat(), host=self._host, reason=reason
-            )
+    def skipped(self, run: Run, reason: Reason, in_the_way: tuple[str, float] | None = None) -> None:
+        """A slot was refused. `in_the_way`: the run that it met, and its age in seconds."""
+        if reason == "overlap":
+            self._refused(run, in_the_way)
         if self.listeners:
-            self.listeners.tell(SlotSkipped(entry.full_name, slot, reason))
+            self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason))
+
+    def _refused(self, run: Run, in_the_way: tuple[str, float] | None) -> None:
+        trouble = _trouble(run.managed.standing)
+        trouble.refused += 1
+        if is_reminder(trouble.refused):
+            run_id, age = in_the_way or ("", 0.0)
+            log.warning(
+                "slot.skipped",
+                task=run.full_name,
+                slot=run.slot.isoformat(),
+                host=self._host,
+                reason="overlap",
+                skipped=trouble.refused,
+                running=run_id,
+                running_for=round(age, 3),
+            )
 
     def starting(self, run: Run) -> None:
         """A run starts after slots that had none: missed ones, or skipped ones."""
         if run.missed:
             self.missed(run)
-        entry = run.entry
-        if entry.skipping:
-            entry.skipping = False
-            log.info("slot.resumed", task=entry.full_name, host=self._host, skipped=entry.skipped)
+        trouble = run.managed.standing.trouble
+        if trouble is not None and trouble.refused:
+            log.info("slot.resumed", task=run.full_name, host=self._host, skipped=trouble.refused)
+            trouble.refused = 0
+            _forget(run.managed.standing)
 
     def missed(self, run: Run) -> None:
         """One run stands for slots that have passed."""
         log.warning("slot.missed", **self._keys(run), count=run.missed)
         if self.listeners:
-            self.listeners.tell(SlotsMissed(run.entry.full_name, run.slot, run.missed))
+            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed))
 
-    def schedule_failed(self, entry: Entry, error: Exception, moment: Moment) -> None:
-        """A schedule raised; its slot is over."""
-        entry.failures += 1
-        if is_reminder(entry.failures):
-            log.error("schedule.failed", task=entry.full_name, host=self._host, exc_info=error)
+    def late(self, run: Run) -> None:
+        """A slot would start later than its grace allows."""
+        log.warning(
+            "slot.missed", **self._keys(run), count=run.missed + 1, reason="late", lateness=run.lateness
+        )
         if self.listeners:
-            self.listeners.tell(ScheduleFailed(entry.full_name, error))
+            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late"))
+
+    def schedule_failed(self, managed: ManagedTask, error: Exception) -> None:
+        """A schedule raised; its slot is over."""
+        trouble = _trouble(managed.standing)
+        trouble.failures += 1
+        trouble.text = error_text(error)
+        if is_reminder(trouble.failures):
+            log.error("schedule.failed", task=managed.full_name, host=self._host, exc_info=error)
+        if self.listeners:
+            self.listeners.tell(ScheduleFailed(managed.full_name, error))
 
     def stepped(self, step: Step) -> None:
         """The wall clock jumped or stands still."""
@@ -110,9 +144,37 @@ class Reporter:
 
     def _keys(self, run: Run) -> dict[str, object]:
         return {
-            "task": run.entry.full_name,
+            "task": run.full_name,
             "run_id": run.run_id,
             "slot": run.slot.isoformat(),
             "trigger": run.trigger,
             "host": self._host,
         }
+
+
+def record_of(run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> RunFinished:
+    """What listeners, and whoever triggered the run, are told of it."""
+    return RunFinished(
+        run.full_name, run.run_id, run.trigger, run.slot, run.lateness, duration, outcome, error
+    )
+
+
+def _trouble(standing: Standing) -> Trouble:
+    if standing.trouble is None:
+        standing.trouble = Trouble()
+    return standing.trouble
+
+
+def _forget(standing: Standing) -> None:
+    trouble = standing.trouble
+    if trouble is not None and not trouble.failures and not trouble.refused:
+        standing.trouble = None
+
+
+def _place_of(outcome: Outcome, error: BaseException | None) -> tuple[object, ...]:
+    """What tells one failure from another: outcome, type, and the innermost line."""
+    traceback = None if error is None else error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    line = (traceback.tb_frame.f_code.co_filename, traceback.tb_lineno) if traceback is not None else ()
+    return (outcome, type(error), *line)

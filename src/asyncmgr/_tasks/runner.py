@@ -1,16 +1,15 @@
-"""Waits for what the agenda plans and starts each run isolated from the others. The only place that runs bodies.
-
-How a run is isolated without paying for a Task each: one Task, the *starter*, starts the due runs one after another,
-stepping each body inside a context of its own. A body that never waits ends right there. A body that waits keeps the
-Task it is on, which is its own from then on, and a new starter goes on with the rest. A task whose last run waited
-gets a Task of its own from the beginning.
+"""Waits for what the agenda plans and starts each run as an asyncio Task of its own. The only place that starts them.
 
 The life of a run:
 
-* the agenda hands it out and raises its entry's `running`; it is ready (`_accept`);
-* the starter makes its first step (`_begin`), or a Task of its own does (`_run_alone`);
-* where it waits it is in `_waiting`, with its Task in `run.task`; a run that never waits has none (`_attend`);
-* it ends, and `running` is lowered (`_end`), as for a slot that is given up before its start (`_give_up`, `close`).
+* a look at the agenda hands it out: its task counts as running, and it is ready (`_accept`);
+* it gets its Task (`_start`), in bounded batches, between which the event loop gets its turn;
+* the Task's outermost frame is `_live`: it calls the body, and nothing that the body does leaves it;
+* it ends and its outcome is judged and reported (`_end`), or its slot is given up before that (`_give_up`).
+
+Where Python can (3.12 on) a Task is eager: a body that never waits has ended when the Task is made. Elsewhere, and
+with a task factory of the application's, its first step may come later, and a cancellation may come before it
+(`_unbegun`).
 """
 
 from __future__ import annotations
@@ -20,19 +19,22 @@ import contextvars
 import itertools
 import random
 import sys
-import types
+import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sized
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
 
 from asyncmgr._common.clock import SECOND, LoopClock, Moment, Step, to_us
 from asyncmgr._common.heap import NO_TICKET, LazyHeap
-from asyncmgr._common.log import log
-from asyncmgr._tasks.agenda import Agenda, Batch, Entry
+from asyncmgr._common.log import is_reminder, log
+from asyncmgr._tasks.agenda import MOST_AT_ONCE, Agenda, Batch
+from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.options import PeriodicTask
-from asyncmgr._tasks.reporting import Reporter
-from asyncmgr._tasks.runs import Look, Run, RunContext, Site
-from asyncmgr.events import Outcome
+from asyncmgr._tasks.reporting import Reporter, record_of
+from asyncmgr._tasks.runs import Look, Run, RunContext, Site, judge
+from asyncmgr.errors import AlreadyRunning, ServiceStateError, TaskFailed
+from asyncmgr.events import Outcome, RunFinished
 
 LEAKED_AFTER = 10.0
 """Seconds that a body may go on after its timeout cancelled it, before it is reported."""
@@ -41,20 +43,19 @@ SET_BACK = 60.0
 """Seconds: a wall clock set back by more makes wall-clock schedules start over."""
 
 _SHORTEST_SLEEP = 0.001
-"""Seconds. uvloop rounds timers to milliseconds and may fire early; asking it for less is a busy loop."""
+"""Seconds. uvloop rounds timers to milliseconds and may fire early; asking it again and again is a busy loop."""
 
 _LONGEST_TURN = 0.001
-"""Seconds after which the loop gets its turn even if no callback waits: it may have sockets to look at."""
+"""Seconds for which runs are started before the event loop gets its turn."""
 
-_ASK_AGAIN = 64
-"""A task whose runs wait is tried without a Task of its own once in so many runs: it may have changed."""
+_MOST_IN_A_TURN = 128
+"""How many runs are started before the event loop gets its turn, however short they are."""
 
-_STARTS_PER_TURN = 16
-"""How many Tasks are made for runs that will wait before the loop gets its turn."""
+_MOST_UNBEGUN = 64
+"""So many Tasks may wait for their first step: the event loop makes all those steps in one turn."""
 
-_ENDED: Any = object()
-
-getrefcount: Callable[[object], int] = getattr(sys, "getrefcount", lambda _: 0)
+_Make = Callable[..., "asyncio.Task[None]"]
+_make_task: _Make = asyncio.Task if sys.version_info < (3, 12) else partial(asyncio.Task, eager_start=True)
 
 
 class Runner:
@@ -69,14 +70,18 @@ class Runner:
         context: contextvars.Context,
         on_exit: Callable[[BaseException], None],
         on_death: Callable[[BaseException], None],
+        max_runs: int | None = None,
     ) -> None:
         """Needs a running loop.
 
         `context` holds the variables that every run gets a copy of; `on_exit` is told of a run that raised
-        `SystemExit` or `KeyboardInterrupt`, `on_death` of an error of the scheduler itself.
+        `SystemExit` or `KeyboardInterrupt`, `on_death` of an error of the scheduler itself; `max_runs` is the number
+        of runs in progress at once, `None` = any.
         """
         self._loop = asyncio.get_running_loop()
-        self.clock: LoopClock = LoopClock(self._loop)
+        self.thread = threading.get_ident()
+        """The loop's thread: nothing here may be touched from another one."""
+        self.clock = LoopClock(self._loop)
         self.agenda: Agenda[Run] = Agenda(Run, random_source)
         self._site = site
         self._report = reporter
@@ -85,16 +90,18 @@ class Runner:
         self._own_context = context.copy()
         self._on_exit = on_exit
         self._on_death = on_death
+        self._max_runs = sys.maxsize if max_runs is None else max_runs
         self._numbers = itertools.count(1)
         self._ready: deque[Run] = deque()
-        self._queued: dict[Entry, Run] = {}
-        self._waiting: set[Run] = set()
+        self._queued: dict[Standing, Run] = {}
+        self._unbegun: dict[asyncio.Future[None], Run] = {}
+        """Runs whose Task has not made its first step."""
+        self._in_progress: set[Run] = set()
+        """Runs whose Task has, and waits for something."""
         self._deadlines: LazyHeap[Run] = LazyHeap()
-        # A turn of the loop costs as much as a short run, so none is made for nobody: the loop's own queue tells
-        # whether a callback waits. asyncio has no public name for it; without it a turn is made each time.
-        self._others: Sized = getattr(self._loop, "_ready", "unknown")
-        self._starter: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._will_start = False
+        self._found_nothing = False
         self._open = False
 
     # What a service asks of it
@@ -112,21 +119,27 @@ class Runner:
     @property
     def waiting(self) -> frozenset[Run]:
         """The runs in progress."""
-        return frozenset(self._waiting)
+        return frozenset(self._in_progress)
+
+    def running_for(self) -> dict[Standing, float]:
+        """Seconds since the oldest run in progress of each task that has one was started."""
+        now = self._loop.time()
+        ages: dict[Standing, float] = {}
+        for run in self._in_progress:
+            standing = run.managed.standing
+            ages[standing] = max(ages.get(standing, 0.0), now - run.started)
+        return ages
 
     def close(self) -> None:
         """Start nothing more. Slots handed out and not yet started are refused."""
         self._open = False
-        not_begun = [run for run in self._waiting if not run.begun]
-        self._waiting.difference_update(not_begun)
-        for run in (*self._ready, *not_begun):
-            run.entry.running -= 1
-        for run in self._queued.values():
-            run.entry.queued = False
-        for run in (*self._ready, *not_begun, *self._queued.values()):
-            self._report.skipped(run.entry, run.slot, "stopping")
+        begun_never = (*self._ready, *self._unbegun.values())
+        for run in begun_never:
+            self._give_up(run, "draining")
+        for run in tuple(self._queued.values()):
+            self._unqueue(run.managed, "draining")
         self._ready.clear()
-        self._queued.clear()
+        self._unbegun.clear()
 
     def cancel(self, runs: Iterable[Run]) -> None:
         """Ask these runs to end."""
@@ -137,7 +150,7 @@ class Runner:
 
     def give_up(self) -> frozenset[Run]:
         """Report the runs that did not end although they were cancelled, and stop looking."""
-        leaked = frozenset(run for run in self._waiting if run.task is not None and not run.task.done())
+        leaked = frozenset(run for run in self._in_progress if run.task is not None and not run.task.done())
         for run in leaked:
             self._report.leaked(run, self._loop.time() - run.started)
         self._drop_timer()
@@ -145,39 +158,96 @@ class Runner:
 
     # What a manager asks of it
 
-    def add(self, entry: Entry) -> None:
-        self.agenda.add(entry)
+    def add(self, task: ManagedTask) -> None:
+        self.agenda.add(task)
         self._wake_in_time()
 
-    def remove(self, entry: Entry) -> None:
-        self.agenda.remove(entry)
-        queued = self._queued.pop(entry, None)
-        if queued is not None:
-            entry.queued = False
+    def remove(self, task: ManagedTask, reason: Literal["removed", "paused"] = "removed") -> None:
+        """Plan it no more; a run in progress goes on."""
+        self.agenda.remove(task)
+        self._unqueue(task, reason)
 
-    def reschedule(self, entry: Entry, options: PeriodicTask) -> None:
-        """Plan the entry anew, and leave it to the manager to add it again where it is switched on."""
-        self.agenda.remove(entry)
-        entry.reschedule(options, self.clock.read(), by_service=True)
+    def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
+        """Plan the task anew, and leave it to the manager to add it again where it is switched on."""
+        self.agenda.remove(task)
+        task.plan.reschedule(options, self.clock.read(), by_service=True)
+
+    def trigger(self, task: ManagedTask, waiter: asyncio.Future[RunFinished] | None = None) -> Run:
+        """Start a run now, beside the grid; the next slot stays. `waiter` gets the record when it has ended.
+
+        Raises
+        ------
+        AlreadyRunning
+            A run of the task is in progress, and its `overlap` allows no other and none to be queued.
+        ServiceStateError
+            Nothing is started any more.
+        """
+        if not self._open:
+            raise ServiceStateError(f"{task.full_name} cannot be triggered: the service is stopping")
+        moment = self.clock.read()
+        run = Run(task, task.plan.reference(moment), 0)
+        run.asked, run.look, run.number = "manual", self._look_at(moment), next(self._numbers)
+        run.waiter = waiter
+        standing, overlap = task.standing, task.options.overlap
+        if standing.running and overlap == "queue" and not standing.queued:
+            self._queue(run)
+        elif standing.running and (overlap != "allow" or standing.running >= MOST_AT_ONCE):
+            raise self._already_running(task)
+        else:
+            self._hand_out(run)
+            self._start_soon()
+        return run
+
+    def _already_running(self, task: ManagedTask) -> AlreadyRunning:
+        run = self.oldest(task.standing)
+        if run is None:
+            return AlreadyRunning(f"a run of {task.full_name} is about to start; wait for its end")
+        age = self._loop.time() - run.started
+        return AlreadyRunning(
+            f"{task.full_name} is running: {run.run_id}, since {age:.1f} s; wait for its end, or give the task "
+            "overlap='queue' or 'allow'"
+        )
+
+    def _in_the_way(self, run: Run) -> tuple[str, float] | None:
+        """The run that this slot met, and its age in seconds; not looked for where nobody will read it."""
+        trouble = run.managed.standing.trouble
+        if trouble is not None and not is_reminder(trouble.refused + 1):
+            return None
+        other = self.oldest(run.managed.standing)
+        return None if other is None else (other.run_id, self._loop.time() - other.started)
+
+    def oldest(self, standing: Standing) -> Run | None:
+        """The run in progress that was started first."""
+        runs = (run for run in self._in_progress if run.managed.standing is standing)
+        return min(runs, key=lambda run: run.started, default=None)
 
     # Waking up
 
     def _wake(self) -> None:
-        self._timer = None
         try:
             self._look()
         except Exception as exc:
             self._die(exc)
+        else:
+            self._start_ready()
 
     def _look(self) -> None:
         step = self.clock.notice_steps()
         moment = self.clock.read()
         if step is not None:
             self._take_step(step, moment)
-        found = self._accept(self.agenda.take(moment), moment) if self._open else True
+        batch = self.agenda.take(moment) if self._open else Batch[Run]()
         self._expire()
-        earliest = self._loop.time() + (0.0 if found else _SHORTEST_SLEEP)
-        self._set_timer(max(earliest, self._next_look(moment)))
+        # Before anything of the batch is told or started: whatever happens there, there will be another look.
+        self._set_timer(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
+        self._accept(batch, moment)
+
+    def _sleep_until(self, moment: Moment, *, found: int) -> float:
+        """When to look again. After two looks in a row for nothing not at once: the loop's timers are that coarse."""
+        now, when = self._loop.time(), self._next_look(moment)
+        earliest = now + _SHORTEST_SLEEP if self._found_nothing and not found else now
+        self._found_nothing = not found
+        return max(earliest, when)
 
     def _next_look(self, moment: Moment) -> float:
         looks = [self._loop.time() + LoopClock.CHECK / SECOND]
@@ -190,15 +260,18 @@ class Runner:
         return min(looks)
 
     def _wake_in_time(self) -> None:
-        if not self._open:
-            return
-        when = self._next_look(self.clock.read())
+        if self._open:
+            self._wake_by(self._next_look(self.clock.read()))
+
+    def _wake_by(self, when: float) -> None:
         if self._timer is None or when < self._timer.when():
             self._set_timer(when)
 
     def _set_timer(self, when: float) -> None:
-        self._drop_timer()
-        self._timer = self._loop.call_at(when, self._wake, context=self._own_context)
+        # The new one first: a call that fails must not leave the schedule without a timer.
+        before, self._timer = self._timer, self._loop.call_at(when, self._wake, context=self._own_context)
+        if before is not None:
+            before.cancel()
 
     def _drop_timer(self) -> None:
         if self._timer is not None:
@@ -210,221 +283,202 @@ class Runner:
         if step.kind == "back" and step.seconds > SET_BACK:
             self.agenda.set_back(moment)
 
-    def _accept(self, batch: Batch[Run], moment: Moment) -> bool:
-        look = Look(self._site, moment, self._loop.time())
-        for run in (*batch.due, *batch.queued, *batch.refused):
-            run.look, run.number = look, next(self._numbers)
-        self._ready.extend(batch.due)
+    def _look_at(self, moment: Moment) -> Look:
+        return Look(self._site, moment, self._loop.time())
+
+    def _accept(self, batch: Batch[Run], moment: Moment) -> None:
+        look, numbers = self._look_at(moment), self._numbers
+        for run in batch.due:
+            run.look, run.number = look, next(numbers)
+            self._hand_out(run)
         for run in batch.queued:
-            run.queued = True
-            self._queued[run.entry] = run
+            run.look, run.number, run.asked = look, next(numbers), "queue"
+            self._queue(run)
         for run in batch.refused:
-            self._report.skipped(run.entry, run.slot, "overlap")
-        for entry, error in batch.failed:
-            self._report.schedule_failed(entry, error, moment)
-        self._start_ready()
-        return bool(batch.due or batch.queued or batch.refused or batch.failed)
+            run.look, run.number = look, next(numbers)
+            run.managed.standing.skipped += 1
+            self._report.skipped(run, "overlap", self._in_the_way(run))
+        for task, error in batch.failed:
+            self._report.schedule_failed(task, error)
 
     def _die(self, exc: BaseException) -> None:
         self._open = False
         log.critical("scheduler.died", service=self._site.service, host=self._site.host, exc_info=exc)
         self._on_death(exc)
 
-    # Starting runs
+    # From the slot to the start
+
+    def _hand_out(self, run: Run) -> None:
+        standing = run.managed.standing
+        standing.running += 1
+        standing.last_run = run.look.moment.wall
+        standing.missed += run.missed
+        self._ready.append(run)
+
+    def _queue(self, run: Run) -> None:
+        run.managed.standing.queued = True
+        self._queued[run.managed.standing] = run
+
+    def _unqueue(self, task: ManagedTask, reason: Literal["draining", "removed", "paused"]) -> None:
+        run = self._queued.pop(task.standing, None)
+        if run is not None:
+            task.standing.queued = False
+            self._report.skipped(run, reason)
+            _refuse_waiter(run, reason)
+
+    def _start_queued(self, standing: Standing) -> None:
+        run = self._queued.pop(standing)
+        standing.queued = False
+        standing.running += 1
+        standing.last_run = self.clock.read().wall
+        self._ready.append(run)
+
+    def _give_up(self, run: Run, reason: Literal["draining", "removed", "late"]) -> None:
+        """It is handed out, and will not be started."""
+        run.managed.standing.running -= 1
+        if reason == "late":
+            run.managed.standing.missed += 1
+            self._report.late(run)
+        else:
+            self._report.skipped(run, reason)
+        _refuse_waiter(run, reason)
+
+    def _start_soon(self) -> None:
+        if self._ready and not self._will_start:
+            self._will_start = True
+            self._loop.call_soon(self._start_ready, context=self._own_context)
 
     def _start_ready(self) -> None:
-        if self._ready and self._starter is None:
-            self._starter = self._make_task(self._start_runs())
-
-    def _make_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # Not by the loop's task factory: an application's eager one would start the run inside of the wake-up.
-        return asyncio.Task(_begun(coroutine), loop=self._loop, context=self._own_context)
-
-    async def _start_runs(self) -> None:
-        starter: asyncio.Task[Any] | None = self._starter
+        """Start what is ready, for a millisecond; the rest when the event loop has had its turn."""
+        self._will_start = True
+        ready, turn_ends = self._ready, self._loop.time() + _LONGEST_TURN
         try:
-            await _first_step()
-            starter = asyncio.current_task()
-            assert starter is not None
-            await self._start_one_by_one(starter)
-        except asyncio.CancelledError:
-            # Somebody kept hold of this Task from a run that is over. Only this Task ends.
-            pass
-        except Exception as exc:
-            self._die(exc)
+            for _ in range(_MOST_IN_A_TURN):
+                if not ready or not self._has_place() or len(self._unbegun) >= _MOST_UNBEGUN:
+                    break
+                run = ready.popleft()
+                self._start(run)
+                if run.started > turn_ends:
+                    break
         finally:
-            self._step_down(starter or self._starter)
+            self._will_start = False
+            if self._has_place():
+                self._start_soon()
 
-    def _step_down(self, starter: asyncio.Task[Any] | None) -> None:
-        """This Task starts nothing more; another one goes on with what is ready."""
-        if self._starter is starter:
-            self._starter = None
-            self._start_ready()
+    def _has_place(self) -> bool:
+        return len(self._in_progress) + len(self._unbegun) < self._max_runs
 
-    @types.coroutine
-    def _start_one_by_one(self, starter: asyncio.Task[None]) -> Generator[Any, Any, None]:
-        turn_ends = self._loop.time() + _LONGEST_TURN
-        alone = 0
-        while self._ready:
-            run = self._ready.popleft()
-            entry = run.entry
-            if entry.options.switched_off is not None:
-                self._give_up(run)
-                continue
-            if entry.waits and entry.runs % _ASK_AGAIN:
-                self._start_alone(run)
-                alone += 1
-                if alone % _STARTS_PER_TURN == 0:
-                    yield
-                continue
-            # Whoever keeps hold of this Task from a run that is over could cancel a later one by it.
-            references = getrefcount(starter)
-            awaited = self._begin(run, starter)
-            if awaited is not _ENDED:
-                self._step_down(starter)
-                yield from self._attend(run, awaited)
-                return
-            if starter.cancelling() or getrefcount(starter) > references:
-                return
-            if self._others or run.started > turn_ends:
-                yield  # to the event loop, between any two starts that somebody waits for
-                turn_ends = self._loop.time() + _LONGEST_TURN
-
-    def _start_alone(self, run: Run) -> None:
-        """Start a run whose task waited the last time: in a Task and a context of its own from the beginning."""
-        run.begun = False
+    def _start(self, run: Run) -> None:
+        managed = run.managed
         run.started = self._loop.time()
-        body = _begun(self._run_alone(run))
-        run.task = asyncio.Task(body, loop=self._loop, name=run.entry.full_name, context=self._context.copy())
-        self._waiting.add(run)
-
-    def _give_up(self, run: Run) -> None:
-        """Its task was removed or switched off after the slot was handed out."""
-        run.entry.running -= 1
-        self._report.skipped(run.entry, run.slot, "removed")
-
-    async def _run_alone(self, run: Run) -> None:
-        entry = run.entry
+        if managed.plan.options.switched_off is not None:
+            self._give_up(run, "removed")  # or switched off, after the slot was handed out
+            return
+        if run.is_too_late:
+            self._give_up(run, "late")
+            return
+        body = self._live(run)
+        make = _make_task if self._loop.get_task_factory() is None else _by_factory
         try:
-            await _first_step()
-            if not self._open:
-                return  # `close` has refused it
-            run.begun = True
-            run.started = self._loop.time()
-            entry.runs += 1
-            if run.missed or entry.skipping:
-                self._report.starting(run)
-            timeout = entry.options.timeout
-            if timeout is not None:
-                self._set_deadline(run, timeout)
-            await entry.call(RunContext(run))
+            task = make(body, loop=self._loop, name=managed.full_name, context=self._context.copy())
+        except Exception as exc:  # a task factory of the application's
+            body.close()
+            self._end(run, exc)
+            return
+        if task.done():
+            return
+        if run.has_begun:
+            self._attend(run, task)
+        else:
+            run.task = task
+            self._unbegun[task] = run
+            task.add_done_callback(self._never_began)
+
+    def _never_began(self, task: asyncio.Future[None]) -> None:
+        """Its Task was cancelled before its first step."""
+        run = self._unbegun.pop(task, None)
+        if run is not None:
+            self._end(run, asyncio.CancelledError())
+
+    # The run
+
+    async def _live(self, run: Run) -> None:
+        if run.task is not None and not self._has_first_step(run, run.task):
+            return
+        run.has_begun = True
+        run.managed.standing.runs += 1
+        if run.missed or run.managed.standing.trouble is not None:
+            self._report.starting(run)
+        try:
+            await run.managed.call(RunContext(run))
         except BaseException as exc:
-            if isinstance(exc, GeneratorExit) and asyncio.current_task(self._loop) is not run.task:
-                self._waiting.discard(run)
-                raise  # the loop is gone, and this is cleared away
-            if run in self._waiting:
-                self._end(run, exc)
+            if isinstance(exc, GeneratorExit) and self._is_abandoned(run):
+                raise
+            self._end(run, exc)
         else:
             self._end(run, None)
 
-    def _begin(self, run: Run, starter: asyncio.Task[None]) -> Any:
-        """Make the first step of a run on the starter; what it waits for, or `_ENDED`."""
-        entry = run.entry
+    def _is_abandoned(self, run: Run) -> bool:
+        """The loop is gone, and the frame of a run in progress is cleared away."""
+        if run.task is None or asyncio.current_task(self._loop) is run.task:
+            return False
+        self._in_progress.discard(run)
+        return True
+
+    def _has_first_step(self, run: Run, task: asyncio.Future[None]) -> bool:
+        """It begins now, later than it got its Task; False: it was given up meanwhile."""
+        if self._unbegun.pop(task, None) is None:
+            return False
+        task.remove_done_callback(self._never_began)
         run.started = self._loop.time()
-        run.scope = self._context.copy()
-        entry.runs += 1
-        if run.missed or entry.skipping:
-            self._report.starting(run)
-        starter.set_name(entry.full_name)
-        try:
-            run.body = entry.call(RunContext(run))
-            resume = run.body.send
-        except BaseException as exc:
-            return self._end(run, exc)
-        try:
-            awaited = run.scope.run(resume, None)
-        except StopIteration:
-            return self._end(run, None)
-        except BaseException as exc:
-            return self._end(run, exc)
-        entry.waits = True
-        return awaited
+        self._attend(run, task)
+        return True
 
-    @types.coroutine
-    def _attend(self, run: Run, awaited: Any) -> Generator[Any, Any, None]:
-        """Hand what the body waits for to the Task that it is on, and what the Task answers back to the body."""
-        self._begin_to_wait(run)
-        body, enter = run.body, run.scope.run
-        resume: Callable[[Any], Any]
-        while True:
-            try:
-                value = yield awaited
-            except GeneratorExit:
-                self._waiting.discard(run)
-                enter(body.close)
-                raise
-            except BaseException as exc:
-                resume, value = body.throw, exc
-            else:
-                resume = body.send
-            try:
-                awaited = enter(resume, value)
-            except StopIteration:
-                self._end(run, None)
-                return
-            except BaseException as exc:
-                self._end(run, exc)
-                return
-
-    def _begin_to_wait(self, run: Run) -> None:
-        run.task = asyncio.current_task()
-        run.begun = True
-        self._waiting.add(run)
-        timeout = run.entry.options.timeout
+    def _attend(self, run: Run, task: asyncio.Future[None]) -> None:
+        """The run waits for something, or may: it can be cancelled, and its timeout counts."""
+        run.task = task
+        self._in_progress.add(run)
+        timeout = run.managed.plan.options.timeout
         if timeout is not None:
-            self._set_deadline(run, timeout)
+            self._deadlines.push(to_us(run.started) + timeout, run)
+            self._wake_by(run.started + timeout / SECOND)
 
-    def _set_deadline(self, run: Run, timeout: int) -> None:
-        self._deadlines.push(to_us(run.started) + timeout, run)
-        self._wake_by(run.started + timeout / SECOND)
-
-    # Ending runs
-
-    def _end(self, run: Run, error: BaseException | None) -> Any:
-        entry = run.entry
-        entry.running -= 1
-        if run.task is None:
-            entry.waits = False
-        else:
-            self._waiting.discard(run)
+    def _end(self, run: Run, error: BaseException | None) -> None:
+        """The books first, then what calls the user's code: listeners and the log."""
+        standing = run.managed.standing
+        standing.running -= 1
+        duration = standing.duration = self._loop.time() - run.started
+        if run.task is not None:
+            self._in_progress.discard(run)
             if run.ticket != NO_TICKET:
                 self._deadlines.remove(run)
-        if error is not None or run.cause is not None or entry.failures or entry.log_level or self._listeners:
-            self._conclude(run, error)
-        if entry.queued:
-            self._start_queued(entry)
-        return _ENDED
+        if standing.queued and not standing.running and self._open:
+            self._start_queued(standing)
+        if self._ready:
+            self._start_soon()
+        if (
+            error is None
+            and run.cause is None
+            and standing.trouble is None
+            and run.managed.log_level is None
+            and run.waiter is None
+            and not self._listeners
+        ):
+            standing.outcome = Outcome.SUCCEEDED
+        else:
+            self._conclude(run, duration, error)
 
-    def _conclude(self, run: Run, error: BaseException | None) -> None:
-        outcome, error = _judge(run, error)
-        self._report.finished(run, outcome, self._loop.time() - run.started, error)
+    def _conclude(self, run: Run, duration: float, error: BaseException | None) -> None:
+        outcome, error = judge(run, error)
+        run.managed.standing.outcome = outcome
+        run.failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             self._on_exit(error)
-
-    def _start_queued(self, entry: Entry) -> None:
-        run = self._queued.pop(entry, None)
-        entry.queued = False
-        if run is not None and self._open:
-            entry.running += 1
-            entry.last_run = self.clock.read().wall
-            self._ready.append(run)
-            self._start_ready()
+        self._report.finished(run, outcome, duration, error)
+        if run.waiter is not None and not run.waiter.done():
+            run.waiter.set_result(record_of(run, outcome, duration, error))
 
     # Timeouts
-
-    def _wake_by(self, when: float) -> None:
-        if self._timer is not None and when < self._timer.when():
-            self._set_timer(when)
 
     def _expire(self) -> None:
         now = to_us(self._loop.time())
@@ -444,25 +498,11 @@ class Runner:
         self._deadlines.push(to_us(self._loop.time() + LEAKED_AFTER), run)
 
 
-@types.coroutine
-def _first_step() -> Generator[None, None, None]:
-    """Wait for the Task's own first step; a cancellation that comes before it is raised here."""
-    yield
+def _by_factory(body: Any, *, loop: asyncio.AbstractEventLoop, name: str, context: Any) -> Any:
+    """A Task as the application's factory makes it."""
+    return loop.create_task(body, name=name, context=context)
 
 
-def _begun(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
-    """Step a coroutine up to its `_first_step`, inside its `try`: else a Task cancelled early would skip its end."""
-    coroutine.send(None)
-    return coroutine
-
-
-def _judge(run: Run, error: BaseException | None) -> tuple[Outcome, BaseException | None]:
-    """How a run ended: who cancelled decides, not what the body raised."""
-    if run.cause == "timed_out":
-        timeout = (run.entry.options.timeout or 0) / SECOND
-        late = TimeoutError(f"{run.entry.full_name} ran longer than its timeout of {timeout:g} s")
-        late.__cause__ = error
-        return Outcome.TIMED_OUT, late
-    if error is None:
-        return Outcome.SUCCEEDED, None
-    return (Outcome.CANCELLED if isinstance(error, asyncio.CancelledError) else Outcome.FAILED), error
+def _refuse_waiter(run: Run, reason: str) -> None:
+    if run.waiter is not None and not run.waiter.done():
+        run.waiter.set_exception(TaskFailed(f"{run.full_name} was not started: {reason}"))

@@ -1,20 +1,25 @@
-"""One run: what its body is told of it, and what the runner notes of it."""
+"""One run: what its body is told of it, what the runner notes of it, and how its end is judged."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._common.heap import NO_TICKET
-from asyncmgr._tasks.agenda import Due, Entry
+from asyncmgr._tasks.agenda import Due
+from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr.errors import Skip
+from asyncmgr.events import Outcome, RunFinished
 
-Trigger = Literal["schedule", "catch_up", "queue"]
-"""Why a run was started: its slot was due; it stands for missed slots too; it waited for the run before it."""
+Trigger = Literal["schedule", "catch_up", "queue", "manual", "pass"]
+"""Why a run was started: its slot was due; it stands for missed slots too; it waited for the run before it; somebody
+asked for it; a pass found it due."""
+
+Result = tuple[Outcome, BaseException | None]
+"""How a run ended, and with what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +43,59 @@ class Look:
 
 
 class Run(Due):
-    """One execution of a task, from its slot to its outcome; the runner's own record.
+    """One execution of a task, from its slot to its outcome; the runner's own record."""
 
-    Lean, as there is one for each run: what only a run that waits has is set when it first waits.
-    """
-
-    __slots__ = ("begun", "body", "cause", "look", "number", "queued", "scope", "started", "task", "ticket")
+    __slots__ = (
+        "asked",
+        "cause",
+        "failed",
+        "has_begun",
+        "look",
+        "number",
+        "started",
+        "task",
+        "ticket",
+        "waiter",
+    )
 
     look: Look
     number: int
     started: float
     """Loop time."""
-    scope: contextvars.Context
-    """Its own copy of the context variables."""
-    body: Coroutine[Any, Any, object]
-    begun: bool
-    """Once it has a Task: whether it has made its first step there."""
 
-    def __init__(self, entry: Entry, planned: int, missed: int) -> None:
+    def __init__(self, managed: ManagedTask, planned: int, missed: int) -> None:
         # Not by super(): its call would cost as much as the rest.
-        self.entry: Entry = entry
-        self.planned: int = planned
-        self.missed: int = missed
-        self.queued: bool = False
+        self.managed = managed
+        self.planned = planned
+        self.missed = missed
         self.ticket: int = NO_TICKET
         """Of its deadline."""
+        self.asked: Literal["queue", "manual", "pass"] | None = None
+        """What started it, where that is not its slot."""
         self.cause: Literal["timed_out", "cancelled"] | None = None
         """Who cancelled it: its own timeout, or the service that stops."""
-        self.task: asyncio.Task[None] | None = None
-        """Its own, from the moment at which it first waits."""
+        self.task: asyncio.Future[None] | None = None
+        """The asyncio Task; `None` until it first waits, and for a run that never does."""
+        self.has_begun = False
+        """Its Task has made the first step."""
+        self.failed = False
+        """It ended as `failed` or `timed_out`."""
+        self.waiter: asyncio.Future[RunFinished] | None = None
+        """Gets the record when it has ended, where somebody waits for that."""
 
     @property
     def full_name(self) -> str:
-        return self.entry.full_name
+        return self.managed.full_name
 
     @property
     def lateness(self) -> float:
         """Seconds from the slot to the actual start."""
-        handed_out = self.entry.reference(self.look.moment)
+        handed_out = self.managed.plan.reference(self.look.moment)
         return round((handed_out - self.planned) / SECOND + self.started - self.look.at, 6)
 
     @property
     def slot(self) -> datetime:
-        return self.entry.slot_datetime(self.planned, self.look.moment)
+        return self.managed.plan.datetime_of(self.planned, self.look.moment)
 
     @property
     def run_id(self) -> str:
@@ -88,9 +103,37 @@ class Run(Due):
 
     @property
     def trigger(self) -> Trigger:
-        if self.queued:
-            return "queue"
+        if self.asked is not None:
+            return self.asked
         return "catch_up" if self.missed else "schedule"
+
+    @property
+    def is_too_late(self) -> bool:
+        """Its start is later than the slot's grace allows."""
+        if self.managed.plan.options.misfire_grace is None or self.asked == "manual":
+            return False
+        waited = round((self.started - self.look.at) * SECOND)
+        return self.managed.plan.is_too_late(
+            self.planned, self.managed.plan.reference(self.look.moment) + waited
+        )
+
+
+def judge(run: Run, error: BaseException | None) -> Result:
+    """How a run ended: who cancelled decides, not what the body raised."""
+    if run.cause == "timed_out":
+        return Outcome.TIMED_OUT, _late(run, error)
+    if error is None:
+        return Outcome.SUCCEEDED, None
+    if isinstance(error, Skip):
+        return Outcome.NOTHING, error
+    return (Outcome.CANCELLED if isinstance(error, asyncio.CancelledError) else Outcome.FAILED), error
+
+
+def _late(run: Run, cause: BaseException | None) -> TimeoutError:
+    timeout = (run.managed.options.timeout or 0) / SECOND
+    late = TimeoutError(f"{run.full_name} ran longer than its timeout of {timeout:g} s")
+    late.__cause__ = cause
+    return late
 
 
 class RunContext:
@@ -104,7 +147,7 @@ class RunContext:
     @property
     def task(self) -> str:
         """The full name, ``manager.task``."""
-        return self._run.entry.full_name
+        return self._run.full_name
 
     @property
     def slot(self) -> datetime:

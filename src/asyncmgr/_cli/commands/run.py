@@ -256,5 +256,5 @@ def _log_success(service: Service, event: Event) -> None:
 
 def _is_logged_anyway(task: str, service: Service) -> bool:
     """The settings give this task a level of its own, at which the service logs its runs."""
-    entries = [state_of(manager).entries().get(task) for manager in service.managers]
+    entries = [state_of(manager).tasks().get(task) for manager in service.managers]
     return any(entry is not None and entry.log_level is not None for entry in entries)

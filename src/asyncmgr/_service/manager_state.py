@@ -1,0 +1,497 @@
+"""All that changes of one manager instance: its tasks, its clock, who drives it. The service's side of a manager."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from asyncmgr._common.clock import Clock, Moment, WallClock, to_datetime, to_us
+from asyncmgr._common.functions import name_of
+from asyncmgr._common.log import log
+from asyncmgr._service.gather import refuse_reserved, tell_if_off
+from asyncmgr._service.handles import TaskHandle
+from asyncmgr._tasks.declare import Addition, check_function, declare, declare_addition, declared
+from asyncmgr._tasks.managed import ManagedTask, Standing, TaskStatus, status_of
+from asyncmgr._tasks.options import PeriodicTask
+from asyncmgr._tasks.overrides import override_options
+from asyncmgr._tasks.passes import Passes
+from asyncmgr._tasks.runs import Run, Site
+from asyncmgr._tasks.schedules import share_of
+from asyncmgr.errors import (
+    InvalidPeriodicTaskArg,
+    ManagerInUse,
+    ServiceStateError,
+    TaskRemoved,
+    WrongThread,
+)
+from asyncmgr.events import RunFinished
+
+if TYPE_CHECKING:
+    from asyncmgr._service.manager import Manager
+    from asyncmgr._service.service import Service
+    from asyncmgr._settings.model import Settings
+
+_SET_BACK = to_us(60)
+"""A wall clock set back by more makes wall-clock schedules start over."""
+
+
+class Scheduler(Protocol):
+    """What drives a manager's tasks while a service runs it."""
+
+    @property
+    def clock(self) -> Clock: ...  # pragma: no cover
+    @property
+    def thread(self) -> int: ...  # pragma: no cover
+    def add(self, task: ManagedTask) -> None: ...  # pragma: no cover
+    def remove(self, task: ManagedTask, reason: Any = ...) -> None: ...  # pragma: no cover
+    def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None: ...  # pragma: no cover
+    def trigger(self, task: ManagedTask, waiter: Any = ...) -> Run: ...  # pragma: no cover
+    def running_for(self) -> dict[Standing, float]: ...  # pragma: no cover
+
+
+@dataclass(slots=True)
+class Pause:
+    """A pause of one task."""
+
+    until: datetime | None = None
+    note: str | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    def end(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class Triggered(NamedTuple):
+    """A run that was asked for, and where its record will be, if anybody waits."""
+
+    run: Run
+    record: asyncio.Future[RunFinished] | None
+
+
+class ManagerState:
+    """The state of one manager instance."""
+
+    def __init__(self, manager: Manager, host: str | None, settings: Settings | None) -> None:
+        self._manager = manager
+        self._host = self._own_host = host
+        self._settings = settings
+        self._own_settings = settings is not None
+        self._driver: object | None = None
+        self._tasks: dict[str, ManagedTask] | None = None
+        self._pauses: dict[ManagedTask, Pause] = {}
+        self._still_running: dict[str, Standing] = {}
+        """Standings of removed tasks whose run went on: a new task of that name takes it over."""
+        self._passes: Passes | None = None
+        self.clock: Clock = WallClock()
+        self._born = self._last = self.clock.read()
+        self.service: Service | None = None
+        self._scheduler: Scheduler | None = None
+
+    # Settings and host
+
+    @property
+    def settings(self) -> Settings:
+        if self._settings is None:
+            from asyncmgr._settings.model import Settings
+
+            self._settings = Settings()
+        return self._settings
+
+    @property
+    def host(self) -> str:
+        return self._host or self.settings.host or socket.gethostname()
+
+    # One driver at a time
+
+    def claim(self, driver: object) -> None:
+        """Become the driver, or say who is."""
+        if self._driver is not None:
+            raise ManagerInUse(
+                f"{self._manager.name} is already driven by {self._driver}; a manager has one driver at a time"
+            )
+        self._driver = driver
+
+    def release(self) -> None:
+        self._driver = None
+
+    @contextmanager
+    def driven_by(self, driver: object) -> Iterator[None]:
+        """Be the driver while the block runs."""
+        self.claim(driver)
+        try:
+            yield
+        finally:
+            self.release()
+
+    @property
+    def passes(self) -> Passes:
+        """The passes of this manager."""
+        if self._passes is None:
+            name = type(self._manager).__name__.lower()
+            site = Site(self.host, str(getattr(self._manager, "service_name", None) or name), "pass")
+            self._passes = Passes(site, present=self.tasks_here, read=self.read_clock)
+        return self._passes
+
+    def check_thread(self, call: str) -> None:
+        """Refuse a call from another thread than that of the service's event loop.
+
+        Raises
+        ------
+        WrongThread
+            It names the call and says how to make it.
+        """
+        if self._scheduler is not None and threading.get_ident() != self._scheduler.thread:
+            raise WrongThread(
+                f"{call} was called in the thread {threading.current_thread().name!r}, but the service of "
+                f"{self._manager.name} runs in an event loop of another thread; call it there: "
+                f"loop.call_soon_threadsafe(...), with the loop that the service was started in"
+            )
+
+    # Tasks
+
+    def tasks(self) -> dict[str, ManagedTask]:
+        """All tasks of this instance by full name, those that are switched off too."""
+        if self._tasks is None:
+            records = type(self._manager)._asyncmgr_tasks  # noqa: SLF001 - its own class
+            made = [self._make(attribute, record.name or attribute, record) for attribute, record in records]
+            self._apply_overrides(made)
+            for task in made:
+                task.plan.begin_at(self._born)
+            self._tasks = {task.full_name: task for task in made}
+        return self._tasks
+
+    def tasks_here(self) -> list[ManagedTask]:
+        """The tasks that run here now, in definition order: switched on, and not paused."""
+        return [task for task in self.tasks_on() if task not in self._pauses]
+
+    def tasks_on(self) -> list[ManagedTask]:
+        """The tasks that are switched on here, in definition order."""
+        return [task for task in self.tasks().values() if self.is_on(task)]
+
+    def is_on(self, task: ManagedTask) -> bool:
+        options = task.options
+        if options.switched_off is not None:
+            return False
+        return self.settings.run_external_periodic_tasks or not options.external_process_ok
+
+    def handles(self) -> tuple[TaskHandle, ...]:
+        """Handles of all tasks, in definition order."""
+        return tuple(TaskHandle(self, task) for task in self.tasks().values())
+
+    def handle_of(self, body: object) -> TaskHandle | None:
+        """The handle of the task whose body this bound method or function is."""
+        function = getattr(body, "__func__", body)
+        for task in self.tasks().values():
+            called = getattr(self._manager, task.body, None) if isinstance(task.body, str) else task.body
+            if called == body or getattr(called, "__func__", called) is function:
+                return TaskHandle(self, task)
+        return None
+
+    def status(self) -> tuple[TaskStatus, ...]:
+        """Those that are switched on here."""
+        moment = self.read_clock()
+        ages = {} if self._scheduler is None else self._scheduler.running_for()
+        return tuple(self._status(task, moment, ages) for task in self.tasks_on())
+
+    def status_of(self, task: ManagedTask) -> TaskStatus:
+        return self._status(
+            task, self.read_clock(), {} if self._scheduler is None else self._scheduler.running_for()
+        )
+
+    def _status(self, task: ManagedTask, moment: Moment, ages: dict[Standing, float]) -> TaskStatus:
+        return status_of(task, moment, running_for=ages.get(task.standing), paused=task in self._pauses)
+
+    def describe(self, task: ManagedTask) -> str:
+        """How it stands, in a few words."""
+        if self.tasks().get(task.full_name) is not task:
+            return "removed"
+        if not self.is_on(task):
+            return task.options.switched_off or "left to another process"
+        status = self.status_of(task)
+        words = [status.schedule]
+        if status.paused:
+            words.append("paused")
+        if status.running_since is not None:
+            words.append("running")
+        if status.failures:
+            words.append(f"{status.failures} failures in a row")
+        return ", ".join(words)
+
+    def _make(
+        self,
+        body: str | Callable[..., Any],
+        name: str,
+        record: PeriodicTask,
+        initial_delay: int | None = None,
+    ) -> ManagedTask:
+        full_name = f"{self._manager.name}.{name}"
+        settings = self.settings
+        task = ManagedTask(
+            self._manager,
+            body,
+            full_name,
+            record.with_zone(settings.timezone),
+            tolerance=to_us(settings.tolerance),
+            initial_delay=initial_delay,
+            standing=self._still_running.pop(full_name, None),
+        )
+        self._set_share(task)
+        return task
+
+    def _set_share(self, task: ManagedTask) -> None:
+        begins_at_share = "auto" in (task.options.phase, self.settings.phase)
+        task.plan.share = share_of(f"{self.host}/{task.full_name}") if begins_at_share else None
+
+    def _apply_overrides(self, tasks: Sequence[ManagedTask]) -> None:
+        if not self.settings.tasks:
+            return
+        overrides = self.settings.overrides_for([task.full_name for task in tasks], strict=False)
+        for task in tasks:
+            override = overrides.get(task.full_name)
+            if override is not None:
+                task.plan.adopt(override_options(task.declared, override).with_zone(self.settings.timezone))
+                task.log_level = override.log_level
+                self._set_share(task)
+
+    def add(self, function: Callable[..., Any], options: dict[str, Any]) -> TaskHandle:
+        self.check_thread(f"{self._manager.name}.add_periodic_task()")
+        body, (record, name, initial_delay) = self._read_addition(function, options)
+        name = name or name_of(function)
+        full_name = f"{self._manager.name}.{name}"
+        tasks = self.tasks()
+        refuse_reserved(full_name, name)
+        if full_name in tasks:
+            raise InvalidPeriodicTaskArg(
+                f"{full_name} is there already; give name= or remove the other first"
+            )
+        task = self._make(body, name, record, initial_delay)
+        self._apply_overrides([task])
+        task.plan.begin_at(self.read_clock(), by_service=self._scheduler is not None)
+        tasks[full_name] = task
+        self._schedule(task)
+        tell_if_off(self._manager.name, name, task.options)
+        return TaskHandle(self, task)
+
+    def _read_addition(self, function: Any, options: dict[str, Any]) -> tuple[Callable[..., Any], Addition]:
+        record = declared(function)
+        if record is None:
+            check_function(function, takes="context")
+            return function, declare_addition(options)
+        if options.keys() - {"name"}:
+            raise InvalidPeriodicTaskArg(
+                f"{function.__qualname__} has its options from @periodic_task; only name= may be given here"
+            )
+        if not inspect.ismethod(function):
+            function = types.MethodType(function, self._manager)
+        return function, Addition(record, declare(options).name or record.name, None)
+
+    def remove(self, task: ManagedTask) -> None:
+        self.check_thread(f"{task.full_name}: remove()")
+        if isinstance(task.body, str):
+            raise InvalidPeriodicTaskArg(
+                f"{task.full_name} is declared in its class and cannot be removed; pause() it, or switch it off by "
+                f'the setting [tasks."{task.full_name}"] enabled = false'
+            )
+        if self.tasks().get(task.full_name) is not task:
+            return
+        del self.tasks()[task.full_name]
+        # A pass may have it on its list.
+        task.plan.adopt(replace(task.options, switched_off="it was removed"))
+        self._end_pause(task)
+        if self._scheduler is not None:
+            self._scheduler.remove(task)
+        self._still_running = {name: one for name, one in self._still_running.items() if one.running}
+        if task.standing.running:
+            self._still_running[task.full_name] = task.standing
+
+    def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
+        self.check_thread(f"{task.full_name}: reschedule()")
+        self._refuse_removed(task)
+        self._plan_anew(task, options)
+
+    def _refuse_removed(self, task: ManagedTask) -> None:
+        if self.tasks().get(task.full_name) is not task:
+            raise TaskRemoved(f"{task.full_name} was removed; add it again with add_periodic_task()")
+
+    def _plan_anew(self, task: ManagedTask, options: PeriodicTask) -> None:
+        if self._scheduler is None:
+            task.plan.reschedule(options, self.read_clock(), by_service=False)
+        else:
+            self._scheduler.reschedule(task, options)
+            self._schedule(task)
+
+    # Verbs of the handles
+
+    def trigger(self, task: ManagedTask, *, wait: bool) -> Triggered:
+        self.check_thread(f"{task.full_name}: trigger()")
+        self._refuse_removed(task)
+        if self._scheduler is None:
+            raise ServiceStateError(
+                f"{task.full_name} cannot be triggered: no service runs it; start one first"
+            )
+        if not self.is_on(task):
+            reason = task.options.switched_off or "it is left to another process"
+            raise ServiceStateError(f"{task.full_name} cannot be triggered: {reason}")
+        record = asyncio.get_running_loop().create_future() if wait else None
+        return Triggered(self._scheduler.trigger(task, record), record)
+
+    def pause(
+        self,
+        task: ManagedTask,
+        *,
+        for_: float | timedelta | None,
+        until: datetime | None,
+        note: str | None,
+    ) -> None:
+        self.check_thread(f"{task.full_name}: pause()")
+        self._refuse_removed(task)
+        until = _end_of_pause(self.read_clock(), for_, until)
+        self._end_pause(task)
+        pause = self._pauses[task] = Pause(until, note)
+        if until is not None:
+            seconds = max(0.0, (until - to_datetime(self.read_clock().wall)).total_seconds())
+            pause.timer = asyncio.get_running_loop().call_later(seconds, self.resume, task)
+        if self._scheduler is not None:
+            self._scheduler.remove(task, "paused")
+        log.info("task.paused", task=task.full_name, until=until and until.isoformat(), note=note)
+
+    def resume(self, task: ManagedTask) -> None:
+        self.check_thread(f"{task.full_name}: resume()")
+        self._refuse_removed(task)
+        if self._end_pause(task):
+            task.plan.skip_past(self.read_clock())
+            self._schedule(task)
+            log.info("task.resumed", task=task.full_name)
+
+    def _end_pause(self, task: ManagedTask) -> bool:
+        pause = self._pauses.pop(task, None)
+        if pause is not None:
+            pause.end()
+        return pause is not None
+
+    # Settings in force
+
+    def apply(self, settings: Settings) -> None:
+        """Put new settings in force: only what they say otherwise than before is changed."""
+        tasks = list(self.tasks().values())
+        names = [task.full_name for task in tasks]
+        before = self.settings.overrides_for(names, strict=False)
+        after = settings.overrides_for(names, strict=False)
+        old_zone, self._settings = self.settings.timezone, settings
+        for task in tasks:
+            old, new = before.get(task.full_name), after.get(task.full_name)
+            if old != new or old_zone != settings.timezone:
+                task.log_level = None if new is None else new.log_level
+                self._change(
+                    task,
+                    _in_force(task.declared, old, old_zone),
+                    _in_force(task.declared, new, settings.timezone),
+                )
+
+    def _change(self, task: ManagedTask, before: PeriodicTask, after: PeriodicTask) -> None:
+        """What the settings did not change stays, a live `reschedule` for one."""
+        changed = {
+            field.name: getattr(after, field.name)
+            for field in fields(PeriodicTask)
+            if getattr(before, field.name) != getattr(after, field.name)
+        }
+        options = replace(task.options, **changed)
+        if changed.keys() & {"schedule", "switched_off", "phase"}:
+            self._set_share(task)
+            self._plan_anew(task, options)
+        else:
+            task.plan.adopt(options)
+
+    def _schedule(self, task: ManagedTask) -> None:
+        if self._scheduler is not None and self.is_on(task) and task not in self._pauses:
+            self._scheduler.add(task)
+
+    # Under a service
+
+    def join(self, service: Service, settings: Settings, host: str) -> None:
+        """Come under a service: it is the one driver, its settings and host are in force."""
+        self.claim(f"the service {service.name}")
+        self.service = service
+        self._host = self._own_host or host
+        self.give(settings)
+
+    def give(self, settings: Settings) -> None:
+        """Take over a service's settings, where the constructor was given none; what was read before is forgotten."""
+        if self._own_settings:
+            return
+        if self._tasks is not None:
+            self.apply(settings)
+        self._settings = settings
+
+    def start(self, scheduler: Scheduler) -> None:
+        """Make now every task's start and hand the tasks to the service's scheduler."""
+        self._scheduler = scheduler
+        self.clock = scheduler.clock
+        moment = self.clock.read()
+        tolerance = to_us(self.settings.tolerance)
+        for task in self.tasks().values():
+            task.plan.tolerance = tolerance
+            self._set_share(task)
+            task.plan.begin_at(moment, by_service=True)
+            self._schedule(task)
+
+    def leave(self) -> None:
+        """Leave the service; its tasks start over from now if passes go on."""
+        self.service = None
+        self.release()
+        if self._scheduler is None:
+            return
+        for task in self.tasks().values():
+            self._scheduler.remove(task)
+        self._scheduler = None
+        self.clock = WallClock()
+        self._last = self.clock.read()
+        for task in self.tasks().values():
+            self._plan_for_passes(task)
+
+    def _plan_for_passes(self, task: ManagedTask) -> None:
+        try:
+            task.plan.begin_at(self._last)
+        except Exception as exc:  # the next pass asks the schedule again, and says so too
+            log.error("schedule.failed", task=task.full_name, exc_info=exc)
+
+    # Time of a pass
+
+    def read_clock(self) -> Moment:
+        """The present moment. Plans wall-clock slots anew if the wall went back by over a minute since the last one."""
+        before, self._last = self._last, self.clock.read()
+        if self._scheduler is None and self._last.wall < before.wall - _SET_BACK:
+            for task in self.tasks().values():
+                task.plan.set_back(self._last)
+        return self._last
+
+
+def _in_force(declared: PeriodicTask, override: Any, zone: str) -> PeriodicTask:
+    options = declared if override is None else override_options(declared, override)
+    return options.with_zone(zone)
+
+
+def _end_of_pause(moment: Moment, for_: float | timedelta | None, until: datetime | None) -> datetime | None:
+    if for_ is not None and until is not None:
+        raise InvalidPeriodicTaskArg("pause() takes either for_= or until=; give one of them")
+    if until is not None and until.utcoffset() is None:
+        raise InvalidPeriodicTaskArg(
+            f"until={until!r} has no time zone; write e.g. datetime(..., tzinfo=UTC)"
+        )
+    if for_ is None:
+        return until
+    seconds = for_.total_seconds() if isinstance(for_, timedelta) else for_
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:
+        raise InvalidPeriodicTaskArg(
+            f"for_={for_!r} is not accepted; for_ is 0 or more seconds, or a timedelta"
+        )
+    return to_datetime(moment.wall + to_us(seconds))
