@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.log import log
+from asyncmgr._common.spans import without_spans
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import nodes_of
 from asyncmgr._service.drain import CANCEL_GRACE, Drain
@@ -216,6 +217,11 @@ class Service:
     async def start(self) -> None:
         """Start; returns when the tasks run.
 
+        Hooks, runs and calls have the context variables of the caller, but for those that hold a tracing span: of
+        OpenTelemetry, Sentry, ddtrace and Elastic APM, and every other with the word ``span`` in its name or an
+        object of a class ``...Span`` as its value. What a start hook sets, all later hooks see, and each run and call
+        gets a copy of what they left.
+
         Raises
         ------
         ServiceStateError
@@ -232,12 +238,16 @@ class Service:
                 f"the service {self.name} is {self._state}; a service runs once, build another"
             )
         self._state = State.STARTING
-        self._context = contextvars.copy_context()
+        self._context = without_spans(contextvars.copy_context())
         self._context.run(_inside.set, (*_inside.get(), self))
         self._context.run(speaking_as.set, Caller(self.name, self.host))
         self._context.run(served.set, None)  # what a call starts outlives it
         life = self._life = Life(
-            self._start_steps, self._stop_steps(), name=self.name, context=self._context.copy()
+            # No copy: what the hooks set is what runs and calls get copies of.
+            self._start_steps,
+            self._stop_steps(),
+            name=self.name,
+            context=self._context,
         )
         await self._reach(life, life.running)
         if not life.running.done():
