@@ -111,7 +111,6 @@ class Service:
         encode_token(self.host, what="host name")
         self._given_transport = self.settings.transport if transport is None else transport
         self._reporter = Reporter(self.host)
-        self._random = random.Random(self.settings.seed)
         self._state = State.NEW
         self._life: Life | None = None
         self._drain = Drain()
@@ -238,6 +237,8 @@ class Service:
                 f"the service {self.name} is {self._state}; a service runs once, build another"
             )
         self._state = State.STARTING
+        # Not at construction: processes that fork after it would draw the same numbers.
+        self._random = random.Random(self.settings.seed)
         self._context = without_spans(contextvars.copy_context())
         self._context.run(_inside.set, (*_inside.get(), self))
         self._context.run(speaking_as.set, Caller(self.name, self.host))
