@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
+import gc
 import importlib.util
 import os
 import re
@@ -23,6 +26,7 @@ if sys.platform != "win32":
 
 import asyncmgr
 from asyncmgr import AsyncmgrError, Manager, RunContext, Service, Settings, StopReport, periodic_task
+from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.service import State
 from asyncmgr._service.signals import Handlers, Interrupts
 from tests.helpers import Bare
@@ -45,7 +49,7 @@ def _usual_handlers() -> Iterator[None]:
 
 
 PRELUDE = """
-import asyncio, contextlib, os, signal, sys
+import asyncio, contextlib, functools, os, signal, sys
 import structlog
 import asyncmgr, asyncmgr._service.lifecycle
 from asyncmgr import Manager, Service, periodic_task
@@ -480,31 +484,117 @@ asyncmgr._service.lifecycle.GRACE = 0.05
 
 
 class Hangs(Volumes):
+    begun = False
+
     @periodic_task(spacing=1000, run_immediately=True)
     async def work(self, context):
-        say("ready")
+        self.begun = True
         try:
-            await asyncio.Event().wait()
+            await self.wait(context)
         finally:
             say("cancelled")
 
-
-async def main():
-    async with Service(Hangs()):
+    async def wait(self, context):
         await asyncio.Event().wait()
+
+
+async def main(*others):
+    hangs = Hangs()
+    async with Service(hangs, *others):  # a signal that comes before it is entered is another story
+        while not hangs.begun:
+            await asyncio.sleep(0)
+        say("ready")
+        await asyncio.Event().wait()
+"""
+
+SECOND_WHILE_IT_WAITS = """
+note_stop = Hangs.note_stop
+
+
+# Said when nothing is left to do but to wait: what the signal interrupts is the loop itself.
+Hangs.note_stop = lambda *args: asyncio.get_running_loop().call_later(0.05, note_stop, *args)
 """
 
 
 @EACH_LOOP
 def test_ctrl_c_without_run(child: Any, loop: str) -> None:
     """Where `asyncio.run` handles SIGINT itself, the first one drains too, and the second is quick and clean."""
-    started = child(FOREIGN + loop)
+    started = child(FOREIGN + SECOND_WHILE_IT_WAITS + loop)
     started.wait_for("ready")
     started.send(signal.SIGINT)
     started.wait_for("stopping")
     started.send(signal.SIGINT)
     said, code, stderr = started.end()
     assert (said, code) == (["cancelled", "cleaned"], -signal.SIGINT)
+    assert_no_complaint(stderr)
+
+
+SECOND_INSIDE = """
+signal.setitimer(signal.ITIMER_REAL, 20)  # ends it before the 30 s of a drain are over
+interrupted = []
+
+
+def interrupt():
+    if not interrupted:
+        interrupted.append(True)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def in_listener(self, event):
+    self.stopping.set()
+    interrupt()
+
+
+async def in_run(self, context):
+    await self.stopping.wait()
+    interrupt()
+
+
+async def in_cleanup(self):
+    say("cleaned")
+    interrupt()
+
+
+async def hang(self):
+    await asyncio.Event().wait()
+
+
+def in_log(logger, method, event):
+    if event["event"] == "service.stopping":
+        interrupt()
+    raise structlog.DropEvent
+
+
+class Other(Manager):
+    @periodic_task(spacing=1000, run_immediately=True)
+    async def work(self, context):
+        await asyncio.Event().wait()
+
+
+main = functools.partial(main, Other())
+"""
+
+PLACES = {
+    "a listener": ("Hangs.note_stop = in_listener", ["cancelled", "cleaned"]),
+    "a run": ("Hangs.wait = in_run", ["stopping", "cancelled", "cleaned"]),
+    "a log processor": ("structlog.configure(processors=[in_log])", ["cancelled", "cleaned"]),
+    "a hook": (
+        "Other.cleanup_host = in_cleanup; Hangs.cleanup_host = hang; os.environ['ASYNCMGR_DRAIN_TIMEOUT'] = '0'",
+        ["stopping", "cancelled", "cleaned"],
+    ),
+}
+
+
+@EACH_LOOP
+@pytest.mark.parametrize("place", PLACES)
+def test_the_second_ctrl_c_may_come_anywhere(child: Any, loop: str, place: str) -> None:
+    """It ends what it interrupts, and is not lost there: runs do not get their 30 s, nor hooks all their time."""
+    change, expected = PLACES[place]
+    started = child(FOREIGN + SECOND_INSIDE + change + "\n" + loop)
+    started.wait_for("ready")
+    started.send(signal.SIGINT)
+    said, code, stderr = started.end()
+    assert (said, code) == (expected, -signal.SIGINT)
     assert_no_complaint(stderr)
 
 
@@ -526,6 +616,52 @@ def test_a_loop_that_ends_before_the_service(child: Any, loop: str) -> None:
 
 
 # Without a child
+
+
+def test_an_interrupt_between_two_steps(caplog: pytest.LogCaptureFixture, logs: list[Any]) -> None:
+    """It leaves the loop, as any does; the steps that are left are taken, and asyncio has nothing to complain of."""
+    undone: list[str] = []
+
+    async def undo(name: str) -> None:
+        undone.append(name)
+
+    class Back:
+        """The steps back of a life, with a Ctrl-C at a bad moment."""
+
+        def __init__(self) -> None:
+            self._steps = iter("abc")
+
+        def __iter__(self) -> Iterator[Any]:
+            return self
+
+        def __next__(self) -> tuple[str, Any]:
+            if undone == ["a"]:
+                undone.append("interrupt")
+                raise KeyboardInterrupt
+            name = next(self._steps)
+            return name, functools.partial(undo, name)
+
+    lives: list[Life] = []
+
+    async def live() -> None:
+        lives.append(
+            Life(lambda life: life.step("there", hang), Back(), name="s", context=contextvars.copy_context())
+        )
+        await asyncio.sleep(0)
+        lives[0].ask(1)
+        await lives[0].wait_out()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(live())
+    assert undone == ["a", "interrupt", "b", "c"]
+    assert isinstance(lives.pop().error, KeyboardInterrupt)
+    assert [line["step"] for line in logs] == ["between steps"]
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def hang() -> None:
+    await asyncio.Event().wait()
 
 
 class Hanging(Manager):
