@@ -326,7 +326,10 @@ class Service:
         """A run wants the process to end, or the scheduler died: stop, and let whoever waits know why."""
         if self._life is not None and not self._life.over.done():
             self._life.error = self._life.error or error
-            self._ask(None)
+            if isinstance(error, KeyboardInterrupt) and self._asked_at is not None:
+                self._hurry()  # the second Ctrl-C, which asyncio raises in whatever runs just then
+            else:
+                self._ask(None)
 
     # The start. Each step notes what it has done, so that the stop undoes exactly that.
 
