@@ -1,17 +1,22 @@
-"""Scheduling time outside a service, and moments exact to the microsecond."""
+"""Scheduling time outside a service and under one, and moments exact to the microsecond."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import Any
 
 import pytest
 import time_machine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncmgr._common.clock import Moment, WallClock, read_wall, to_datetime, to_us
+import asyncmgr._common.clock
+from asyncmgr import Manager, Service, Settings
+from asyncmgr._common.clock import JUMP, SECOND, LoopClock, Moment, WallClock, read_wall, to_datetime, to_us
+from asyncmgr.events import ClockStepped
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WALL = 1_767_225_600_000_000
@@ -135,3 +140,149 @@ def test_scheduling_time_is_the_sum_of_the_steps_forward(steps: list[int]) -> No
             readings.append(wall_clock.read())
     assert readings[-1].now - readings[0].now == sum(max(0, step) for step in steps)
     assert all(before.now <= after.now for before, after in pairwise(readings))
+
+
+# Scheduling time under a service
+
+
+class Clocks:
+    """A loop's time and a wall, in microseconds, and what `LoopClock` makes of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loop = 1_000 * SECOND
+        self.wall = WALL
+        monkeypatch.setattr(asyncmgr._common.clock, "read_wall", lambda: self.wall)
+        self.clock = LoopClock(self)  # type: ignore[arg-type]  # its time is all that is asked
+        self._start = self.clock.read().now
+
+    def time(self) -> float:
+        return self.loop / SECOND
+
+    def go_on(self, seconds: float, jump: float = 0.0) -> str:
+        """Let both go on for so long, and the wall jump besides; the kind of step that is noticed, if any."""
+        self.loop += to_us(seconds)
+        self.wall += to_us(seconds) + to_us(jump)
+        step = self.clock.notice_steps()
+        return "" if step is None else f"{step.kind} {step.seconds:g}"
+
+    @property
+    def passed(self) -> float:
+        """Seconds of scheduling time since the beginning."""
+        return (self.clock.read().now - self._start) / SECOND
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+HOUR = 3_600.0
+
+
+@pytest.mark.parametrize(
+    ("jumps", "added"),
+    [
+        ([HOUR], HOUR),
+        ([-HOUR], 0),
+        ([-25 * HOUR, 25 * HOUR], 0),
+        ([25 * HOUR, -25 * HOUR], 25 * HOUR),
+        ([25 * HOUR, -25 * HOUR, 25 * HOUR], 25 * HOUR),
+        ([-5, 5] * 100, 0),
+        ([5, -5] * 100, 5),
+        ([-HOUR, 2 * HOUR], HOUR),
+        ([-HOUR, HOUR / 2, HOUR / 2, 7], 7),
+        ([-HOUR, -HOUR, 3 * HOUR], HOUR),
+        # Asleep for half an hour after the wall was set back by one for good: the contract's own price.
+        ([-HOUR, HOUR / 2], 0),
+        # Slewing is no jump in either direction, and takes nothing from a suspend years later.
+        ([-1.0] * 5_000 + [HOUR], HOUR),
+        ([0.5, -0.5] * 1_000, 0),
+        ([-1.000001, 1.000001], 0),
+    ],
+)
+def test_a_jump_counts_for_what_exceeds_earlier_set_backs(
+    clocks: Clocks, jumps: list[float], added: float
+) -> None:
+    """Between any two of them the loop goes on for 20 s."""
+    for jump in jumps:
+        clocks.go_on(20, jump)
+    assert clocks.passed == 20 * len(jumps) + added
+
+
+def test_steps_are_told_as_they_are(clocks: Clocks) -> None:
+    """Also where a jump only undoes an earlier one."""
+    jumps = [0.0, -90_000.0, 0.0, 90_000.0, 0.5, 1.5]
+    said = [clocks.go_on(20, jump) for jump in jumps]
+    assert said == ["", "back 90000", "", "forward 90000", "", "forward 1.5"]
+
+
+def test_a_wall_that_stood_still_and_catches_up_adds_nothing(clocks: Clocks) -> None:
+    """The loop went on meanwhile: what the wall makes up for has been counted."""
+    said = [clocks.go_on(20, -20) for _ in range(3)]
+    said.append(clocks.go_on(20, 60))
+    assert said == ["stopped 20", "", "", "forward 60"]
+    assert clocks.passed == 80
+
+
+def test_a_wall_that_stood_still_for_less_than_a_look(clocks: Clocks) -> None:
+    """It is seen to stand still however often it is read."""
+    assert [clocks.go_on(0.4, -0.4) for _ in range(4)] == ["", "", "stopped 1.2", ""]
+    clocks.go_on(5, 1.6)
+    assert clocks.passed == 6.6
+
+
+MOVES = st.tuples(st.integers(0, 30 * SECOND), st.integers(-(10**5), 10**5))
+
+
+@given(st.lists(MOVES, max_size=40))
+def test_scheduling_time_is_that_of_a_naive_model(moves: list[tuple[int, int]]) -> None:
+    """The loop's time plus how far ahead of it the wall has ever been, by jumps alone; it never goes back."""
+    with pytest.MonkeyPatch.context() as patch:
+        clocks = Clocks(patch)
+        readings = [clocks.clock.read().now]
+        for elapsed, tenths in moves:
+            clocks.loop += elapsed
+            clocks.wall += elapsed + tenths * SECOND // 10 or 1  # a wall that stands still is another story
+            clocks.clock.notice_steps()
+            readings.append(clocks.clock.read().now)
+    jumps = [(elapsed + tenths * SECOND // 10 or 1) - elapsed for elapsed, tenths in moves]
+    ahead = accumulate((jump for jump in jumps if abs(jump) > JUMP), initial=0)
+    assert readings[-1] - readings[0] == sum(elapsed for elapsed, _ in moves) + max(ahead)
+    assert all(before <= after for before, after in pairwise(readings))
+
+
+@pytest.mark.virtual_time(start="2026-01-01T12:30:00+00:00")
+@pytest.mark.parametrize(
+    ("jumps", "steps"),
+    [
+        ({7: -5, 10: 5, 13: -5, 16: 5, 19: -5, 22: 5, 41: -5, 44: 5, 63: -5, 75: 5}, 10),
+        ({10: -25 * 3_600, 30: 25 * 3_600}, 2),
+    ],
+)
+async def test_a_wall_that_is_tugged_runs_what_is_due(jumps: dict[int, int], steps: int) -> None:
+    """Spaced tasks keep their slots, and no slot comes twice or early."""
+    manager = Manager()
+    ran: dict[str, list[float]] = {}
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+
+    async def work(context: Any) -> None:
+        ran.setdefault(context.task, []).append(round(loop.time() - begun, 1))
+
+    for spacing in (1, 10, 3_600, 86_400):
+        manager.add_periodic_task(work, spacing=spacing, name=str(spacing))
+    service = Service(manager, settings=Settings())
+    stepped: list[Any] = []
+    service.add_listener(stepped.append, ClockStepped)
+    async with service:
+        with time_machine.travel(datetime.now(UTC), tick=False) as traveller:
+            for second in range(85):
+                traveller.shift(jumps.get(second, 0))
+                for _ in range(10):
+                    await asyncio.sleep(0.1)
+                    traveller.shift(0.1)
+    assert len(stepped) == steps
+    assert ran == {
+        "Manager.1": [float(second) for second in range(1, 86)],
+        "Manager.10": [float(second) for second in range(10, 86, 10)],
+    }

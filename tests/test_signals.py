@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
+import gc
 import importlib.util
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +21,12 @@ from typing import IO, Any
 import pytest
 import structlog
 
+if sys.platform != "win32":
+    import pty
+
 import asyncmgr
 from asyncmgr import AsyncmgrError, Manager, RunContext, Service, Settings, StopReport, periodic_task
+from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.service import State
 from asyncmgr._service.signals import Handlers, Interrupts
 from tests.helpers import Bare
@@ -40,7 +49,7 @@ def _usual_handlers() -> Iterator[None]:
 
 
 PRELUDE = """
-import asyncio, contextlib, os, signal, sys
+import asyncio, contextlib, functools, os, signal, sys
 import structlog
 import asyncmgr, asyncmgr._service.lifecycle
 from asyncmgr import Manager, Service, periodic_task
@@ -77,6 +86,12 @@ class Volumes(Manager):
         say("drained")
 """
 
+OWN_TERMINAL = """
+import fcntl, termios
+fcntl.ioctl({0}, termios.TIOCSCTTY, 0)
+os.close({0})
+"""
+
 ASYNCIO = "asyncio.run(main())"
 UVLOOP = "import uvloop; uvloop.run(main())"
 ANYIO = "import anyio; anyio.run(main)"
@@ -90,12 +105,21 @@ EACH_LOOP = pytest.mark.parametrize(
 class Child:
     """A program that says on its stdout how far it is."""
 
-    def __init__(self, program: str, directory: Path) -> None:
+    def __init__(self, program: str, directory: Path, terminal: int | None = None) -> None:
         self._stderr = directory / "stderr"
-        command = [sys.executable, "-c", PRELUDE + program]
+        inherited = () if terminal is None else (terminal,)
+        prelude = PRELUDE if terminal is None else PRELUDE + OWN_TERMINAL.format(terminal)
+        command = [sys.executable, "-c", prelude + program]
         with self._stderr.open("w") as stderr:
+            # In a session of its own it has no controlling terminal, wherever the suite runs.
             self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=stderr, cwd=directory, text=True
+                command,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=directory,
+                text=True,
+                start_new_session=True,
+                pass_fds=inherited,
             )
 
     def wait_for(self, line: str) -> None:
@@ -129,12 +153,17 @@ def child(tmp_path: Path) -> Iterator[Any]:
     """Give a function that starts a child with such a program."""
     with contextlib.ExitStack() as stack:
 
-        def start(program: str) -> Child:
-            started = Child(program, tmp_path)
+        def start(program: str, terminal: int | None = None) -> Child:
+            started = Child(program, tmp_path, terminal)
             stack.callback(started.close)
             return started
 
         yield start
+
+
+def plain(text: str) -> str:
+    """Without the colours of a terminal."""
+    return re.sub(r"\x1b\[\d*m", "", text)
 
 
 def assert_no_complaint(stderr: str) -> None:
@@ -290,6 +319,84 @@ def test_sighup_while_it_stops(child: Any) -> None:
     assert (said[-1], code) == ("default", -signal.SIGINT)
 
 
+class Terminal:
+    """A window: a program has its other side as controlling terminal, and it can be closed."""
+
+    def __init__(self) -> None:
+        self._window, self.side = pty.openpty()
+
+    def hand_over(self) -> None:
+        """Leave the program's side to the program alone."""
+        os.close(self.side)
+        self.side = -1
+
+    def close(self) -> None:
+        for end in (self._window, self.side):
+            if end != -1:
+                os.close(end)
+        self._window = self.side = -1
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    opened = Terminal()
+    yield opened
+    opened.close()
+
+
+@EACH_LOOP
+def test_a_closed_terminal_drains(child: Any, terminal: Terminal, loop: str) -> None:
+    """Who closes the window of a service wants it to end: it is not to run on unseen."""
+    started = child(RUN + loop, terminal.side)
+    terminal.hand_over()
+    started.wait_for("ready")
+    terminal.close()
+    said, code, stderr = started.end()
+    assert (said, code) == (["stopping", "drained", "cleaned", "returned Volumes.work"], 0)
+    assert "terminal.hung_up" in stderr
+
+
+def test_a_closed_terminal_where_sighup_is_ignored(child: Any, terminal: Terminal) -> None:
+    """With `nohup` a service outlives its terminal, and says at its start that it will."""
+    started = child("signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + RUN + ASYNCIO, terminal.side)
+    terminal.hand_over()
+    started.wait_for("ready")
+    terminal.close()
+    started.send(signal.SIGHUP)
+    started.send(signal.SIGTERM)
+    said, code, stderr = started.end()
+    assert (said[-1], code) == ("returned Volumes.work", 0)
+    assert "signal=SIGHUP" in plain(stderr)
+    assert "terminal.hung_up" not in stderr
+
+
+def test_the_command_line_on_a_closed_terminal(tmp_path: Path) -> None:
+    """Where the log goes to the window that is gone, the end is as clean as any."""
+    (tmp_path / "app.py").write_text(PRELUDE)
+    window, side = pty.openpty()
+    with (tmp_path / "said").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ON_TERMINAL], stdin=side, stdout=out, stderr=side, cwd=tmp_path
+        )
+    os.close(side)
+    shown = b""
+    while b"service.started" not in shown:
+        shown += os.read(window, 4096)
+    os.close(window)
+    assert process.wait() == 0
+    assert (tmp_path / "said").read_text().split() == ["ready", "stopping", "drained", "cleaned"]
+
+
+ON_TERMINAL = """
+import os, sys
+
+out = os.dup(1)
+os.login_tty(0)
+os.dup2(out, 1)
+os.execv(sys.executable, [sys.executable, "-m", "asyncmgr", "run", "app.py:Volumes"])
+"""
+
+
 RESTORED = """
 async def main():
     loop_handlers = handlers()
@@ -377,31 +484,117 @@ asyncmgr._service.lifecycle.GRACE = 0.05
 
 
 class Hangs(Volumes):
+    begun = False
+
     @periodic_task(spacing=1000, run_immediately=True)
     async def work(self, context):
-        say("ready")
+        self.begun = True
         try:
-            await asyncio.Event().wait()
+            await self.wait(context)
         finally:
             say("cancelled")
 
-
-async def main():
-    async with Service(Hangs()):
+    async def wait(self, context):
         await asyncio.Event().wait()
+
+
+async def main(*others):
+    hangs = Hangs()
+    async with Service(hangs, *others):  # a signal that comes before it is entered is another story
+        while not hangs.begun:
+            await asyncio.sleep(0)
+        say("ready")
+        await asyncio.Event().wait()
+"""
+
+SECOND_WHILE_IT_WAITS = """
+note_stop = Hangs.note_stop
+
+
+# Said when nothing is left to do but to wait: what the signal interrupts is the loop itself.
+Hangs.note_stop = lambda *args: asyncio.get_running_loop().call_later(0.05, note_stop, *args)
 """
 
 
 @EACH_LOOP
 def test_ctrl_c_without_run(child: Any, loop: str) -> None:
     """Where `asyncio.run` handles SIGINT itself, the first one drains too, and the second is quick and clean."""
-    started = child(FOREIGN + loop)
+    started = child(FOREIGN + SECOND_WHILE_IT_WAITS + loop)
     started.wait_for("ready")
     started.send(signal.SIGINT)
     started.wait_for("stopping")
     started.send(signal.SIGINT)
     said, code, stderr = started.end()
     assert (said, code) == (["cancelled", "cleaned"], -signal.SIGINT)
+    assert_no_complaint(stderr)
+
+
+SECOND_INSIDE = """
+signal.setitimer(signal.ITIMER_REAL, 20)  # ends it before the 30 s of a drain are over
+interrupted = []
+
+
+def interrupt():
+    if not interrupted:
+        interrupted.append(True)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def in_listener(self, event):
+    self.stopping.set()
+    interrupt()
+
+
+async def in_run(self, context):
+    await self.stopping.wait()
+    interrupt()
+
+
+async def in_cleanup(self):
+    say("cleaned")
+    interrupt()
+
+
+async def hang(self):
+    await asyncio.Event().wait()
+
+
+def in_log(logger, method, event):
+    if event["event"] == "service.stopping":
+        interrupt()
+    raise structlog.DropEvent
+
+
+class Other(Manager):
+    @periodic_task(spacing=1000, run_immediately=True)
+    async def work(self, context):
+        await asyncio.Event().wait()
+
+
+main = functools.partial(main, Other())
+"""
+
+PLACES = {
+    "a listener": ("Hangs.note_stop = in_listener", ["cancelled", "cleaned"]),
+    "a run": ("Hangs.wait = in_run", ["stopping", "cancelled", "cleaned"]),
+    "a log processor": ("structlog.configure(processors=[in_log])", ["cancelled", "cleaned"]),
+    "a hook": (
+        "Other.cleanup_host = in_cleanup; Hangs.cleanup_host = hang; os.environ['ASYNCMGR_DRAIN_TIMEOUT'] = '0'",
+        ["stopping", "cancelled", "cleaned"],
+    ),
+}
+
+
+@EACH_LOOP
+@pytest.mark.parametrize("place", PLACES)
+def test_the_second_ctrl_c_may_come_anywhere(child: Any, loop: str, place: str) -> None:
+    """It ends what it interrupts, and is not lost there: runs do not get their 30 s, nor hooks all their time."""
+    change, expected = PLACES[place]
+    started = child(FOREIGN + SECOND_INSIDE + change + "\n" + loop)
+    started.wait_for("ready")
+    started.send(signal.SIGINT)
+    said, code, stderr = started.end()
+    assert (said, code) == (expected, -signal.SIGINT)
     assert_no_complaint(stderr)
 
 
@@ -423,6 +616,52 @@ def test_a_loop_that_ends_before_the_service(child: Any, loop: str) -> None:
 
 
 # Without a child
+
+
+def test_an_interrupt_between_two_steps(caplog: pytest.LogCaptureFixture, logs: list[Any]) -> None:
+    """It leaves the loop, as any does; the steps that are left are taken, and asyncio has nothing to complain of."""
+    undone: list[str] = []
+
+    async def undo(name: str) -> None:
+        undone.append(name)
+
+    class Back:
+        """The steps back of a life, with a Ctrl-C at a bad moment."""
+
+        def __init__(self) -> None:
+            self._steps = iter("abc")
+
+        def __iter__(self) -> Iterator[Any]:
+            return self
+
+        def __next__(self) -> tuple[str, Any]:
+            if undone == ["a"]:
+                undone.append("interrupt")
+                raise KeyboardInterrupt
+            name = next(self._steps)
+            return name, functools.partial(undo, name)
+
+    lives: list[Life] = []
+
+    async def live() -> None:
+        lives.append(
+            Life(lambda life: life.step("there", hang), Back(), name="s", context=contextvars.copy_context())
+        )
+        await asyncio.sleep(0)
+        lives[0].ask(1)
+        await lives[0].wait_out()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(live())
+    assert undone == ["a", "interrupt", "b", "c"]
+    assert isinstance(lives.pop().error, KeyboardInterrupt)
+    assert [line["step"] for line in logs] == ["between steps"]
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def hang() -> None:
+    await asyncio.Event().wait()
 
 
 class Hanging(Manager):
@@ -465,6 +704,33 @@ async def test_how_long_signals_let_live(seconds: tuple[float, ...], ended: list
         await asyncmgr.run(hanging)
     assert [what for what, _ in hanging.ended] == [what for what, _ in ended]
     assert [at for _, at in hanging.ended] == pytest.approx([at for _, at in ended], abs=0.01)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("numbers", "ended"),
+    [
+        ([signal.SIGHUP, signal.SIGHUP, signal.SIGHUP], 35),
+        ([signal.SIGTERM, signal.SIGHUP], 35),
+        ([signal.SIGHUP, signal.SIGTERM], 35),
+        ([signal.SIGHUP, signal.SIGTERM, signal.SIGINT], 7),
+    ],
+)
+async def test_hangups_are_not_counted(
+    monkeypatch: pytest.MonkeyPatch, numbers: list[signal.Signals], ended: float
+) -> None:
+    """A closed window sends one from the shell and one from the kernel: only SIGTERM and SIGINT cancel, the second."""
+    monkeypatch.setattr(asyncmgr._service.signals, "has_terminal", lambda: True)
+    hanging = Hanging()
+    loop = asyncio.get_running_loop()
+    for second, number in enumerate(numbers, start=5):
+        loop.call_at(second, signal.raise_signal, number)
+    loop.call_at(100, lambda: signal.raise_signal(signal.SIGTERM))
+    loop.call_at(101, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        await asyncmgr.run(hanging)
+    what, at = hanging.ended[0]
+    assert (what, round(at, 1)) == ("run", ended)
 
 
 @pytest.mark.virtual_time
@@ -517,17 +783,28 @@ def test_not_in_the_main_thread(logs: list[Any]) -> None:
     assert "not the main thread" in line["reason"]
 
 
-def test_application_handlers_are_logged(logs: list[Any]) -> None:
-    """One line for each signal that is left, naming it; the others are handled."""
-    before, seen = signal.signal(signal.SIGHUP, signal.SIG_IGN), list[Any]()
-    try:
-        asyncio.run(stopped_soon(Service(Bare(), settings=Settings()), seen))
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert [entry["signal"] for entry in logs if entry["event"] == "signal.left"] == ["SIGHUP"]
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (lambda *args: None, "the application handles it"),
+        (signal.SIG_IGN, "the process was told to ignore it, as by nohup or by a shell's &"),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_that_are_left_are_logged(
+    logs: list[Any], number: signal.Signals, handler: Any, reason: str
+) -> None:
+    """One line for each signal that is left, with the reason; the others are handled."""
+    signal.signal(number, handler)
+    before, seen = handlers(), list[Any]()
+    asyncio.run(stopped_soon(Service(Bare(), settings=Settings()), seen))
+    (line,) = [entry for entry in logs if entry["event"] == "signal.left"]
+    assert line["signal"] == number.name
+    assert line["reason"].startswith(reason)
     (during,) = seen
-    assert during[2] is signal.SIG_IGN
-    assert during[0] is not signal.SIG_DFL
+    assert [was is now for was, now in zip(before, during, strict=True)] == [
+        each == number for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    ]
 
 
 def test_a_loop_without_signal_handlers(logs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

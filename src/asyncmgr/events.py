@@ -149,7 +149,7 @@ class Listeners:
                 continue
             try:
                 callback(event)
-            except (Exception, SystemExit, KeyboardInterrupt) as exc:
+            except (Exception, SystemExit) as exc:
                 log.error("listener.failed", listener=repr(callback), on=type(event).__name__, exc_info=exc)
 
 

@@ -283,7 +283,8 @@ def test_main_does_not_wait_for_threads(monkeypatch: pytest.MonkeyPatch) -> None
 def running(word: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run a target in a process of its own."""
     command = [sys.executable, "-m", "asyncmgr", "run", target(word), *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # In a session of its own it has no controlling terminal, wherever the suite runs: SIGHUP reloads.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             yield process
         finally:

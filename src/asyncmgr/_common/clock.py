@@ -85,21 +85,28 @@ class Step:
 
 
 class LoopClock:
-    """Scheduling time under a service: the loop's own time plus every forward jump of the wall.
+    """Scheduling time under a service: the loop's own time plus what the wall has jumped ahead of it (contract 3).
 
-    `time.monotonic` stands still while a machine sleeps (Linux) and never follows a clock that is set; the jump is
-    added so that what became due meanwhile runs, once. A jump is found when `notice_steps` is called, which the
-    runner does at each wake-up and at least every `CHECK` microseconds.
+    `time.monotonic` stands still while a machine sleeps (Linux) and never follows a clock that is set; a jump forward
+    is added so that what became due meanwhile runs, once. A wall that was set back, or stood still, has to make up for
+    that first: a jump that only undoes it adds nothing, else the time that it undoes would be counted twice. The
+    price is known: if the wall was set back by an hour for good, the first hour of later suspends is not made up for.
+
+    A jump is found when `notice_steps` is called, which the runner does at each wake-up and at least every `CHECK`
+    microseconds. Changes of up to `JUMP` between two looks are the slewing of a clock, and count neither way: small
+    corrections of years never add up to time that a suspend would lack.
     """
 
     CHECK = 9 * SECOND
     """Microseconds between two looks at the wall: jumps are noticed within 10 s."""
 
-    __slots__ = ("_loop", "_loop_seen", "_skipped", "_stopped", "_wall_seen")
+    __slots__ = ("_behind", "_loop", "_loop_seen", "_skipped", "_stopped", "_wall_seen")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._skipped = 0
+        self._behind = 0
+        """How far the wall has fallen behind since it was furthest ahead of the loop; never negative."""
         self._stopped = False
         self._loop_seen = to_us(loop.time())
         self._wall_seen = read_wall()
@@ -124,13 +131,19 @@ class LoopClock:
             return self._stands_still(elapsed)
         self._loop_seen, self._wall_seen, self._stopped = loop, wall, False
         jump = moved - elapsed
-        self._skipped += max(0, jump)
+        self._take(jump)
         return Step("forward" if jump > 0 else "back", abs(jump) / SECOND)
+
+    def _take(self, jump: int) -> None:
+        ahead = jump - self._behind
+        self._skipped += max(0, ahead)
+        self._behind = max(0, -ahead)
 
     def _stands_still(self, elapsed: int) -> Step | None:
         # The reference stays where the wall stopped only until this is reported; it then follows the loop, so that
         # a later jump is measured against the stopped wall and not against a wall that should have moved.
         self._loop_seen += elapsed
+        self._take(-elapsed)
         if self._stopped:
             return None
         self._stopped = True

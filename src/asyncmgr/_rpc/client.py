@@ -9,6 +9,7 @@ import itertools
 import math
 import secrets
 import socket
+from functools import cached_property
 from typing import Any, Self
 
 from asyncmgr._rpc.context import Caller, remaining_time, speaking_as
@@ -70,7 +71,6 @@ class RpcClient:
         self.version: str = version
         self.namespace: str | None = namespace
         self.timeout: float = timeout
-        self._id = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._nobody = Caller(None, socket.gethostname())
         _check(self)
@@ -162,6 +162,11 @@ class RpcClient:
     async def fanout(self, method: str, /, **arguments: Any) -> None:
         """Send the call to every instance of the service, whatever the host of this client; otherwise like `cast`."""
         await self._transport.publish(subject_of_all(self.service), self._encode(method, arguments)[1])
+
+    @cached_property
+    def _id(self) -> str:
+        """Drawn at the first call: processes that fork after construction would have one id, and withdraw by it."""
+        return secrets.token_hex(8)
 
     @property
     def _subject(self) -> str:

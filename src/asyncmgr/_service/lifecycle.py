@@ -111,8 +111,13 @@ class Life:
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        # Too early, where the loop was shut down before the first step of this task.
-        if task is self._task and not self.over.done():
+        if task is not self._task:
+            return
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # between two steps: a Ctrl-C, which asyncio has let out of the loop
+            self._report("between steps", error)
+        # Too early, also where the loop was shut down before the first step of this task.
+        if not self.over.done():
             self._go_on()
 
     def _go_on(self) -> None:
@@ -140,7 +145,7 @@ class Life:
         elif self.asked.is_set() and isinstance(error, Exception):
             log.error("service.step_failed", service=self._name, step="start", exc_info=error)
         else:
-            self.error = self.error or error
+            self._end_with(error)
 
     async def _go_back(self) -> None:
         self._going_back = True
@@ -171,7 +176,13 @@ class Life:
             return
         log.error("service.step_failed", service=self._name, step=name, exc_info=error)
         if not isinstance(error, Exception | asyncio.CancelledError):
-            self.error = self.error or error
+            self._end_with(error)
+
+    def _end_with(self, error: BaseException) -> None:
+        """Keep it for whoever waits. A Ctrl-C that comes when the end was asked for already is the second one."""
+        self.error = self.error or error
+        if isinstance(error, KeyboardInterrupt) and self.asked.is_set():
+            self.hurry()
 
     def _shut_down(self) -> None:
         """The loop is being shut down, which cancels every task: be quick, and carry no cancellation into hooks."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, safe_repr
+from asyncmgr._common.spans import without_spans
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import nodes_of
 from asyncmgr._service.drain import CANCEL_GRACE, Drain
@@ -262,6 +263,11 @@ class Service:
     async def start(self) -> None:
         """Start; returns when the tasks run.
 
+        Hooks, runs and calls have the context variables of the caller, but for those that hold a tracing span: of
+        OpenTelemetry, Sentry, ddtrace and Elastic APM, and every other with the word ``span`` in its name or an
+        object of a class ``...Span`` as its value. What a start hook sets, all later hooks see, and each run and call
+        gets a copy of what they left.
+
         Raises
         ------
         ServiceStateError
@@ -279,13 +285,18 @@ class Service:
             )
         self._state = State.STARTING
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        self._random = random.Random(self.settings.seed)  # not at construction: the process may fork after it
-        self._context = contextvars.copy_context()
+        # Not at construction: processes that fork after it would draw the same numbers.
+        self._random = random.Random(self.settings.seed)
+        self._context = without_spans(contextvars.copy_context())
         self._context.run(_inside.set, (*_inside.get(), self))
         self._context.run(speaking_as.set, Caller(self.name, self.host))
         self._context.run(served.set, None)  # what a call starts outlives it
         life = self._life = Life(
-            self._start_steps, self._stop_steps(), name=self.name, context=self._context.copy()
+            # No copy: what the hooks set is what runs and calls get copies of.
+            self._start_steps,
+            self._stop_steps(),
+            name=self.name,
+            context=self._context,
         )
         await self._reach(life, life.running)
         if not life.running.done():
@@ -388,7 +399,10 @@ class Service:
         """A run wants the process to end, or the scheduler died: stop, and let whoever waits know why."""
         if self._life is not None and not self._life.over.done():
             self._life.error = self._life.error or error
-            self._ask(None)
+            if isinstance(error, KeyboardInterrupt) and self._asked_at is not None:
+                self._hurry()  # the second Ctrl-C, which asyncio raises in whatever runs just then
+            else:
+                self._ask(None)
 
     # The steps
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -34,9 +35,10 @@ async def run(
     """Run managers, or one service, in the foreground until a signal or `service.stop` ends it.
 
     The first SIGTERM or SIGINT drains, and this returns. The second cancels what runs, gives `cleanup_host` one
-    second, and raises `KeyboardInterrupt`. SIGHUP reads the settings again. Handlers are set only in the main
-    thread and for signals that the application handles nowhere else; they are put back at the end. Several calls
-    may run side by side: a signal is for all of them.
+    second, and raises `KeyboardInterrupt`. SIGHUP reads the settings again; in a process that has a controlling
+    terminal it drains instead, as the terminal is closed then. Handlers are set only in the main thread and for
+    signals that the application neither handles nor ignores; they are put back at the end. Several calls may run
+    side by side: a signal is for all of them.
 
     Raises
     ------
@@ -85,6 +87,12 @@ class Interrupts:
     def reload(self) -> None:
         self._service.request_reload()
 
+    def hang_up(self) -> None:
+        # Counted neither as the first signal nor as the second: when a window is closed, the shell and the kernel
+        # both send one, and service managers send one with their SIGTERM.
+        log.info("terminal.hung_up", reason="SIGHUP ends what runs on a terminal; without one it reloads")
+        self._service.request_stop()
+
     def raise_second(self) -> None:
         if self._count > 1:
             raise KeyboardInterrupt
@@ -120,14 +128,15 @@ class Handlers:
         self._install(loop, signal.SIGTERM, Interrupts.stop)
         self._install(loop, signal.SIGINT, Interrupts.stop)
         if hasattr(signal, "SIGHUP"):
-            self._install(loop, signal.SIGHUP, Interrupts.reload)
+            # Asked now: of a terminal that was closed nothing is left to ask.
+            self._install(loop, signal.SIGHUP, Interrupts.hang_up if has_terminal() else Interrupts.reload)
 
     def _install(
         self, loop: asyncio.AbstractEventLoop, number: signal.Signals, action: Callable[[Interrupts], None]
     ) -> None:
         before = signal.getsignal(number)
         if not _is_default(before):
-            log.info("signal.left", signal=number.name, reason="the application handles it")
+            log.info("signal.left", signal=number.name, reason=_why_left(number, before))
             return
         try:
             loop.add_signal_handler(number, self._tell, action)
@@ -150,6 +159,24 @@ class Handlers:
 
 
 _handlers = Handlers()
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal; a redirected stdin or stdout says nothing of that."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except (OSError, AttributeError):  # AttributeError on Windows, which knows no such terminals
+        return False
+    os.close(terminal)
+    return True
+
+
+def _why_left(number: signal.Signals, handler: _Handler) -> str:
+    if handler != signal.SIG_IGN:
+        return "the application handles it"
+    return (
+        f"the process was told to ignore it, as by nohup or by a shell's &: {number.name} does nothing here"
+    )
 
 
 def _is_default(handler: _Handler) -> bool:

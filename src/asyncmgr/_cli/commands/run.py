@@ -96,8 +96,8 @@ def run(targets: Sequence[str], **wishes: Any) -> None:
     """Run managers until SIGTERM or Ctrl-C.
 
     The first signal lets runs in progress end (exit code 0), the second cancels them (130). SIGHUP reads the
-    settings again. A table of the tasks and then the log go to stderr; stdout is left to the tasks. At --log-level
-    debug each run is logged.
+    settings again; on a terminal, which was closed then, it ends the service. A table of the tasks and then the log
+    go to stderr; stdout is left to the tasks. At --log-level debug each run is logged.
     """
     wanted = Wishes(**wishes)
     settings = wanted.settings()
