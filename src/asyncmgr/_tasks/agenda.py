@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.heap import NO_TICKET, LazyHeap
+from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Cron, Every, EveryPass, Schedule
 
@@ -32,6 +33,7 @@ class Entry:
         "body",
         "declared",
         "delay",
+        "episode",
         "failures",
         "full_name",
         "grid",
@@ -107,9 +109,12 @@ class Entry:
         self.runs: int = 0
         self.failures: int = 0
         """In a row."""
+        self.episode: Episode | None = None
+        """Of these failures; `None` while there is none."""
         self.skipped: int = 0
         self.missed: int = 0
-        self.skipping: bool = False
+        self.skipping: int = 0
+        """Slots in a row that were skipped because of a run in the way."""
 
     @property
     def name(self) -> str:
