@@ -20,6 +20,7 @@ import structlog
 
 from asyncmgr._common.log import is_structlog_configured, log
 from asyncmgr._common.log_errors import plain_traceback
+from tests.unshowable import Anonymous, Secretive, Unshowable
 
 
 @pytest.fixture(autouse=True)
@@ -219,11 +220,6 @@ def test_messages_are_one_line_without_control_characters(kept: Kept) -> None:
         "request.malformed subject=a\\nERROR root: b\\x1b[2J "
         "odd=['<Unshowable whose str() raised RuntimeError>'] seconds=1.5"
     )
-
-
-class Unshowable:
-    def __repr__(self) -> str:
-        raise RuntimeError("detached")
 
 
 # Levels
@@ -434,23 +430,6 @@ def test_an_unknown_level_costs_the_line(kept: Kept) -> None:
 
 
 # Errors that cannot be shown
-
-
-class Secretive(ValueError):
-    @property
-    def __notes__(self) -> list[str]:  # type: ignore[override]
-        raise RuntimeError("no notes")
-
-
-class Nameless(type):
-    def __getattribute__(cls, name: str) -> Any:
-        if name == "__qualname__":
-            raise RuntimeError("no name")
-        return super().__getattribute__(name)
-
-
-class Anonymous(ValueError, metaclass=Nameless):
-    pass
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:

@@ -9,9 +9,13 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from asyncmgr._common.log_errors import error_of, plain_traceback
+from asyncmgr._common.safe_text import printable, printable_lines
+
 LogFormat = Literal["console", "json"]
 
 _HANDLER = "asyncmgr"
+_OF_SEVERAL_LINES = ("event", "exception", "stack")
 _EVENT_WIDTH = 18
 """Columns for the name of an event on the console: most of asyncmgr's own fit."""
 
@@ -81,8 +85,22 @@ def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
     console: Any = structlog.dev.ConsoleRenderer(
         _EVENT_WIDTH,
         colors=stream.isatty() and not os.environ.get("NO_COLOR"),
-        # Rich's own would print the values of all local variables.
-        exception_formatter=structlog.dev.plain_traceback,
+        # The default prints the values of all local variables.
+        exception_formatter=_write_traceback,
         sort_keys=False,
     )
-    return [console]
+    return [_escape_values, console]
+
+
+def _escape_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Names and texts from elsewhere neither move the cursor nor forge a line; what the application says stays."""
+    return {
+        key: printable(one, len(one)) if isinstance(one, str) and key not in _OF_SEVERAL_LINES else one
+        for key, one in event.items()
+    }
+
+
+def _write_traceback(stream: TextIO, exc_info: Any) -> None:
+    error = error_of(exc_info)
+    if error is not None:
+        stream.write("\n" + printable_lines(plain_traceback(error)))

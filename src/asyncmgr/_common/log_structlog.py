@@ -10,6 +10,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from asyncmgr._common.log_errors import error_of, has_text, plain_traceback
+from asyncmgr._common.safe_text import printable_lines
 
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
@@ -79,4 +80,4 @@ class _Plainly:
         error = error_of(event.pop("exc_info", None))
         text = event.pop("exception", None) if error is None else plain_traceback(error)
         line = self._renderer(logger, name, event)
-        return line if text is None else f"{line}\n{text}"
+        return line if text is None else f"{line}\n{printable_lines(text)}"
