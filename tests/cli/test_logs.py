@@ -33,10 +33,12 @@ def test_the_console_escapes_names_and_texts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
     configure("info", "console", stream)
-    log.error("call.failed", method="a\x1b[2J\nb", exc_info=failure("\x1b]0;title\x07"))
+    log.error(
+        "call.failed", method="a\x1b[2J\nb", error="two\nthings \x1b[3m", exc_info=failure("\x1b]0;title\x07")
+    )
     logging.getLogger("app").error("two\nlines", exc_info=failure("\x1b[1m"))
     text = stream.getvalue()
-    assert "method=a\\x1b[2J\\nb" in text
+    assert "method='a\\x1b[2J\\nb' error='two\\nthings \\x1b[3m'" in text
     assert "ValueError: \\x1b]0;title\\x07" in text
     assert "ValueError: \\x1b[1m" in text
     assert "\x1b" not in text

@@ -10,12 +10,14 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from asyncmgr._common.log_errors import error_of, plain_traceback
-from asyncmgr._common.safe_text import printable, printable_lines
+from asyncmgr._common.safe_text import printable_lines
 
 LogFormat = Literal["console", "json"]
 
 _HANDLER = "asyncmgr"
-_OF_SEVERAL_LINES = ("event", "exception", "stack")
+_LINES = ("event", "exception", "stack")
+"""What may have several lines."""
+
 _EVENT_WIDTH = 18
 """Columns for the name of an event on the console: most of asyncmgr's own fit."""
 
@@ -94,10 +96,21 @@ def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
 
 def _escape_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Names and texts from elsewhere neither move the cursor nor forge a line; what the application says stays."""
-    return {
-        key: printable(one, len(one)) if isinstance(one, str) and key not in _OF_SEVERAL_LINES else one
-        for key, one in event.items()
-    }
+    return {key: one if key in _LINES else _quoted(one) for key, one in event.items()}
+
+
+def _quoted(value: Any) -> Any:
+    return _Quoted(value) if isinstance(value, str) and not value.isprintable() else value
+
+
+class _Quoted:
+    """Text that is shown as a literal: of strings the renderer does so with some and not with others."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
 
 
 def _write_traceback(stream: TextIO, exc_info: Any) -> None:
