@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+import structlog
 
 from asyncmgr import Manager, Service, Settings
 from asyncmgr.events import Event
@@ -35,3 +38,13 @@ class Recorded:
 
 def task(function: Callable[..., Any], **options: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     return function, options
+
+
+@contextmanager
+def log_processors(*processors: Any) -> Iterator[None]:
+    """Configure structlog as an application with these processors does."""
+    structlog.configure(processors=[*processors])
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()

@@ -51,6 +51,7 @@ from asyncmgr._rpc.messages import (
 )
 from asyncmgr.transports import Message
 from asyncmgr.transports._memory import MemoryTransport
+from tests.helpers import log_processors
 from tests.lives import hang, turns
 
 pytestmark = pytest.mark.virtual_time
@@ -1097,23 +1098,23 @@ async def test_a_cast_that_is_refused_is_logged() -> None:
     assert "has no method 'ecko'" in refused[0]["error"]
 
 
-async def test_a_log_that_raises_costs_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_that_raises_costs_no_answer() -> None:
     """Failures, refusals and malformed requests are told to a log processor that is broken."""
 
     def broken(logger: Any, method: str, event: Any) -> Any:
         raise RuntimeError("processor")
 
-    monkeypatch.setattr("asyncmgr._common.log._logger", structlog.wrap_logger(None, processors=[broken]))
-    async with serve() as site:
-        with pytest.raises(RemoteError, match="LookupError"):
-            await site.client.call("fail")
-        with pytest.raises(RpcTimeout):
-            await site.client.at(timeout=1).call("sleep", seconds=5)
-        await site.client.cast("ecko")
-        await site.transport.publish(subject_of_any("volumes"), b"x")
-        with site.transport.outage():
-            await asyncio.sleep(60)
-        assert await site.client.call("echo", value=1) == 1
+    with log_processors(broken):
+        async with serve() as site:
+            with pytest.raises(RemoteError, match="LookupError"):
+                await site.client.call("fail")
+            with pytest.raises(RpcTimeout):
+                await site.client.at(timeout=1).call("sleep", seconds=5)
+            await site.client.cast("ecko")
+            await site.transport.publish(subject_of_any("volumes"), b"x")
+            with site.transport.outage():
+                await asyncio.sleep(60)
+            assert await site.client.call("echo", value=1) == 1
 
 
 async def test_withdrawing_what_is_not_there_does_nothing() -> None:

@@ -7,7 +7,6 @@ import contextvars
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ import time_machine
 from asyncmgr import Manager, Outcome, RunContext, Service, Settings, periodic_task
 from asyncmgr._common.clock import LoopClock
 from asyncmgr.events import ClockStepped, RunFinished, RunLeaked, ScheduleFailed, SlotSkipped, SlotsMissed
-from tests.helpers import Bare, Recorded, task
+from tests.helpers import Bare, Recorded, log_processors, task
 
 pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -237,7 +236,7 @@ async def test_failing_task_goes_on() -> None:
 
 
 async def test_failures_are_logged_on_change_of_state(logs: list[Any]) -> None:
-    """The first failure has a traceback, then there are reminders at 2, 4, 8 ..., then one recovery."""
+    """The first failure has a traceback, then come reminders at 2, 4, 8 ..., then one recovery with count and time."""
     failing = True
 
     async def flaky(context: Any) -> None:
@@ -259,6 +258,73 @@ async def test_failures_are_logged_on_change_of_state(logs: list[Any]) -> None:
     assert isinstance(
         next(entry for entry in logs if entry["event"] == "task.failed")["exc_info"], ValueError
     )
+    assert {entry["error"] for entry in logs if entry["event"] == "task.still_failing"} == {
+        "ValueError: broken"
+    }
+    recovered = logs[[entry["event"] for entry in logs].index("task.recovered")]
+    assert (recovered["after_failures"], recovered["failing_for"]) == (10, 10.0)
+
+
+async def test_another_error_is_logged_with_its_traceback(logs: list[Any]) -> None:
+    """A new type, and the same type from another line, is news; an error that was there before is not."""
+
+    def refuse() -> None:
+        raise ValueError("refused")
+
+    def say(what: str) -> None:
+        if what == "type":
+            raise LookupError("type")
+        if what == "line":
+            raise ValueError("another line")
+        if what == "callee":
+            refuse()
+        raise ValueError("first")
+
+    errors = iter(["", "", "type", "line", "callee", "", "type", "callee"])
+
+    async def flaky(context: Any) -> None:
+        say(next(errors))
+
+    async with Recorded(task(flaky, spacing=1, name="t")).service:
+        await asyncio.sleep(8.5)
+    failed = [
+        (entry["failures"], str(entry["exc_info"])) for entry in logs if entry["event"] == "task.failed"
+    ]
+    assert failed == [(1, "first"), (3, "type"), (4, "another line"), (5, "refused")]
+    reminded = [entry["failures"] for entry in logs if entry["event"] == "task.still_failing"]
+    assert reminded == [2, 8]
+
+
+async def test_a_new_error_after_a_recovery_is_news_again(logs: list[Any]) -> None:
+    """Each episode begins with a traceback."""
+    answers = iter([ValueError, None, ValueError, ValueError])
+
+    async def flaky(context: Any) -> None:
+        error = next(answers)
+        if error is not None:
+            raise error
+
+    async with Recorded(task(flaky, spacing=1, name="t")).service:
+        await asyncio.sleep(4.5)
+    assert [entry["event"] for entry in logs if entry.get("task") == "M.t"] == [
+        "task.failed",
+        "task.recovered",
+        "task.failed",
+        "task.still_failing",
+    ]
+
+
+async def test_a_task_whose_every_error_is_new_does_not_fill_the_log(logs: list[Any]) -> None:
+    """Sixteen kinds an episode have a traceback; after that there are reminders."""
+    kinds = iter(type(f"Error{number}", (Exception,), {}) for number in range(100))
+
+    async def flaky(context: Any) -> None:
+        raise next(kinds)
+
+    async with Recorded(task(flaky, spacing=1, name="t")).service:
+        await asyncio.sleep(70.5)
+    events = [entry["event"] for entry in logs if entry.get("task") == "M.t"]
+    assert (events.count("task.failed"), events.count("task.still_failing")) == (16, 2)
 
 
 async def test_stray_cancelled_error_is_the_tasks_own() -> None:
@@ -484,23 +550,31 @@ async def test_overlap_skip_counts_and_does_not_catch_up() -> None:
 
 
 async def test_skips_are_logged_on_change_of_state(logs: list[Any]) -> None:
-    """One line when slots begin to be skipped, reminders at 2, 4, 8 ..., one when the task runs again."""
-    log = Log(lasts=95)
+    """Reminders of how long the run in the way has lasted, and one line when the task runs again, about this time."""
+    log = Log(lasts=35)
     async with Recorded(task(log.run, spacing=10)).service:
-        await asyncio.sleep(215)
+        await asyncio.sleep(95)
     events = [
         (entry["event"], entry["skipped"], entry.get("running_for"))
         for entry in logs
         if entry["event"].startswith("slot.")
     ]
-    episode = [
+    assert events == [
         ("slot.skipped", 1, 10.0),
         ("slot.skipped", 2, 20.0),
-        ("slot.skipped", 4, 40.0),
-        ("slot.skipped", 8, 80.0),
-        ("slot.resumed", 9, None),
+        ("slot.resumed", 3, None),
+        ("slot.skipped", 1, 10.0),
+        ("slot.skipped", 2, 20.0),
+        ("slot.resumed", 3, None),
     ]
-    assert events == [*episode, *episode]
+
+
+async def test_a_hung_task_is_told_again_and_again(logs: list[Any]) -> None:
+    """At the 1st, 2nd, 4th, 8th ... slot that it skips, with its age."""
+    async with Recorded(task(Log(lasts=1e6).run, spacing=60)).service:
+        await asyncio.sleep(20.5 * 60)
+    told = [(entry["skipped"], entry["running_for"]) for entry in logs if entry["event"] == "slot.skipped"]
+    assert told == [(1, 60.0), (2, 120.0), (4, 240.0), (8, 480.0), (16, 960.0)]
 
 
 async def test_overlap_queue_keeps_one() -> None:
@@ -650,20 +724,10 @@ async def test_raising_log_processor_stops_nothing() -> None:
         raise ValueError("broken")
 
     recorded = Recorded(task(bad, spacing=1))
-    with configured([explode]):
+    with log_processors(explode):
         async with recorded.service:
             await asyncio.sleep(5.5)
     assert len(recorded.of(RunFinished)) == 5
-
-
-@contextmanager
-def configured(processors: list[Any]) -> Iterator[None]:
-    before = structlog.get_config()["processors"]
-    structlog.configure(processors=processors)
-    try:
-        yield
-    finally:
-        structlog.configure(processors=before)
 
 
 async def test_raising_listener_stops_nothing(logs: list[Any]) -> None:

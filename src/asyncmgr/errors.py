@@ -6,6 +6,7 @@
     ├── InvalidPeriodicTaskArg (TypeError)   a declaration that cannot be meant
     ├── InvalidHook (TypeError)              a hook or callback of the wrong kind
     ├── InvalidRpcMethod (TypeError)         a method that cannot be called from afar
+    ├── InvalidListener (TypeError)          a listener that cannot be called as one
     ├── InvalidCapabilities (ValueError)     capabilities that are not JSON values
     ├── InvalidSettings (ValueError)         a key, a value or a file of the settings
     ├── InvalidName (ValueError)             a name that fits no subject or key
@@ -51,6 +52,10 @@ class InvalidHook(AsyncmgrError, TypeError):
 
 class InvalidRpcMethod(AsyncmgrError, TypeError):
     """A method that is offered to callers on other hosts cannot be offered so."""
+
+
+class InvalidListener(AsyncmgrError, TypeError):
+    """A listener cannot be called with an event, or is async, so that its body would never run."""
 
 
 class InvalidCapabilities(AsyncmgrError, ValueError):

@@ -9,9 +9,15 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from asyncmgr._common.log_errors import error_of, plain_traceback
+from asyncmgr._common.safe_text import printable_lines
+
 LogFormat = Literal["console", "json"]
 
 _HANDLER = "asyncmgr"
+_LINES = ("event", "exception", "stack")
+"""What may have several lines."""
+
 _EVENT_WIDTH = 18
 """Columns for the name of an event on the console: most of asyncmgr's own fit."""
 
@@ -81,8 +87,33 @@ def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
     console: Any = structlog.dev.ConsoleRenderer(
         _EVENT_WIDTH,
         colors=stream.isatty() and not os.environ.get("NO_COLOR"),
-        # Rich's own would print the values of all local variables.
-        exception_formatter=structlog.dev.plain_traceback,
+        # The default prints the values of all local variables.
+        exception_formatter=_write_traceback,
         sort_keys=False,
     )
-    return [console]
+    return [_escape_values, console]
+
+
+def _escape_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Names and texts from elsewhere neither move the cursor nor forge a line; what the application says stays."""
+    return {key: one if key in _LINES else _quoted(one) for key, one in event.items()}
+
+
+def _quoted(value: Any) -> Any:
+    return _Quoted(value) if isinstance(value, str) and not value.isprintable() else value
+
+
+class _Quoted:
+    """Text that is shown as a literal: of strings the renderer does so with some and not with others."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _write_traceback(stream: TextIO, exc_info: Any) -> None:
+    error = error_of(exc_info)
+    if error is not None:
+        stream.write("\n" + printable_lines(plain_traceback(error)))

@@ -84,3 +84,23 @@ def _cells(closure: tuple[types.CellType, ...]) -> Iterator[object]:
     for cell in closure:
         with contextlib.suppress(ValueError):  # nothing is in it yet
             yield cell.cell_contents
+
+
+def is_async(function: object) -> bool:
+    """Whether calling this only makes a coroutine or an async generator, which somebody has to await.
+
+    Looks through `functools.partial` and at the ``__call__`` of other objects. A plain function that returns a
+    coroutine is not recognised.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    # On the type, where Python looks when it calls an object; a class itself makes instances.
+    called = None if inspect.isclass(function) else inspect.getattr_static(type(function), "__call__", None)
+    return _is_async(function) or _is_async(called)
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+RPC_MARK = "__rpc__"

@@ -6,6 +6,7 @@ database row raises in its `repr`, an exception's text may be a megabyte, a host
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,22 @@ def error_text(error: BaseException, limit: int = LIMIT) -> str:
     return f"{type_name(error)}: {text}" if text else type_name(error)
 
 
+def callable_name(function: object) -> str:
+    """A callable as its module and name, ``shop.metrics.Counter.note``; for a nameless object what `repr` says.
+
+    Looks through `functools.partial`. Asks no owner of a bound method for its `repr`.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        name = f"{_text_of(function, '__module__')}.{_text_of(function, '__qualname__')}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return safe_repr(function)
+    return printable(name)
+
+
 def type_name(value: object) -> str:
     """The name of the value's type."""
     # Not `type(value).__name__`: a metaclass may have a property of that name.
@@ -42,9 +59,25 @@ def printable(text: str, limit: int = LIMIT) -> str:
     """One line: control characters and lone surrogates escaped, the end cut off where it is longer than `limit`."""
     if len(text) > limit:
         text = f"{text[:limit]}... ({len(text):,} characters)"
+    return text if text.isprintable() else _escaped(text)
+
+
+def printable_lines(text: str) -> str:
+    """Text of several lines, such as a traceback: its line breaks and tabs stay, other control characters do not."""
+    return "\n".join("\t".join(map(_escaped, line.split("\t"))) for line in text.split("\n"))
+
+
+def _escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _text_of(value: object, attribute: str) -> str:
+    text = getattr(value, attribute)
+    if type(text) is not str:
+        raise TypeError(attribute)
+    return text
 
 
 def _formatted(value: object, how: Callable[..., str]) -> str:

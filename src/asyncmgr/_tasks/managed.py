@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncmgr._common.clock import Moment, to_datetime
 from asyncmgr._common.heap import NO_TICKET
+from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import Cron
@@ -54,15 +55,17 @@ class Standing:
 class Trouble:
     """What goes wrong with one task at present: failures in a row, or slots refused in a row."""
 
-    __slots__ = ("failures", "place", "refused", "text")
+    __slots__ = ("episode", "failures", "is_news", "refused", "text")
 
     def __init__(self) -> None:
         self.failures = 0
         """In a row."""
         self.text = ""
         """The last failure, as ``ValueError: text``."""
-        self.place: tuple[object, ...] = ()
-        """Type and innermost line of the last failure: another one is a change of state."""
+        self.episode: Episode | None = None
+        """Of these failures: tells whether one is of a new kind."""
+        self.is_news = False
+        """The last failure was of a new kind."""
         self.refused = 0
         """Slots in a row that met a run of their own task."""
 

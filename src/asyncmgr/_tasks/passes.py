@@ -55,9 +55,10 @@ class Passes:
     async def _start(self, managed: ManagedTask, context: Any, *, raise_on_error: bool) -> None:
         outcome: Outcome
         error: BaseException | None
-        run = self._take(managed, self._read())
+        moment = self._read()
+        run = self._take(managed, moment)
         if isinstance(run, Exception):
-            self._report.schedule_failed(managed, run)
+            self._report.schedule_failed(managed, run, moment)
             outcome, error = Outcome.FAILED, run
         elif run.is_too_late:
             managed.standing.missed += run.missed + 1

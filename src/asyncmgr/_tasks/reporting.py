@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
-from asyncmgr._common.clock import Step
+from asyncmgr._common.clock import Moment, Step, to_datetime
 from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import error_text
+from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.managed import ManagedTask, Standing, Trouble
 from asyncmgr._tasks.runs import Run
 from asyncmgr.events import (
@@ -31,7 +33,11 @@ class Reporter:
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
-        """A run ended."""
+        """A run ended.
+
+        Raises nothing but a `KeyboardInterrupt` that arrives in a listener or a log processor. The books are right by
+        then.
+        """
         managed = run.managed
         if outcome is Outcome.CANCELLED and run.cause == "cancelled":
             log.info("task.cancelled", **self._keys(run), reason="stopping")
@@ -45,33 +51,24 @@ class Reporter:
             self.listeners.tell(record_of(run, outcome, duration, error))
 
     def _recovered(self, run: Run) -> None:
-        trouble = run.managed.standing.trouble
-        if trouble is not None and trouble.failures:
-            log.info("task.recovered", **self._keys(run), after_failures=trouble.failures)
-            trouble.failures, trouble.text, trouble.place = 0, "", ()
-        _forget(run.managed.standing)
+        standing = run.managed.standing
+        trouble = standing.trouble
+        if trouble is None or not trouble.failures:
+            return
+        failures, episode = trouble.failures, trouble.episode
+        trouble.failures, trouble.text, trouble.episode = 0, "", None
+        _forget(standing)
+        lasted = 0.0 if episode is None else (run.slot - episode.since).total_seconds()
+        log.info("task.recovered", **self._keys(run), after_failures=failures, failing_for=max(0.0, lasted))
 
     def _failed(self, run: Run, outcome: Outcome, error: BaseException | None) -> None:
-        trouble = _trouble(run.managed.standing)
-        before, trouble.place = trouble.place, _place_of(outcome, error)
-        trouble.failures += 1
-        trouble.text = "" if error is None else error_text(error)
-        if trouble.place != before:
-            log.error(
-                "task.failed",
-                **self._keys(run),
-                outcome=str(outcome),
-                failures=trouble.failures,
-                exc_info=error,
-            )
+        """Log the first failure and each new kind of error with its traceback, and the rest at 2, 4, 8 ..."""
+        trouble = _failing(run.managed.standing, run.slot, error)
+        keys = {**self._keys(run), "outcome": str(outcome), "failures": trouble.failures}
+        if trouble.is_news:
+            log.error("task.failed", **keys, exc_info=error)
         elif is_reminder(trouble.failures):
-            log.warning(
-                "task.still_failing",
-                **self._keys(run),
-                outcome=str(outcome),
-                failures=trouble.failures,
-                error=trouble.text,
-            )
+            log.warning("task.still_failing", **keys, error=trouble.text)
 
     def leaked(self, run: Run, running_for: float) -> None:
         """A run goes on although it was cancelled."""
@@ -126,12 +123,10 @@ class Reporter:
         if self.listeners:
             self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late"))
 
-    def schedule_failed(self, managed: ManagedTask, error: Exception) -> None:
+    def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
         """A schedule raised; its slot is over."""
-        trouble = _trouble(managed.standing)
-        trouble.failures += 1
-        trouble.text = error_text(error)
-        if is_reminder(trouble.failures):
+        trouble = _failing(managed.standing, to_datetime(moment.wall), error)
+        if trouble.is_news or is_reminder(trouble.failures):
             log.error("schedule.failed", task=managed.full_name, host=self._host, exc_info=error)
         if self.listeners:
             self.listeners.tell(ScheduleFailed(managed.full_name, error))
@@ -171,10 +166,12 @@ def _forget(standing: Standing) -> None:
         standing.trouble = None
 
 
-def _place_of(outcome: Outcome, error: BaseException | None) -> tuple[object, ...]:
-    """What tells one failure from another: outcome, type, and the innermost line."""
-    traceback = None if error is None else error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    line = (traceback.tb_frame.f_code.co_filename, traceback.tb_lineno) if traceback is not None else ()
-    return (outcome, type(error), *line)
+def _failing(standing: Standing, at: datetime, error: BaseException | None) -> Trouble:
+    """Write one more failure into the standing."""
+    trouble = _trouble(standing)
+    trouble.failures += 1
+    trouble.text = "" if error is None else error_text(error)
+    if trouble.episode is None:
+        trouble.episode = Episode(at)
+    trouble.is_news = trouble.episode.is_news(error)
+    return trouble

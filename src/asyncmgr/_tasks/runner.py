@@ -299,7 +299,7 @@ class Runner:
             run.managed.standing.skipped += 1
             self._report.skipped(run, "overlap", self._in_the_way(run))
         for task, error in batch.failed:
-            self._report.schedule_failed(task, error)
+            self._report.schedule_failed(task, error, moment)
 
     def _die(self, exc: BaseException) -> None:
         self._open = False
