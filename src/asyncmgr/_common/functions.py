@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 TASK_MARK = "__periodic_task__"
@@ -17,7 +18,8 @@ def kind_of(function: object) -> str:
         return "a generator"
     if inspect.isclass(function):
         return "a class"
-    if inspect.isroutine(function):
+    # Since Python 3.14 a partial object is a descriptor, which passes for a routine.
+    if inspect.isroutine(function) and not isinstance(function, functools.partial):
         return "a bound method" if inspect.ismethod(function) else "a plain function"
     return f"a {type(function).__name__} object" if callable(function) else "no function"
 
