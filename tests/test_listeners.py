@@ -160,7 +160,8 @@ def test_ctrl_c_in_a_listener_ends_the_program() -> None:
     with structlog.testing.capture_logs(), pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
     (entry,) = recorded[0].manager._asyncmgr.tasks().values()
-    assert (entry.failures, entry.running) == (1, 0)
+    assert entry.standing.trouble is not None
+    assert (entry.standing.trouble.failures, entry.standing.running) == (1, 0)
 
 
 def test_records_can_be_shown() -> None:

@@ -25,7 +25,8 @@ def kind_of(function: object) -> str:
         return "a generator"
     if inspect.isclass(function):
         return "a class"
-    if inspect.isroutine(function):
+    # Since Python 3.14 a partial object is a descriptor, which passes for a routine.
+    if inspect.isroutine(function) and not isinstance(function, functools.partial):
         return "a bound method" if inspect.ismethod(function) else "a plain function"
     return f"a {type(function).__name__} object" if callable(function) else "no function"
 
