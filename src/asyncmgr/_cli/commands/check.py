@@ -13,10 +13,11 @@ import click
 
 from asyncmgr._cli import options
 from asyncmgr._cli.error_text import facts, in_short
-from asyncmgr._cli.loading import build_service, find, given_transport
+from asyncmgr._cli.loading import build_service, find
 from asyncmgr._cli.logs import configure
 from asyncmgr._cli.output import write_json
 from asyncmgr._cli.task_views import view_tasks
+from asyncmgr._cli.tasks import given_transport
 from asyncmgr._common.clock import WallClock
 from asyncmgr._service.plugins import load_plugins
 from asyncmgr._service.service import Service

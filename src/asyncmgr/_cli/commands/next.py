@@ -111,14 +111,14 @@ def _choose(name: str, views: Sequence[TaskView]) -> TaskView:
 
 def _named(name: str, views: Sequence[TaskView]) -> TaskView:
     found = [view for view in views if view.name == name] or [
-        view for view in views if view.entry.name == name
+        view for view in views if view.task.name == name
     ]
     if len(found) == 1:
         return found[0]
     known = [view.name for view in found or views]
     if found:
         raise click.UsageError(f"{name!r} is ambiguous; write one of {listed(known)}")
-    closest = suggestion(name, [*known, *(view.entry.name for view in views)])
+    closest = suggestion(name, [*known, *(view.task.name for view in views)])
     raise click.UsageError(f"there is no task {name!r}{closest}; the tasks are {listed(known)}")
 
 

@@ -16,18 +16,11 @@ import asyncmgr
 from asyncmgr._cli import options
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import run_to_the_end
-from asyncmgr._cli.loading import (
-    build_service,
-    entries_of,
-    find,
-    given_transport,
-    lone_service,
-    state_of,
-    switch_off,
-)
+from asyncmgr._cli.loading import build_service, find, lone_service
 from asyncmgr._cli.logs import LogFormat, choose_format, configure
 from asyncmgr._cli.output import write_table
 from asyncmgr._cli.task_views import HEADERS, TaskView, off_rows, paragraphs, rows, view_tasks
+from asyncmgr._cli.tasks import given_transport, has_log_level, tasks_of, with_argument
 from asyncmgr._common.clock import WallClock
 from asyncmgr._common.durations import format_duration
 from asyncmgr._common.log import log
@@ -166,7 +159,7 @@ def _load(targets: Sequence[str], wanted: Wishes, settings: Settings) -> Service
         _refuse_for_service(targets[0], wanted)
     service = build_service(found, settings, wanted.name)
     if wanted.drain_timeout is not None:
-        service.settings = _drained_within(wanted.drain_timeout, service.settings)
+        service.settings = with_argument(service.settings, drain_timeout=wanted.drain_timeout)
     keep_only(wanted.only, service)
     return service
 
@@ -180,24 +173,18 @@ def _refuse_for_service(target: str, wanted: Wishes) -> None:
             )
 
 
-def _drained_within(seconds: float, settings: Settings) -> Settings:
-    # Built again and not copied, so that a SIGHUP does not forget it.
-    explicit = settings._explicit  # noqa: SLF001 - there is no public way to add an argument
-    return type(settings)(**{**explicit, "drain_timeout": seconds})
-
-
 def keep_only(patterns: Sequence[str], service: Service) -> None:
     """Switch off the tasks whose full name matches none of the patterns, if there are any."""
-    entries = entries_of(service)
-    names = [entry.full_name for entry in entries]
+    tasks = tasks_of(service)
+    names = [task.full_name for task in tasks]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise click.UsageError(
                 f"--only {pattern!r} matches no task{suggestion(pattern, names)}; the tasks are {listed(names)}"
             )
-    for entry in entries:
-        if patterns and not any(fnmatch.fnmatchcase(entry.full_name, pattern) for pattern in patterns):
-            switch_off(entry, "not among --only")
+    for task in tasks:
+        if patterns and not any(fnmatch.fnmatchcase(task.full_name, pattern) for pattern in patterns):
+            task.switch_off("not among --only")
 
 
 # What is said of it
@@ -240,7 +227,7 @@ def transport_of(service: Service) -> str:
 def _log_success(service: Service, event: Event) -> None:
     if not isinstance(event, RunFinished) or event.outcome is not Outcome.SUCCEEDED:
         return
-    if _is_logged_anyway(event.task, service):
+    if has_log_level(service, event.task):
         return
     log.debug(
         "task.succeeded",
@@ -252,9 +239,3 @@ def _log_success(service: Service, event: Event) -> None:
         duration=round(event.duration, 6),
         lateness=event.lateness,
     )
-
-
-def _is_logged_anyway(task: str, service: Service) -> bool:
-    """The settings give this task a level of its own, at which the service logs its runs."""
-    entries = [state_of(manager).entries().get(task) for manager in service.managers]
-    return any(entry is not None and entry.log_level is not None for entry in entries)
