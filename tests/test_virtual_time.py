@@ -22,6 +22,8 @@ import anyio.to_thread
 import pytest
 import time_machine
 
+from asyncmgr import Manager, Service, periodic_task
+from asyncmgr._common.clock import LoopClock, MovesWall
 from asyncmgr.testing import (
     DeadlockError,
     VirtualTime,
@@ -241,6 +243,83 @@ def test_naive_start_is_refused() -> None:
 
 
 # --- a test's own travel
+
+
+def test_a_travel_is_told_to_those_who_follow_the_wall() -> None:
+    """Wall and loop move together, unless a `travel` shows another wall: that it does is told before time passes (51)."""
+    told: list[tuple[float, bool]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        assert isinstance(loop, MovesWall)
+        remove = loop.add_wall_listener(lambda: told.append((loop.time(), loop.moves_wall)))
+        await asyncio.sleep(HOUR)
+        assert told == []
+        with time_machine.travel(FROZEN, tick=False):
+            assert not loop.moves_wall
+            await asyncio.sleep(HOUR)
+        await asyncio.sleep(HOUR)
+        assert told == [(HOUR, False), (2 * HOUR, True)]
+        remove()
+        remove()
+        with time_machine.travel(FROZEN, tick=False):
+            await asyncio.sleep(HOUR)
+        assert len(told) == 2
+
+    run_virtual(main(), start=START)
+
+
+def test_the_clock_looks_seldom_where_nothing_can_step_the_wall() -> None:
+    """A scheduler's clock asks for a look each nine seconds only where the wall may be stepped unseen (51)."""
+
+    async def main() -> None:
+        looks: list[float] = []
+        loop = asyncio.get_running_loop()
+        clock = LoopClock(loop)
+        unfollow = clock.follow(lambda: looks.append(loop.time()))
+        assert clock.check == LoopClock.SELDOM
+        await asyncio.sleep(HOUR)
+        with time_machine.travel(FROZEN, tick=False):
+            await asyncio.sleep(1)
+            assert (looks, clock.check) == ([HOUR], LoopClock.CHECK)
+            step = clock.notice_steps()
+            assert step is not None
+            assert step.kind == "back"
+        unfollow()
+
+    run_virtual(main(), start=START)
+    with asyncio.Runner() as runner:
+        clock = LoopClock(runner.get_loop())
+        assert clock.check == LoopClock.CHECK
+        clock.follow(pytest.fail)()
+
+
+# The runner has to ask its clock for `check`, and to `follow` it.
+@pytest.mark.xfail(reason="the runner looks at the wall each nine seconds", strict=False)
+def test_idle_days_cost_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 400 days of a nightly task, whose service nobody watches, time stops a few times a day (51)."""
+    waits = 0
+    wait = VirtualTimeLoop._wait
+
+    def count(loop: VirtualTimeLoop, timeout: float | None) -> Any:
+        nonlocal waits
+        waits += 1
+        return wait(loop, timeout)
+
+    monkeypatch.setattr(VirtualTimeLoop, "_wait", count)
+
+    class Nightly(Manager):
+        runs = 0
+
+        @periodic_task(cron="30 2 * * *", tz="Europe/Berlin")
+        async def run(self, context: Any) -> None:
+            self.runs += 1
+
+    nightly = Nightly()
+    run_virtual(run_for(Service(nightly), days=400), start=START)
+    assert nightly.runs == 400
+    assert waits < 5 * 400
 
 
 def test_own_travel_hides_the_virtual_wall() -> None:

@@ -87,6 +87,13 @@ class _Wall:
         # which is exact below 26 days, and asyncio never waits for more than one day at a time.
         self.traveller.shift(microseconds / 1e6)
 
+    @property
+    def is_shown(self) -> bool:
+        """Nothing else sets the clock of the process, as a test's own `travel` does."""
+        return (
+            bool(self._held) and self._held[-1] is self and time_machine.traveller_stack[-1] is self.traveller
+        )
+
     def release(self) -> None:
         if self not in self._held:
             return
@@ -166,6 +173,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._real = 0
         self._processes: list[asyncio.SubprocessTransport] = []
         self._resting: list[asyncio.Future[None]] = []
+        self._wall_listeners: list[Callable[[], object]] = []
+        self._moved_wall = True
 
     @property
     def start(self) -> datetime:
@@ -179,6 +188,24 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Seconds of virtual time since the loop was made."""
         return self._seconds
+
+    @property
+    def moves_wall(self) -> bool:
+        """Whether wall and loop move together: not while a `travel` inside the loop shows another wall."""
+        return self._wall.is_shown
+
+    def add_wall_listener(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Have `listener` called before time passes after each change of `moves_wall`; returns what removes it.
+
+        So a scheduler need not look at the wall again and again to find out that somebody has stepped it.
+        """
+        self._wall_listeners.append(listener)
+
+        def remove() -> None:
+            if listener in self._wall_listeners:
+                self._wall_listeners.remove(listener)
+
+        return remove
 
     async def let_pass(self, seconds: float) -> None:
         """Wait until `seconds` have passed *and* all that is due at that last instant has been started."""
@@ -246,6 +273,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _wait(self, timeout: float | None) -> _Events:
         """Do what stands for waiting here. All that was ready has run; `timeout` is positive or `None`."""
+        if self.moves_wall is not self._moved_wall:
+            return self._tell_of_wall()
         if self._resting:
             return self._end_rest()
         if self._awaits_reality():
@@ -257,6 +286,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if not events:
             self._advance(_microseconds(timeout))
         return events
+
+    def _tell_of_wall(self) -> _Events:
+        self._moved_wall = self.moves_wall
+        for listener in self._wall_listeners:
+            self.call_soon(listener)
+        return self._io.really_select(0)
 
     def _end_rest(self) -> _Events:
         resting, self._resting = self._resting, []
