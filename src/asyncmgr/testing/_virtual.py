@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, TypeVarTuple, overload
 
 from asyncmgr.errors import AsyncmgrError
+from asyncmgr.testing._reports import RunReport, Tally
 
 try:
     import time_machine
@@ -447,7 +448,13 @@ class _Service(Protocol[_Report_co]):
 
 @overload
 async def run_for(
-    service: None = None, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
+    service: None = None,
+    *,
+    days: float = 0,
+    hours: float = 0,
+    minutes: float = 0,
+    seconds: float = 0,
+    fail_on_error: bool = False,
 ) -> None: ...
 
 
@@ -459,7 +466,8 @@ async def run_for(
     hours: float = 0,
     minutes: float = 0,
     seconds: float = 0,
-) -> _Result: ...
+    fail_on_error: bool = False,
+) -> RunReport[_Result]: ...
 
 
 async def run_for(
@@ -469,13 +477,16 @@ async def run_for(
     hours: float = 0,
     minutes: float = 0,
     seconds: float = 0,
+    fail_on_error: bool = False,
 ) -> Any:
-    """Start a service, let virtual time pass for that long, stop it; return its `StopReport`.
+    """Start a service, let virtual time pass for that long, stop it; return what became of its runs.
 
     The end is inclusive: a run whose slot is the last instant is started, and drained like the others.
     Without a service only time passes, to the same end, and `None` is returned.
 
-    Raises `ValueError` for a negative duration, `VirtualTimeError` on a loop that is no `VirtualTimeLoop`.
+    Raises `ValueError` for a negative duration, `VirtualTimeError` on a loop that is no `VirtualTimeLoop`. With
+    `fail_on_error` runs that failed or timed out are raised as one `ExceptionGroup` when the service has stopped:
+    else they are in the report, and a service goes on after them as it does everywhere.
     """
     loop = _running_loop()
     duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
@@ -483,9 +494,19 @@ async def run_for(
         raise ValueError(f"run_for was asked for {duration} s; time does not run backwards")
     if service is None:
         return await loop.let_pass(duration)
+    report = await _report(loop, service, duration)
+    if fail_on_error:
+        report.raise_failures()
+    return report
+
+
+async def _report(loop: VirtualTimeLoop, service: _Service[_Result], duration: float) -> RunReport[_Result]:
+    tally = Tally()
+    tally.follow(service)
     async with service:
         await loop.let_pass(duration)
-        return await service.stop()
+        stopped = await service.stop()
+    return tally.report(stopped)
 
 
 def _running_loop() -> VirtualTimeLoop:
@@ -533,6 +554,7 @@ class VirtualTime:
         hours: float = 0,
         minutes: float = 0,
         seconds: float = 0,
+        fail_on_error: bool = False,
     ) -> None: ...
 
     @overload
@@ -544,13 +566,14 @@ class VirtualTime:
         hours: float = 0,
         minutes: float = 0,
         seconds: float = 0,
-    ) -> _Result: ...
+        fail_on_error: bool = False,
+    ) -> RunReport[_Result]: ...
 
-    async def run_for(self, service: _Service[Any] | None = None, **duration: float) -> Any:
+    async def run_for(self, service: _Service[Any] | None = None, **options: Any) -> Any:
         """As `asyncmgr.testing.run_for`."""
         if _running_loop() is not self._loop:
             raise VirtualTimeError(
                 "virtual_time belongs to another loop than the one that runs; give the test and its fixtures "
                 "one loop scope (asyncio_default_fixture_loop_scope and asyncio_default_test_loop_scope)"
             )
-        return await run_for(service, **duration)
+        return await run_for(service, **options)
