@@ -168,4 +168,4 @@ def _words(schedule: Any) -> str:
         return f"{schedule.expression} {schedule.tz}"
     if isinstance(schedule, EveryPass):
         return f"every pass ({format_duration(DEFAULT_INTERVAL)})"
-    return f"every {format_duration(schedule.spacing)}"
+    return str(schedule)

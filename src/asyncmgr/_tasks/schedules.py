@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
 from asyncmgr._common.clock import SECOND, to_datetime, to_us
+from asyncmgr._common.durations import format_duration
 
 DEFAULT_INTERVAL: float = 60.0
 """Seconds: how long a pass lets its caller idle at most, and the spacing of every-pass tasks under a service."""
@@ -92,7 +93,7 @@ class Every:
         return self.step
 
     def __str__(self) -> str:
-        return f"every {self.spacing:g} s"
+        return f"every {format_duration(self.spacing)}"
 
 
 @dataclass(frozen=True, slots=True)
