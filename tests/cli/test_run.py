@@ -85,6 +85,31 @@ def test_a_password_is_not_shown(invoke: Invoke) -> None:
     assert "hunter2" not in result.stderr
 
 
+def test_nothing_that_is_said_moves_the_cursor(invoke: Invoke) -> None:
+    """Control characters in names and in the texts of the log are shown as escapes, in every command (40)."""
+    Path("app.py").write_text(
+        "import logging, structlog\n"
+        "from asyncmgr import Manager, periodic_task\n"
+        "bad = '\\x1b]0;x\\x07\\x9b2J'\n"
+        "class App(Manager):\n"
+        "    name = bad\n"
+        "    @periodic_task(run_immediately=True)\n"
+        "    async def sync(self, context):\n"
+        "        structlog.get_logger().warning(bad, key=bad, several=[bad])\n"
+        "        logging.getLogger(bad).warning('line\\n' + bad)\n"
+        "        self.service.request_stop()\n"
+        "        raise ValueError(bad)\n"
+    )
+    ran = invoke("run", "app:App", "--log-format", "console", "--name", "a\x1b[2Jb")
+    said = [invoke(command, "app:App") for command in ("list", "next", "check")]
+    unknown = invoke("next", "app:App", "\x1b[2J")
+    for result in (ran, *said, unknown):
+        assert all(line.isprintable() for line in result.output.split("\n"))
+    assert r"a\x1b[2Jb" in ran.stderr
+    assert ran.stderr.count(r"\x1b]0;x") > 5
+    assert unknown.exit_code == 2
+
+
 def test_a_start_delay_is_said(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first slots are only known up to the random delay."""
     monkeypatch.setenv("ASYNCMGR_START_DELAY", "1ms")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from typing import Any, Literal, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from asyncmgr._cli.output import LONGEST, lines_of
+from asyncmgr._common.safe_text import printable, safe_repr
 
 LogFormat = Literal["console", "json"]
 
@@ -75,14 +79,43 @@ def _put_event_first(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return {**first, **event}
 
 
+def _escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Let nothing in a line move the cursor of who reads it: texts come from other hosts too."""
+    return {printable(key): value if key in _RENDERED else _harmless(value) for key, value in event.items()}
+
+
+_RENDERED = ("exc_info", "stack_info")
+"""What the renderer makes a text of, by `_write_traceback`."""
+
+
+def _harmless(value: object) -> object:
+    return lines_of(value) if isinstance(value, str) else _Shown(safe_repr(value, LONGEST))
+
+
+class _Shown:
+    """Has a text instead of a `repr`."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _write_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    # Rich's own would print the values of all local variables.
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(lines_of(text.getvalue()))
+
+
 def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, _put_event_first, structlog.processors.JSONRenderer()]
     console: Any = structlog.dev.ConsoleRenderer(
         _EVENT_WIDTH,
         colors=stream.isatty() and not os.environ.get("NO_COLOR"),
-        # Rich's own would print the values of all local variables.
-        exception_formatter=structlog.dev.plain_traceback,
+        exception_formatter=_write_traceback,
         sort_keys=False,
     )
-    return [console]
+    return [_escape, console]

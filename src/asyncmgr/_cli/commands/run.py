@@ -24,6 +24,7 @@ from asyncmgr._cli.tasks import given_transport, has_log_level, tasks_of, with_a
 from asyncmgr._common.clock import WallClock
 from asyncmgr._common.durations import format_duration
 from asyncmgr._common.log import log
+from asyncmgr._common.safe_text import printable
 from asyncmgr._service.builtin_rpc import own_version
 from asyncmgr._service.service import Service
 from asyncmgr._settings.model import LogLevel, Settings
@@ -209,7 +210,7 @@ def _write_banner(service: Service, transport: str, views: Sequence[TaskView]) -
     facts = {"service": service.name, "host": service.host, "transport": transport}
     if service.settings.start_delay:
         facts["start"] = f"delayed by up to {format_duration(service.settings.start_delay)}"
-    said = [f"  {name:<9}  {value}\n" for name, value in facts.items()]
+    said = [f"  {name:<9}  {printable(value)}\n" for name, value in facts.items()]
     click.echo(f"asyncmgr {own_version()}\n{''.join(said)}", err=True)
     if views:
         write_table(HEADERS, rows(views), sys.stderr, dim=off_rows(views), paragraphs=paragraphs(views))
