@@ -79,6 +79,14 @@ def _put_event_first(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return {**first, **event}
 
 
+def _unfold(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Write an error of several lines below its event, each on its own: settings that are wrong say all that is."""
+    error = event.get("error")
+    if isinstance(error, str) and "\n" in error and not event.get("exc_info"):
+        event["error"], event["exception"] = error.split("\n", 1)
+    return event
+
+
 def _escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Let nothing in a line move the cursor of who reads it: texts come from other hosts too."""
     return {printable(key): value if key in _RENDERED else _harmless(value) for key, value in event.items()}
@@ -118,4 +126,4 @@ def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
         exception_formatter=_write_traceback,
         sort_keys=False,
     )
-    return [_escape, console]
+    return [_unfold, _escape, console]

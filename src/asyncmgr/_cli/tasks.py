@@ -1,13 +1,15 @@
-"""The one place where the command line reaches into managers, services and settings that have not been started.
+"""The one place where the command line reaches into managers, services and settings.
 
 What it needs has no public name yet; everything else here works with `Task`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import itemgetter
 
 from asyncmgr._common.clock import Moment, to_us
 from asyncmgr._service.manager import Manager, ManagerState
@@ -122,6 +124,28 @@ def hand_out_settings(service: Service) -> None:
     """Give the managers the settings of their service, as its start would."""
     for manager in service.managers:
         _state(manager).give(service.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """What a stop waits for."""
+
+    runs: list[tuple[str, float]]
+    """Full names of the tasks whose runs are in progress, with the seconds since they began, the oldest first."""
+    calls: list[str]
+    """Full names of the methods whose calls are."""
+    seconds: float
+    """How long they may go on from now."""
+
+
+def drain_of(service: Service) -> Drain:
+    """What the stop of this service, which has begun, waits for."""
+    now = asyncio.get_running_loop().time()
+    runner, server = service._runner, service._server  # noqa: SLF001 - a service does not tell what is in progress
+    runs = [(run.full_name, now - run.started) for run in (runner.waiting if runner is not None else ())]
+    calls = [call.full_name for call in (server.waiting if server is not None else ())]
+    left = service._drain._until - now  # noqa: SLF001 - nor until when it waits for that
+    return Drain(sorted(runs, key=itemgetter(1), reverse=True), sorted(calls), max(0.0, left))
 
 
 def given_transport(service: Service) -> str | Transport:

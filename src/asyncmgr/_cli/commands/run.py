@@ -14,13 +14,27 @@ import click
 
 import asyncmgr
 from asyncmgr._cli import options
+from asyncmgr._cli.draining import say_what_is_awaited
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import run_to_the_end
 from asyncmgr._cli.loading import build_service, find, lone_service
 from asyncmgr._cli.logs import LogFormat, choose_format, configure
 from asyncmgr._cli.output import write_table
-from asyncmgr._cli.task_views import HEADERS, TaskView, off_rows, paragraphs, rows, view_tasks
-from asyncmgr._cli.tasks import given_transport, has_log_level, tasks_of, with_argument
+from asyncmgr._cli.setting_changes import changes
+from asyncmgr._cli.task_views import (
+    HEADERS,
+    TaskView,
+    off_rows,
+    paragraphs,
+    rows,
+    view_tasks,
+)
+from asyncmgr._cli.tasks import (
+    given_transport,
+    has_log_level,
+    tasks_of,
+    with_argument,
+)
 from asyncmgr._common.clock import WallClock
 from asyncmgr._common.durations import format_duration
 from asyncmgr._common.log import log
@@ -30,7 +44,7 @@ from asyncmgr._service.service import Service
 from asyncmgr._settings.model import LogLevel, Settings
 from asyncmgr._settings.problems import listed, redacted, suggestion
 from asyncmgr.errors import AsyncmgrError
-from asyncmgr.events import Event, Outcome, RunFinished, ServiceStarted, SettingsReloaded
+from asyncmgr.events import Event, Outcome, RunFinished, ServiceStarted, ServiceStopping, SettingsReloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +103,9 @@ class Wishes:
 def run(targets: Sequence[str], **wishes: Any) -> None:
     """Run managers until SIGTERM or Ctrl-C.
 
-    The first signal lets runs in progress end (exit code 0), the second cancels them (130). SIGHUP reads the
-    settings again. A table of the tasks and then the log go to stderr; stdout is left to the tasks. At --log-level
-    debug each run is logged.
+    The first signal lets runs in progress end (exit code 0) and says which, the second cancels them (130). SIGHUP
+    reads the settings again and says what they changed. A table of the tasks and then the log go to stderr; stdout is
+    left to the tasks. At --log-level debug each run is logged.
     """
     wanted = Wishes(**wishes)
     settings = wanted.settings()
@@ -104,7 +118,8 @@ def run(targets: Sequence[str], **wishes: Any) -> None:
         explain(exc)
         raise click.exceptions.Exit(1) from exc
     _introduce(service, log_format)
-    _LogLevel(service, log_format)
+    _Reloads(service, log_format)
+    service.add_listener(functools.partial(say_what_is_awaited, service, log_format), ServiceStopping)
     service.add_listener(_settle, ServiceStarted)
     try:
         code = run_to_the_end(functools.partial(asyncmgr.run, service), explain)
@@ -118,17 +133,20 @@ def _settle(_: Event) -> None:
     gc.freeze()
 
 
-class _LogLevel:
-    """Keeps the log at the level of the settings in force; at debug each run has its line."""
+class _Reloads:
+    """Says what new settings changed, and keeps the log at their level; at debug each run has its line."""
 
     def __init__(self, service: Service, log_format: LogFormat) -> None:
         self._service = service
         self._format = log_format
+        self._settings = service.settings
         self._stop_logging_runs: Callable[[], None] = _nothing
         self._follow_runs()
         service.add_listener(self._change, SettingsReloaded)
 
     def _change(self, _: Event) -> None:
+        before, self._settings = self._settings, self._service.settings
+        log.info("settings.changed", changes=changes(before, self._settings) or "none")
         configure(self._service.settings.log_level, self._format, sys.stderr)
         self._follow_runs()
 
