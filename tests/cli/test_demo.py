@@ -166,9 +166,9 @@ def pictured(monkeypatch: pytest.MonkeyPatch, columns: int) -> list[str]:
     screen = demonstrating._Screen(scene)
     screen.tell("pick", "1,176 MiB -> n1, 3,515 left, in 3.2 ms")
     screen.tell("start", "p1, process 2701800: places memory")
-    console = Console(width=columns, file=io.StringIO())
-    console.print(screen._picture())
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    stream = io.StringIO()
+    Console(width=columns, file=stream).print(screen._picture())
+    return stream.getvalue().splitlines()
 
 
 class View:

@@ -62,6 +62,10 @@ A TARGET is 'module:attribute' or 'path/to/file.py:attribute' and names
 Without one, the variable ASYNCMGR_APP is read (several are separated by spaces).
 
 \b
+Completion of commands, targets and tasks; zsh and fish likewise:
+  eval "$(_ASYNCMGR_COMPLETE=bash_source asyncmgr)"
+
+\b
 Settings come from ASYNCMGR_* variables, asyncmgr.toml and [tool.asyncmgr] of
 pyproject.toml in the current directory.
 Exit codes: 0 ok, 1 failure, 2 usage, 3 unhealthy. stdout is data, stderr is logs.""",

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from asyncmgr._cli import options
+from asyncmgr._cli.completion import complete_target_or_task
 from asyncmgr._cli.loading import load_service
 from asyncmgr._cli.output import write_json, write_table
 from asyncmgr._cli.task_views import TaskView, relative, view_tasks
@@ -60,7 +61,7 @@ class Slot:
         "ASYNCMGR_APP=app.py:Volumes asyncmgr next backup",
     ),
 )
-@click.argument("words", metavar="[TARGET]... [TASK]...", nargs=-1)
+@click.argument("words", metavar="[TARGET]... [TASK]...", nargs=-1, shell_complete=complete_target_or_task)
 @click.option(
     "-n",
     "--count",

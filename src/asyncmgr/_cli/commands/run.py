@@ -14,6 +14,7 @@ import click
 
 import asyncmgr
 from asyncmgr._cli import options
+from asyncmgr._cli.completion import complete_task
 from asyncmgr._cli.draining import say_what_is_awaited
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import run_to_the_end
@@ -80,7 +81,11 @@ class Wishes:
 )
 @options.targets
 @click.option(
-    "--only", metavar="GLOB", multiple=True, help="Run only tasks with such a full name; may be repeated."
+    "--only",
+    metavar="GLOB",
+    multiple=True,
+    shell_complete=complete_task,
+    help="Run only tasks with such a full name; may be repeated.",
 )
 @click.option("--host", help="Name under which this instance is known.  [default: the machine's]")
 @click.option("--name", help="Name of the service.  [default: its first manager's, in lower case]")
