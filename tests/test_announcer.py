@@ -21,6 +21,7 @@ from asyncmgr.capabilities._announcement import announcement_key
 from asyncmgr.capabilities._announcer import ANSWER_WITHIN, Announcer
 from asyncmgr.capabilities._values import PRESENCE
 from asyncmgr.events import HostDuplicated, Listeners
+from asyncmgr.transports._memory import Shelf
 from asyncmgr.transports._retries import RESUME_WITHIN
 from tests.announcements import (
     Agent,
@@ -883,3 +884,40 @@ async def test_announcer_that_was_never_started_stops() -> None:
         await announcer.stop()
         announcer.announce_changes()
         assert math.isfinite(now())
+
+
+# Nobody reads
+
+
+async def test_what_nobody_can_read_unseen_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside one process a host is refreshed only while somebody watches; who comes later finds it fresh (51)."""
+    written: list[float] = []
+    write = Shelf.write
+
+    def note(shelf: Shelf, key: str, value: bytes) -> int:
+        written.append(now())
+        return write(shelf, key, value)
+
+    monkeypatch.setattr(Shelf, "write", note)
+    async with serving(Agent()) as (_, transport):
+        await asyncio.sleep(10 * 86_400)
+        assert written == [0]
+        async with Hosts(transport) as hosts:
+            (state,) = hosts.snapshot()
+            assert (state.state, state.age) == ("fresh", 0)
+            await asyncio.sleep(600)
+            assert hosts.snapshot()[0].state == "fresh"
+            assert 25 < len(written) < 40
+        await asyncio.sleep(60)
+        written.clear()
+        await asyncio.sleep(86_400)
+        assert written == []
+
+
+async def test_a_duplicate_is_found_where_nobody_reads() -> None:
+    """The older of two instances learns of the newer one at once: its announcement was written over (51)."""
+    async with serving(Agent()) as (older, _):
+        heard = duplicates(older)
+        async with serving(Agent()):
+            await asyncio.sleep(1)
+            assert len(heard) == 1

@@ -682,9 +682,9 @@ async def test_task_status_shows_wall_time(clock: time_machine.Traveller) -> Non
         for status in disks.task_status()
     ] == [
         ("heartbeat", 0.0, "every pass", None, now),
-        ("sweep", 90.5, "every 90.5 s", None, START + timedelta(seconds=90.5)),
+        ("sweep", 90.5, "every 1m30.5s", None, START + timedelta(seconds=90.5)),
         ("trim", None, "30 2 * * *", None, datetime(2026, 1, 1, 1, 30, tzinfo=UTC)),
-        ("count", 86_400.0, "every 86400 s", None, now),
+        ("count", 86_400.0, "every 1d", None, now),
     ]
     await disks.periodic_tasks(None)
     clock.shift(20)

@@ -311,19 +311,104 @@ def test_two_loops_in_one_test_are_told_apart(pytester: pytest.Pytester) -> None
     result.stdout.fnmatch_lines(["*virtual_time belongs to another loop*"])
 
 
-def test_plain_tests_are_told_what_to_use(pytester: pytest.Pytester) -> None:
-    """A test that is not async, or asks while it runs, gets an error that names the cure."""
+BAREST = {
+    "fixture": "async def test_it(virtual_time):",
+    "mark": "@pytest.mark.virtual_time\nasync def test_it():",
+    "both": "@pytest.mark.virtual_time\nasync def test_it(virtual_time):",
+    "parametrized": "@pytest.mark.parametrize('n', [1])\nasync def test_it(n, virtual_time):",
+    "indirect": "@pytest.fixture\ndef hours(virtual_time): return 2\nasync def test_it(hours):",
+    "class": "class TestIt:\n  pytestmark = pytest.mark.virtual_time\n  async def test_it(self):",
+}
+
+
+@pytest.mark.parametrize("loaded", ["conftest", "option"])
+def test_strict_mode_needs_no_second_mark(pytester: pytest.Pytester, loaded: str) -> None:
+    """In pytest-asyncio's default mode the fixture or our mark is enough, however the plugin is loaded (50)."""
+    for name, head in BAREST.items():
+        pytester.makepyfile(
+            **{
+                f"test_{name}": f"{IMPORTS}\n{head}\n        await asyncio.sleep(86_400); assert is_virtual()\n"
+            }
+        )
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    pytester.makeconftest('pytest_plugins = ["asyncmgr.testing.plugin"]' if loaded == "conftest" else "")
+    run(pytester, *(["-p", "asyncmgr.testing.plugin"] if loaded == "option" else []), passed=len(BAREST))
+
+
+PLAIN_TESTS = """
+        def test_plain(virtual_time): pass
+
+        @pytest.mark.virtual_time
+        def test_marked(): pass
+        """
+
+
+@BOTH_MODES
+def test_plain_tests_are_told_what_to_use(pytester: pytest.Pytester, mode: str) -> None:
+    """A test that is not async is refused by name, not run in real time; the cure is said (50)."""
+    project(pytester, PLAIN_TESTS, mode=mode)
+    result = run(pytester, errors=2)
+    for name in ("plain", "marked"):
+        result.stdout.fnmatch_lines([f"*::test_{name}: virtual_time needs an async test*run_virtual*"])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "@pytest.mark.anyio\n@pytest.mark.virtual_time\nasync def test_it(): pass",
+        "@pytest.mark.anyio\nasync def test_it(virtual_time): pass",
+        "@pytest.mark.virtual_time\nasync def test_it(anyio_backend): pass",
+    ],
+)
+def test_tests_of_anyio_are_told_what_to_use(pytester: pytest.Pytester, head: str) -> None:
+    """A test of anyio's plugin, which chooses loops by itself, is refused, with the way that works (50)."""
+    project(pytester, head, mode="strict")
+    result = run(pytester, "-p", "no:trio", errors=1)
+    result.stdout.fnmatch_lines(["*::test_it*: virtual_time has a loop of pytest-asyncio's*anyio_backend*"])
+
+
+def test_the_documented_way_for_anyio(pytester: pytest.Pytester) -> None:
+    """By anyio's own fixture its tests run in virtual time, and `run_for` serves them (50)."""
     project(
         pytester,
         """
-        def test_plain(virtual_time): pass
+        from asyncmgr import Manager, Service, periodic_task
+        from asyncmgr.testing import run_for
 
-        async def asks_late(request):
-            request.getfixturevalue("virtual_time")
+        class Counts(Manager):
+            n = 0
+            @periodic_task(spacing=3600)
+            async def count(self, context): self.n += 1
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio", {"loop_factory": VirtualTimeLoop}
+
+        @pytest.mark.anyio
+        async def test_a_day():
+            counts = Counts()
+            await run_for(Service(counts), hours=24)
+            assert counts.n == 24
+        """,
+        mode="strict",
+    )
+    run(pytester, passed=1)
+
+
+def test_asking_late_is_told(pytester: pytest.Pytester) -> None:
+    """A test that asks while it runs has its loop already, and is told where to ask."""
+    project(
+        pytester,
+        """
+        @pytest.fixture
+        def late(request):
+            return request.getfixturevalue("virtual_time")
+
+        async def test_late_by_a_fixture(late): pass
         """,
     )
     result = run(pytester, errors=1)
-    result.stdout.fnmatch_lines(["*virtual_time needs an async test*run_virtual*"])
+    result.stdout.fnmatch_lines(["*virtual_time was asked for after the test's loop had been chosen*"])
 
 
 def test_own_travel_of_a_test(pytester: pytest.Pytester) -> None:

@@ -143,7 +143,7 @@ def test_every_describes_itself() -> None:
         90.5,
         90_500_000,
         90_500_007,
-        "every 90.5 s",
+        "every 1m30.5s",
     )
 
 

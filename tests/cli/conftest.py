@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from asyncmgr import Manager, Service, Settings
+from asyncmgr import Manager, Service, Settings, open_transport
 from asyncmgr._cli import command
 from asyncmgr.testing.nats import NatsServer
 
@@ -89,6 +90,7 @@ class Elsewhere:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._services: list[Service] = []
+        self._answering: list[asyncio.Task[None]] = []
 
     def start(self, *managers: Manager, host: str, **settings: Any) -> Service:
         """Start a service with these managers; returns once it is announced."""
@@ -101,12 +103,37 @@ class Elsewhere:
         self._services.remove(service)
         self.run(service.stop())
 
+    def answer(self, service: str, result: Any) -> None:
+        """Be a program of somebody else's that answers every call of this service so."""
+        self.run(self._begin_to_answer(service, json.dumps({"v": 1, "result": result}).encode()))
+
+    async def _begin_to_answer(self, service: str, reply: bytes) -> None:
+        ready = asyncio.Event()
+        self._answering.append(asyncio.create_task(self._answer(service, reply, ready)))
+        await ready.wait()
+
+    async def _answer(self, service: str, reply: bytes, ready: asyncio.Event) -> None:
+        async with (
+            open_transport(self.url, Settings()) as transport,
+            transport.subscribe(f"asyncmgr.rpc.{service}.any") as requests,
+        ):
+            ready.set()
+            async for request in requests:
+                assert request.reply_to is not None
+                await transport.publish(request.reply_to, reply)
+
+    async def _end_answering(self) -> None:
+        for task in self._answering:
+            task.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
 
     def close(self) -> None:
         for service in tuple(self._services):
             self.stop(service)
+        self.run(self._end_answering())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

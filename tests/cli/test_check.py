@@ -33,7 +33,6 @@ def test_what_is_right_is_counted(invoke: Invoke) -> None:
     """Without a problem the managers and tasks are counted."""
     result = invoke("check", "@several")
     assert (result.exit_code, result.stdout) == (0, "ok: 2 managers, 7 tasks (1 switched off)\n")
-    assert invoke("check", "@Idle").stdout == "ok: 1 manager, 0 tasks\n"
 
 
 def test_everything_that_is_wrong_is_said_at_once(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,4 +112,26 @@ def test_json_says_the_same(invoke: Invoke) -> None:
         "tasks": 6,
         "switched_off": 1,
         "problems": [],
+        "warnings": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], "no tasks: nothing here has @periodic_task, so nothing would ever run"),
+        (
+            ["@periodic_task(spacing=5, enabled=False)", "async def sync(self, context): ..."],
+            "all 1 tasks are switched off, so nothing would ever run; 'asyncmgr list' says why",
+        ),
+    ],
+)
+def test_that_nothing_would_run_is_a_warning(invoke: Invoke, lines: list[str], said: str) -> None:
+    """A service without tasks may be meant, as it may have methods; it is worth a word (53)."""
+    body = "".join(f"\n    {line}" for line in ["pass", *lines])
+    Path("app.py").write_text(f"from asyncmgr import Manager, periodic_task\nclass App(Manager):{body}\n")
+    result = invoke("check", "app:App")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == f"warning: {said}"
+    assert result.stdout.splitlines()[1].startswith("ok: 1 manager, ")
+    assert json.loads(invoke("check", "app:App", "--json").stdout)["warnings"] == [said]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from asyncmgr import HostState
 from asyncmgr._cli.commands import demo as demonstrating
+from asyncmgr._cli.demo.story import Scene
 from tests.cli.conftest import Invoke
 from tests.cli.test_run import needs_signals
 
@@ -144,6 +147,62 @@ def test_on_a_terminal_it_is_one_picture(tmp_path: Path) -> None:
     assert "Memory is simulated" in shown
     assert "█" in shown
     assert [*tmp_path.iterdir()] == []
+
+
+def pictured(monkeypatch: pytest.MonkeyPatch, columns: int) -> list[str]:
+    """The lines of the picture on a terminal of this width, with one host dead."""
+    from rich.console import Console
+
+    free = {"n1": 3_000, "n2": 0, "n3": 12_000}
+    states = [
+        HostState(
+            "compute", host, "", {"memory_free_mib": mib, "memory_reserved_mib": 9_000}, "fresh", 1.0, 1, 1
+        )
+        for host, mib in free.items()
+        if mib
+    ]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    scene = Scene("nats://127.0.0.1:12345", {"n1": 27_015, "n3": 27_017}, View(states))  # type: ignore[arg-type]
+    screen = demonstrating._Screen(scene)
+    screen.tell("pick", "1,176 MiB -> n1, 3,515 left, in 3.2 ms")
+    screen.tell("start", "p1, process 2701800: places memory")
+    stream = io.StringIO()
+    Console(width=columns, file=stream).print(screen._picture())
+    return stream.getvalue().splitlines()
+
+
+class View:
+    """Stands for a live view."""
+
+    def __init__(self, states: list[HostState]) -> None:
+        self._states = states
+
+    def snapshot(self) -> list[HostState]:
+        return self._states
+
+
+@pytest.mark.parametrize(("columns", "longest"), [(100, 24), (80, 24), (60, 8), (45, 8)])
+def test_the_picture_fits(monkeypatch: pytest.MonkeyPatch, columns: int, longest: int) -> None:
+    """On a narrow terminal every line fits in one row, and the bar of free memory stands beside it, to scale (53)."""
+    lines = pictured(monkeypatch, columns)
+    assert max(map(len, lines)) <= columns
+    assert ("…" in "".join(lines)) is (columns < 60)
+    headers = next(line for line in lines if line.startswith("host"))
+    assert headers.rstrip().endswith("free MiB")
+    rows = {line[:2]: line for line in lines if line[:2] in ("n1", "n2", "n3")}
+    assert "gone" in rows["n2"]
+    assert rows["n2"].count("█") == 0
+    assert rows["n3"].count("█") >= longest
+    assert rows["n1"].count("█") == round(rows["n3"].count("█") / 4)
+    assert "  12,000  █" in rows["n3"]
+    assert len(lines) == 16
+
+
+def test_help_says_what_it_does(invoke: Invoke) -> None:
+    """What is started, what happens, what is left and what is needed can be read before (53)."""
+    text = " ".join(invoke("demo", "--help").stdout.split())
+    for said in ("real NATS server", "is killed", "no process and no file", "asyncmgr[demo]", "simulated"):
+        assert said in text
 
 
 def test_a_missing_extra_is_one_line(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,23 +7,26 @@ from typing import Any
 
 import pytest
 
-from asyncmgr._rpc.interface.signatures import signature_of, type_in_words
+from asyncmgr import AsyncmgrError
+from asyncmgr._cli.commands.info import _described
+from asyncmgr._rpc.interface.signatures import models_of, signature_of, type_in_words
 from tests.cli.conftest import Elsewhere, Invoke
 from tests.cli.remote import Compute, Zones
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _compute(elsewhere: Elsewhere) -> None:
     elsewhere.start(Compute("info"), Zones(), host="n1")
 
 
+@pytest.mark.usefixtures("_compute")
 def test_info_reads_like_code(invoke: Invoke) -> None:
     """Interfaces with their versions, methods as signatures, and tasks."""
     result = invoke("info", "info")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].startswith("info on n1, asyncmgr ")
-    assert lines[2:10] == [
+    assert lines[2:11] == [
         "Compute, version 1.3",
         "  resize(volume: str, gib: int = ..., kind: 'thin' | 'thick' = ..., **tags: int) -> Volume".replace(
             "**tags", "**others"
@@ -33,13 +36,15 @@ def test_info_reads_like_code(invoke: Invoke) -> None:
         "      Give the value back.",
         "  wait() -> None",
         "  tell() -> None",
+        "  Volume(name: str, gib: int = ...)",
         "",
     ]
     (sync,) = [line for line in lines if line.startswith("  Compute.sync ")]
-    assert sync.split()[1:5] == ["every", "3600", "s", "never"]
+    assert sync.split()[1:4] == ["every", "1h", "never"]
     assert lines[-2:] == ["Zones, namespace zones, version 1.0", "  count() -> int"]
 
 
+@pytest.mark.usefixtures("_compute")
 def test_info_as_json_is_the_document(invoke: Invoke) -> None:
     """Programs get what the service told."""
     told = json.loads(invoke("info", "info", "--at", "n1", "--json").stdout)
@@ -47,6 +52,7 @@ def test_info_as_json_is_the_document(invoke: Invoke) -> None:
     assert [manager["version"] for manager in told["managers"]] == ["1.3", "1.0"]
 
 
+@pytest.mark.usefixtures("_compute")
 def test_nobody_to_ask_is_one_line(invoke: Invoke) -> None:
     """A service that is not there has no information."""
     result = invoke("info", "info", "--at", "n9")
@@ -86,3 +92,86 @@ def test_what_may_be_left_out_comes_last() -> None:
         "additionalProperties": True,
     }
     assert signature_of({"name": "f", "arguments": arguments}) == "f(b: int, a=..., **others)"
+
+
+def test_models_are_shown_with_their_fields() -> None:
+    """Each model that a method takes or gives is written out once, nested ones and choices too (53)."""
+    disk = {"properties": {"gib": {"type": "number"}, "kind": {"$ref": "#/$defs/Kind"}}, "required": ["gib"]}
+    kind = {"enum": ["thin", "thick"], "type": "string"}
+    volume = {
+        "properties": {"disks": {"type": "array", "items": {"$ref": "#/$defs/Disk"}}},
+        "title": "Volume",
+    }
+    definitions = {"$defs": {"Disk": disk, "Kind": kind}}
+    methods = [
+        {
+            "name": "get",
+            "arguments": {"properties": {}, "title": "Arguments"},
+            "result": definitions | volume,
+        },
+        {"name": "put", "arguments": definitions | {"properties": {"disk": {"$ref": "#/$defs/Disk"}}}},
+    ]
+    assert models_of(methods) == [
+        "Disk(gib: float, kind: Kind = ...)",
+        "Kind = 'thin' | 'thick'",
+        "Volume(disks: list[Disk] = ...)",
+    ]
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    """What a service tells, with something else in its one manager."""
+    manager: dict[str, Any] = {"name": "M", "namespace": None, "version": "1.0", "methods": [], "tasks": []}
+    return {"service": "s", "host": "h", "version": "9", "managers": [manager | changes]}
+
+
+TASK = {"name": "M.t", "schedule": "every 5s", "last_run": None, "next_due": None}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        5,
+        "text\n\x1b[2J",
+        [],
+        {},
+        {"service": "s"},
+        described(methods=5),
+        described(methods=[{"name": "f"}]),
+        described(methods=[{"name": "f", "summary": "", "arguments": {"properties": 5}}]),
+        described(
+            methods=[{"name": "f", "summary": "", "arguments": {"required": 5, "properties": {"a": {}}}}]
+        ),
+        described(methods=[{"name": "f", "summary": "", "result": {"anyOf": 5}}]),
+        described(tasks=[{}]),
+        described(tasks=[TASK | {"next_due": "tomorrow"}]),
+        described(tasks=[TASK | {"next_due": "2026-01-01T00:00:00"}]),
+        described(tasks=[TASK | {"name": 5}]),
+    ],
+)
+def test_an_odd_answer_is_one_line(told: Any) -> None:
+    """Whatever a program that calls itself a service answers, there is no traceback (53)."""
+    with pytest.raises(AsyncmgrError) as caught:
+        _described("s\x1b[2J", told)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert text.startswith(r"s\x1b[2J answered with no description of a service")
+
+
+def test_an_odd_answer_ends_the_command(elsewhere: Elsewhere, invoke: Invoke) -> None:
+    """The exit code is 1; as JSON the answer is shown whatever it is (53)."""
+    elsewhere.answer("odd", {"odd": "\u009b2J"})
+    result = invoke("info", "odd")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: odd answered with no description of a service")
+    assert invoke("info", "odd", "--json").stdout == '{\n  "odd": "\\u009b2J"\n}\n'
+
+
+def test_what_is_told_moves_no_cursor() -> None:
+    """Names, summaries and schedules come from other hosts: control characters are shown as escapes (40)."""
+    bad = "\x1b[2J\x07\u009b\u202e"
+    method = {"name": bad, "summary": bad, "arguments": {"properties": {bad: {}}}, "result": {"title": bad}}
+    told = described(name=bad, namespace=bad, version=bad, methods=[method], tasks=[TASK | {"schedule": bad}])
+    shown = _described("s", told | {"host": bad})
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert shown.count(r"\x1b[2J") >= 7

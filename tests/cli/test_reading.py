@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
@@ -121,15 +122,41 @@ def test_next_shows_the_zone_that_is_asked_for(invoke: Invoke) -> None:
     ]
 
 
-def test_next_without_a_task_merges_all(invoke: Invoke) -> None:
-    """Without a task the slots of all are shown in order, in definition order where they coincide."""
-    assert invoke("next", "@Volumes", "-n", "5").stdout.splitlines() == [
+def test_next_without_a_task_shows_each_before_it_repeats_one(invoke: Invoke) -> None:
+    """The next slot of each task comes first, in order, so that a fast task hides no slow one; then the others (53)."""
+    assert invoke("next", "@Volumes", "-n", "7", "--tz", "UTC").stdout.splitlines() == [
         "task               UTC                   in",
         "Volumes.heartbeat  2026-03-27T12:00:00Z  now",
         "Volumes.sync       2026-03-27T12:00:00Z  now",
+        "Volumes.elsewhere  2026-03-27T12:01:00Z  1m",
+        "Volumes.sweep      2026-03-27T12:05:00Z  5m",
+        "Volumes.backup     2026-03-28T01:30:00Z  13h30m",
         "Volumes.sync       2026-03-27T12:00:30Z  30s",
         "Volumes.heartbeat  2026-03-27T12:01:00Z  1m",
-        "Volumes.sync       2026-03-27T12:01:00Z  1m",
+    ]
+
+
+def test_next_shows_each_of_many_tasks(invoke: Invoke) -> None:
+    """Where there are more tasks than slots are shown of one, each is shown once (53)."""
+    tasks = "".join(
+        f"    @periodic_task(spacing={number})\n    async def t{number}(self, context): ...\n"
+        for number in range(1, 26)
+    )
+    Path("app.py").write_text(f"from asyncmgr import Manager, periodic_task\nclass Many(Manager):\n{tasks}")
+    slots = json.loads(invoke("next", "app:Many", "--json").stdout)
+    assert [slot["task"] for slot in slots] == [f"Many.t{number}" for number in range(1, 26)]
+    assert len(json.loads(invoke("next", "app:Many", "t1", "--json").stdout)) == 10
+
+
+def test_next_of_some_tasks_merges_them(invoke: Invoke) -> None:
+    """The slots of tasks that are named are shown in order, in the order of the names where they coincide."""
+    lines = invoke("next", "@Volumes", "sync", "heartbeat", "-n", "4").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "task",
+        "Volumes.sync",
+        "Volumes.heartbeat",
+        "Volumes.sync",
+        "Volumes.sync",
     ]
 
 
@@ -238,6 +265,40 @@ def test_a_terminal_gets_a_styled_table(monkeypatch: pytest.MonkeyPatch) -> None
     text = written(monkeypatch, 80)
     assert "─" in text
     assert "a[red]b" in text
+
+
+@pytest.mark.parametrize("columns", [80, 10])
+@pytest.mark.parametrize("rich", [True, False])
+def test_names_move_no_cursor(monkeypatch: pytest.MonkeyPatch, columns: int, rich: bool) -> None:
+    """Whatever is in a name, a table and its paragraphs show it as an escape (40)."""
+    monkeypatch.setattr(output, "find_spec", lambda name: rich or None)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    bad = "\x1b]0;x\x07\u009b2J\n\u202e"
+    output.write_table(("task", "in"), [(bad, "5m")], stream, paragraphs=[bad.replace("\n", "")])
+    assert all(line.isprintable() for line in stream.getvalue().splitlines())
+    assert r"\x1b" in stream.getvalue()
+
+
+def test_a_text_is_as_it_is_to_a_program_only(monkeypatch: pytest.MonkeyPatch, capsysbinary: Any) -> None:
+    """What a method returned is data in a pipe, and shown without its control characters on a terminal (40)."""
+    output.write_text("two\nlines\x1b[2J\ud800")
+    assert capsysbinary.readouterr().out == b"two\nlines\x1b[2J\\ud800\n"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    output.write_text("two\nlines\x1b[2J\ud800")
+    assert terminal.getvalue() == "two\nlines\\x1b[2J\\ud800\n"
+
+
+def test_json_is_printable_and_the_same() -> None:
+    """Control characters within texts of JSON are written as escapes, which programs read as before (40)."""
+    data = {"a\u009b": ["\x1b[2J", "über", "\u202e", "\ud800", "\U000e0001"], "b": 1}
+    for indent in (None, 2):
+        text = output.as_json(data, indent)
+        assert json.loads(text) == data
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert "über" in text
 
 
 def test_without_rich_a_terminal_gets_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,31 @@ def test_a_password_is_not_shown(invoke: Invoke) -> None:
     result = invoke("run", "@Stops", "--transport", "nope://me:hunter2@there")
     assert event(result, "service.loaded")["transport"] == "nope://***@there"
     assert "hunter2" not in result.stderr
+
+
+def test_nothing_that_is_said_moves_the_cursor(invoke: Invoke) -> None:
+    """Control characters in names and in the texts of the log are shown as escapes, in every command (40)."""
+    Path("app.py").write_text(
+        "import logging, structlog\n"
+        "from asyncmgr import Manager, periodic_task\n"
+        "bad = '\\x1b]0;x\\x07\\x9b2J'\n"
+        "class App(Manager):\n"
+        "    name = bad\n"
+        "    @periodic_task(run_immediately=True)\n"
+        "    async def sync(self, context):\n"
+        "        structlog.get_logger().warning(bad, key=bad, several=[bad])\n"
+        "        logging.getLogger(bad).warning('line\\n' + bad)\n"
+        "        self.service.request_stop()\n"
+        "        raise ValueError(bad)\n"
+    )
+    ran = invoke("run", "app:App", "--log-format", "console", "--name", "a\x1b[2Jb")
+    said = [invoke(command, "app:App") for command in ("list", "next", "check")]
+    unknown = invoke("next", "app:App", "\x1b[2J")
+    for result in (ran, *said, unknown):
+        assert all(line.isprintable() for line in result.output.split("\n"))
+    assert r"a\x1b[2Jb" in ran.stderr
+    assert ran.stderr.count(r"\x1b]0;x") > 5
+    assert unknown.exit_code == 2
 
 
 def test_a_start_delay_is_said(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +344,41 @@ def test_the_first_signal_drains(number: int) -> None:
 
 
 @needs_signals
+def test_a_signal_says_what_is_waited_for_and_until_when() -> None:
+    """Whoever stops it learns which runs keep it, for how long they have run, and when they are cancelled (53)."""
+    with running("@Holds", "--drain-timeout", "1h") as process:
+        wait_for(process, "holding")
+        process.send_signal(signal.SIGINT)
+        draining = wait_for(process, "service.draining")
+        assert [run["task"] for run in draining["runs"]] == ["Holds.hold"]
+        left = datetime.fromisoformat(draining["until"]) - datetime.fromisoformat(draining["timestamp"])
+        assert timedelta(minutes=59) < left <= timedelta(hours=1)
+
+
+@needs_signals
+def test_on_the_console_it_is_a_sentence() -> None:
+    """A person reads it as one, with what a second signal does (53)."""
+    with running("@Holds", "--drain-timeout", "50ms", "--log-format", "console") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "holding" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert re.search(
+            r"\nWaiting for Holds\.hold \(running for \S+\); at most until 20\d\d-\S+ \S+\. "
+            r"Ctrl-C again stops it at once\.\n",
+            said,
+        )
+        assert process.wait(20) == 0
+
+
+def test_where_nothing_runs_nothing_is_waited_for(invoke: Invoke) -> None:
+    """A stop without runs in progress says nothing of them."""
+    assert "service.draining" not in invoke("run", "@Quits", "--drain-timeout", "0").stderr
+
+
+@needs_signals
 def test_the_second_signal_cancels() -> None:
     """A run that would go on is cancelled, and the exit code is 130."""
     with running("@Holds") as process:
@@ -354,6 +416,43 @@ def test_sighup_changes_the_log_level(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert "service.stopping" not in process.stderr.read()
         assert process.wait(20) == 0
+
+
+@needs_signals
+def test_sighup_says_what_changed(tmp_path: Path) -> None:
+    """Each key with its old and its new value; where nothing did, that (53)."""
+    config = tmp_path / "settings.toml"
+    config.write_text('[tasks."Holds.hold"]\nspacing = 100\n[nats]\ntoken = "old"')
+    with running("@Holds", "--drain-timeout", "0", "--config", str(config)) as process:
+        wait_for(process, "holding")
+        config.write_text('[tasks."Holds.hold"]\nspacing = "5m"\ntimeout = 9\n[nats]\ntoken = "new"')
+        process.send_signal(signal.SIGHUP)
+        assert wait_for(process, "settings.changed")["changes"] == [
+            "tasks.Holds.hold.spacing: 100.0 -> 300.0",
+            "nats.token: changed (not shown)",
+            "tasks.Holds.hold.timeout: none -> 9.0",
+        ]
+        process.send_signal(signal.SIGHUP)
+        assert wait_for(process, "settings.changed")["changes"] == "none"
+
+
+@needs_signals
+def test_sighup_says_every_error(tmp_path: Path) -> None:
+    """All that is wrong with new settings is said, each on a line of its own (53)."""
+    config = tmp_path / "settings.toml"
+    config.write_text("")
+    with running("@Holds", "--log-format", "console", "--config", str(config)) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "holding" in line:
+                break
+        config.write_text('tolerance = "soon"\ndrain = 5')
+        process.send_signal(signal.SIGHUP)
+        event, *facts = [process.stderr.readline() for _ in range(3)]
+        assert "settings.rejected" in event
+        assert "2 settings are wrong" in event
+        assert "drain: unknown key" in facts[0]
+        assert "tolerance: 'soon' is not" in facts[1]
 
 
 @needs_signals

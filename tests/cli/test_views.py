@@ -7,11 +7,13 @@ from itertools import islice
 from typing import Any
 
 import pytest
+import time_machine
 
-from asyncmgr import Manager, Settings, periodic_task
-from asyncmgr._cli.loading import state_of
-from asyncmgr._cli.task_views import TaskView, relative
+from asyncmgr import Manager, RunContext, Service, Settings, periodic_task
+from asyncmgr._cli.task_views import TaskView, relative, view_tasks
+from asyncmgr._cli.tasks import tasks_of_manager
 from asyncmgr._common.clock import Moment, to_us
+from asyncmgr.testing import VirtualTime
 
 NOON = datetime(2026, 3, 27, 12, tzinfo=UTC)
 MOMENT = Moment(now=to_us(5), wall=to_us(NOON.timestamp()))
@@ -24,9 +26,8 @@ def view(**options: Any) -> TaskView:
         @periodic_task(**options)
         async def sync(self, context: Any) -> None: ...
 
-    state = state_of(Volumes(settings=Settings()))
-    entry = state.tasks()["Volumes.sync"]
-    return TaskView(entry, MOMENT, state.is_on(entry))
+    (task,) = tasks_of_manager(Volumes(settings=Settings()))
+    return TaskView(task, MOMENT)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +64,34 @@ def test_slots_are_those_of_a_service_that_starts_now(options: dict[str, Any], o
 
 def test_looking_moves_no_slot() -> None:
     """The task that is looked at keeps its own plan."""
-    task = view(spacing=30)
-    before = task.entry.plan.slot
-    list(islice(task.slots(), 5))
-    assert task.entry.plan.slot == before
+
+    class Volumes(Manager):
+        @periodic_task(spacing=30)
+        async def sync(self, context: Any) -> None: ...
+
+    with time_machine.travel(NOON, tick=False):
+        volumes = Volumes(settings=Settings())
+        before = volumes.task_status()
+        (task,) = tasks_of_manager(volumes)
+        list(islice(TaskView(task, MOMENT).slots(), 5))
+        assert volumes.task_status() == before
+
+
+async def test_the_first_slot_of_a_spread_task_is_the_real_one(virtual_time: VirtualTime) -> None:
+    """`phase="auto"` puts the first slot at a share of the spacing: what is shown is where it runs (21)."""
+    runs: list[datetime] = []
+
+    class Volumes(Manager):
+        @periodic_task(spacing=100, phase="auto", tolerance=0)
+        async def sync(self, context: RunContext) -> None:
+            runs.append(context.slot)
+
+    service = Service(Volumes(), host="here")
+    (shown,) = view_tasks(service, Moment(0, to_us(virtual_time.now().timestamp())))
+    first, second = islice(shown.slots(), 2)
+    await virtual_time.run_for(service, seconds=200)
+    assert runs == [first, second]
+    assert first < virtual_time.start + timedelta(seconds=100)
 
 
 def test_slots_end_with_the_calendar() -> None:
@@ -103,6 +128,5 @@ def test_a_task_for_another_process_says_so() -> None:
         @periodic_task(external_process_ok=True)
         async def sync(self, context: Any) -> None: ...
 
-    state = state_of(Volumes(settings=Settings(run_external_periodic_tasks=False)))
-    entry = state.tasks()["Volumes.sync"]
-    assert TaskView(entry, MOMENT, state.is_on(entry)).off == "left to another process"
+    (task,) = tasks_of_manager(Volumes(settings=Settings(run_external_periodic_tasks=False)))
+    assert TaskView(task, MOMENT).off == "left to another process"

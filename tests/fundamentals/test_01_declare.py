@@ -35,7 +35,7 @@ def test_a_manager_knows_its_tasks() -> None:
     volumes = Volumes()
     assert [(task.full_name, task.spacing, task.schedule) for task in volumes.task_status()] == [
         ("Volumes.heartbeat", 0.0, "every pass"),
-        ("Volumes.sync", 30.0, "every 30 s"),
+        ("Volumes.sync", 30.0, "every 30s"),
         ("Volumes.trim", None, "30 2 * * *"),
     ]
 

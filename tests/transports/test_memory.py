@@ -13,7 +13,7 @@ import pytest
 
 from asyncmgr.errors import NoResponders, TransportError
 from asyncmgr.testing import VirtualTime, run_virtual
-from asyncmgr.transports import Transport, open_transport
+from asyncmgr.transports import Entry, Transport, open_transport
 from asyncmgr.transports import _memory as memory
 from asyncmgr.transports._memory import Fabric, MemoryTransport, Shelf
 
@@ -206,3 +206,61 @@ async def test_lost_twice_is_told_once() -> None:
         with transport.outage(), transport.outage():
             assert told == [False]
     assert told == [False, True]
+
+
+async def test_what_rests_does_not_age(virtual_time: VirtualTime) -> None:
+    """A key that its writer lets rest is fresh, and never expires, until somebody watches it (51)."""
+    async with open_transport("memory://") as transport:
+        store = await transport.store("s", ttl=60)
+        await store.put("a.key", b"x")
+        await store.put("b", b"")
+        woken: list[float] = []
+        assert store.rest("a.key", lambda: woken.append(virtual_time.elapsed))
+        await virtual_time.advance(3600)
+        entry = await store.get("a.key")
+        assert (entry and entry.age, await store.get("b"), woken) == (0, None, [])
+        async with store.watch("a") as watch:
+            first = await anext(watch)
+            assert isinstance(first, Entry)
+            assert (first.value, first.age, woken) == (b"x", 0, [3600])
+            assert not store.rest("a.key", lambda: None)
+        await virtual_time.advance(60)
+        assert await store.get("a.key") is None
+        assert not store.rest("a.key", lambda: None)
+
+
+@pytest.mark.usefixtures("virtual_time")
+async def test_a_rest_ends_with_a_write_and_with_its_transport() -> None:
+    """Whoever writes or deletes it wakes the one that rests; one that leaves takes only its own rest along."""
+    async with open_transport("memory://s") as ours, AsyncExitStack() as others:
+        theirs = await others.enter_async_context(open_transport("memory://s"))
+        store, other = await ours.store("s", ttl=60), await theirs.store("s", ttl=60)
+        await store.put("key", b"")
+        woken: list[str] = []
+        assert store.rest("key", lambda: woken.append("ours"))
+        await other.put("key", b"theirs")
+        assert woken == ["ours"]
+        assert other.rest("key", lambda: woken.append("theirs"))
+        assert store.rest("key", lambda: woken.append("ours again"))
+        await others.aclose()
+        await asyncio.sleep(100)
+        assert await store.get("key") is not None
+        await store.delete("key")
+        assert woken == ["ours", "ours again"]
+
+
+@pytest.mark.usefixtures("virtual_time")
+async def test_a_lost_connection_ends_its_rests() -> None:
+    """What a transport that is cut off let rest ages, as it could not be written again."""
+    fabric = Fabric()
+    transport, reader = MemoryTransport(fabric), MemoryTransport(fabric)
+    store = await transport.store("s", ttl=60)
+    await store.put("key", b"")
+    assert store.rest("key", lambda: None)
+    with transport.outage():
+        await asyncio.sleep(30)
+        entry = await (await reader.store("s", ttl=60)).get("key")
+        assert entry is not None
+        assert entry.age == 30
+    await transport.aclose()
+    await reader.aclose()

@@ -15,6 +15,7 @@ from asyncmgr._cli.commands.rpc_diff import rpc
 from asyncmgr._cli.commands.run import run
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
+from asyncmgr._cli.output import lines_of
 from asyncmgr._service.builtin_rpc import own_version
 from asyncmgr.errors import AsyncmgrError
 
@@ -30,6 +31,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except AsyncmgrError as exc:
             raise click.ClickException(in_words(exc)) from exc
+        except click.ClickException as exc:
+            exc.message = lines_of(exc.message)  # type: ignore[misc] # final, but for what nobody else has yet
+            raise
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
 
@@ -56,6 +60,10 @@ A TARGET is 'module:attribute' or 'path/to/file.py:attribute' and names
   a Service         alone
   a factory         a function that returns one of these, or a list of managers
 Without one, the variable ASYNCMGR_APP is read (several are separated by spaces).
+
+\b
+Completion of commands, targets and tasks; zsh and fish likewise:
+  eval "$(_ASYNCMGR_COMPLETE=bash_source asyncmgr)"
 
 \b
 Settings come from ASYNCMGR_* variables, asyncmgr.toml and [tool.asyncmgr] of

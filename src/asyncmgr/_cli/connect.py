@@ -12,7 +12,7 @@ import click
 
 from asyncmgr._cli.exit import INTERRUPTED, run_to_the_end
 from asyncmgr._cli.logs import configure
-from asyncmgr._cli.output import discard_stdout
+from asyncmgr._cli.output import discard_stdout, lines_of
 from asyncmgr._settings.model import Settings
 from asyncmgr._settings.problems import redacted
 from asyncmgr.errors import AsyncmgrError, InvalidSettings, NoResponders, RpcError
@@ -63,7 +63,7 @@ def _refuse_memory(url: str) -> None:
 
 
 def _explain(shown: str, error: AsyncmgrError) -> None:
-    text = str(error) or type(error).__name__
+    text = lines_of(str(error)) or type(error).__name__
     if isinstance(error, RpcError):
         text = f"{type(error).__name__}: {text}"
     if isinstance(error, NoResponders):

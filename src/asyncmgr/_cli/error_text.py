@@ -12,6 +12,8 @@ import click
 import pydantic
 
 import asyncmgr
+from asyncmgr._cli.output import lines_of
+from asyncmgr._common.safe_text import safe_str, type_name
 from asyncmgr.errors import InvalidSettings
 
 _FRAMES = 5
@@ -23,20 +25,29 @@ _STDLIB = sysconfig.get_path("stdlib") + os.sep
 
 def in_words(error: BaseException) -> str:
     """The error's own text and, indented, where in the user's code it came from."""
-    return "\n".join([str(error) or type(error).__name__, *_where(error.__cause__ or error)])
+    text = lines_of(safe_text(error) or type_name(error))
+    return "\n".join([text, *_where(error.__cause__ or error)])
 
 
 def facts(error: BaseException) -> list[str]:
     """Each thing that is wrong by itself: one error of the settings may hold many."""
     if not isinstance(error, InvalidSettings):
         return [in_words(error)]
-    _, *several = str(error).split("\n  ")
+    _, *several = lines_of(str(error)).split("\n  ")
     return several or [in_words(error)]
 
 
 def in_short(error: BaseException) -> str:
     """Type and text, for errors that are not asyncmgr's own."""
-    return "\n".join([f"{type(error).__name__}: {error}", *_where(error)])
+    return "\n".join([f"{type_name(error)}: {lines_of(safe_text(error))}", *_where(error)])
+
+
+def safe_text(error: BaseException) -> str:
+    """What the error says, with its lines; or what is wrong with it, where that cannot be had."""
+    try:
+        return str.__str__(str(error))
+    except Exception:
+        return safe_str(error)
 
 
 def without_our_frames(error: Exception) -> Exception:

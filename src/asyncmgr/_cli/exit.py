@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from asyncmgr._cli.error_text import without_our_frames
+from asyncmgr._cli.output import lines_of
 from asyncmgr._common.log import log
 from asyncmgr.errors import AsyncmgrError
 
@@ -48,7 +49,7 @@ def _exit_code(
         return INTERRUPTED
     except SystemExit as exc:
         if isinstance(exc.code, str):
-            click.echo(exc.code, err=True)
+            click.echo(lines_of(exc.code), err=True)
         return code_of(exc)
     except AsyncmgrError as exc:
         explain(exc)

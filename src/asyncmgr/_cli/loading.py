@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,15 +15,13 @@ import click
 from asyncmgr._cli.construct import construct, load_target
 from asyncmgr._cli.error_text import in_short
 from asyncmgr._cli.logs import configure
+from asyncmgr._cli.tasks import hand_out_settings
 from asyncmgr._common.log import log
 from asyncmgr._service.manager import Manager
-from asyncmgr._service.manager_state import ManagerState
 from asyncmgr._service.service import Service
 from asyncmgr._settings.model import Settings
 from asyncmgr._settings.problems import listed
-from asyncmgr._tasks.managed import ManagedTask as Entry
 from asyncmgr.errors import AsyncmgrError, InvalidTarget
-from asyncmgr.transports import Transport
 
 Value = TypeVar("Value")
 _ACCEPTED = "a target is a manager class, a manager, a Service, or a function that returns one of these"
@@ -72,8 +70,7 @@ def build_service(found: Sequence[Found], settings: Settings | None, name: str |
     if service is None:
         settings = settings or Settings()
         service = Service(*build_managers(found, settings), name=name, settings=settings)
-    for manager in service.managers:
-        state_of(manager).give(service.settings)
+    hand_out_settings(service)
     return service
 
 
@@ -164,27 +161,3 @@ def _kind(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}, which is no Manager"
     return "None" if value is None else f"an object of type {type(value).__name__}"
-
-
-# A service's tasks
-
-
-def state_of(manager: Manager) -> ManagerState:
-    """What a manager keeps of its tasks."""
-    return manager._asyncmgr  # noqa: SLF001 - there is no public way to tasks that are switched off
-
-
-def given_transport(service: Service) -> str | Transport:
-    """The transport as the service was given it: a URL, or an open one."""
-    return service._given_transport  # noqa: SLF001 - `service.transport` is there only while it runs
-
-
-def entries_of(service: Service) -> list[Entry]:
-    """All tasks, those that are switched off too, in definition order."""
-    return [entry for manager in service.managers for entry in state_of(manager).tasks().values()]
-
-
-def switch_off(entry: Entry, reason: str) -> None:
-    """Keep a task from running, whatever the settings say of it."""
-    for attribute in ("declared", "options"):
-        setattr(entry, attribute, replace(getattr(entry, attribute), switched_off=reason))

@@ -9,8 +9,9 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from asyncmgr._cli.output import LONGEST, lines_of
 from asyncmgr._common.log_errors import error_of, plain_traceback
-from asyncmgr._common.safe_text import printable_lines
+from asyncmgr._common.safe_text import printable, printable_lines, safe_repr
 
 LogFormat = Literal["console", "json"]
 
@@ -81,6 +82,37 @@ def _put_event_first(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return {**first, **event}
 
 
+def _unfold(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Write an error of several lines below its event, each on its own: settings that are wrong say all that is."""
+    error = event.get("error")
+    if isinstance(error, str) and "\n" in error and not event.get("exc_info"):
+        event["error"], event["exception"] = error.split("\n", 1)
+    return event
+
+
+def _escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Let nothing in a line move the cursor of who reads it: texts come from other hosts too."""
+    return {printable(key): value if key in _RENDERED else _harmless(value) for key, value in event.items()}
+
+
+_RENDERED = ("exc_info", "stack_info")
+"""What the renderer makes a text of, by `_write_traceback`."""
+
+
+def _harmless(value: object) -> object:
+    return lines_of(value) if isinstance(value, str) else _Shown(safe_repr(value, LONGEST))
+
+
+class _Shown:
+    """Has a text instead of a `repr`."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
 def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, _put_event_first, structlog.processors.JSONRenderer()]
@@ -91,26 +123,7 @@ def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
         exception_formatter=_write_traceback,
         sort_keys=False,
     )
-    return [_escape_values, console]
-
-
-def _escape_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Names and texts from elsewhere neither move the cursor nor forge a line; what the application says stays."""
-    return {key: one if key in _LINES else _quoted(one) for key, one in event.items()}
-
-
-def _quoted(value: Any) -> Any:
-    return _Quoted(value) if isinstance(value, str) and not value.isprintable() else value
-
-
-class _Quoted:
-    """Text that is shown as a literal: of strings the renderer does so with some and not with others."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return repr(self._text)
+    return [_unfold, _escape, console]
 
 
 def _write_traceback(stream: TextIO, exc_info: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
+from click.shell_completion import CompletionItem
 
 from asyncmgr._common.durations import parse_duration
 from asyncmgr._settings.sources import APP_VARIABLE, CONFIG_VARIABLE
@@ -48,7 +49,9 @@ def examples(*lines: str) -> str:
 
 def targets(function: Function) -> Function:
     """Take one target or more, by default those of ``ASYNCMGR_APP``."""
-    return click.argument("targets", metavar="TARGET...", nargs=-1, callback=_read_targets)(function)
+    return click.argument(
+        "targets", metavar="TARGET...", nargs=-1, callback=_read_targets, shell_complete=_complete
+    )(function)
 
 
 def or_default(targets: Sequence[str], hint: str = "") -> Sequence[str]:
@@ -74,6 +77,12 @@ def places(function: Function) -> Function:
         help="Directory to import modules from.  [default: the current one]",
     )
     return app_dir(_config(function))
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from asyncmgr._cli.completion import complete_target  # only a shell that completes needs it
+
+    return complete_target(ctx, param, incomplete)
 
 
 def as_json(function: Function) -> Function:

@@ -1,4 +1,7 @@
-"""Writes data: JSON for programs; tables with rich on a terminal if it is installed, as plain text otherwise."""
+"""Writes data: JSON for programs; tables with rich on a terminal if it is installed, as plain text otherwise.
+
+Names and texts come from other hosts too: what would move a cursor is escaped here, wherever a person reads it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from asyncmgr._common.safe_text import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -19,15 +24,44 @@ Row = Sequence[str]
 
 _GAP = "  "
 
+LONGEST = 100_000
+"""Characters of one line at most."""
+
 
 def write_json(data: Any) -> None:
     """Write data to stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    click.echo(as_json(data, indent=2))
 
 
 def write_json_line(data: Any) -> None:
     """Write data to stdout, in one line that is there at once."""
-    click.echo(json.dumps(data, ensure_ascii=False))
+    click.echo(as_json(data))
+
+
+def as_json(data: Any, indent: int | None = None) -> str:
+    """JSON that can be read; what would move a cursor, or cannot be encoded, is written as an escape."""
+    return "\n".join(map(_escaped_json, json.dumps(data, indent=indent, ensure_ascii=False).split("\n")))
+
+
+def _escaped_json(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
+
+
+def write_text(text: str) -> None:
+    """Write a text of somebody else to stdout: as it is to a program, without what moves a cursor to a person."""
+    click.echo(lines_of(text) if sys.stdout.isatty() else text.encode(errors="backslashreplace"))
+
+
+def lines_of(text: str) -> str:
+    """The text of somebody else, for a person to read: its lines are kept, and nothing else that moves a cursor."""
+    return "\n".join(printable(line.replace("\t", "    "), LONGEST) for line in text.split("\n"))
+
+
+def cells_of(rows: Iterable[Row]) -> list[Row]:
+    """Rows with nothing in them that moves a cursor."""
+    return [[printable(cell, LONGEST) for cell in row] for row in rows]
 
 
 def discard_stdout() -> None:
@@ -36,7 +70,8 @@ def discard_stdout() -> None:
 
 
 def shortened(text: str, width: int) -> str:
-    """The text, or what fits of it."""
+    """The text in one line, or what fits of it."""
+    text = printable(text, LONGEST)
     return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
 
 
@@ -53,7 +88,8 @@ def write_table(
 
     `dim` are the numbers of the rows that matter less.
     """
-    cells = [[*row] for row in rows]
+    cells = cells_of(rows)
+    paragraphs = [lines_of(text) for text in paragraphs]
     width = shutil.get_terminal_size().columns if stream.isatty() else None
     fits = width is None or sum(_widths(headers, cells)) + len(_GAP) * (len(headers) - 1) <= width
     if paragraphs and not fits:
@@ -75,7 +111,7 @@ def _write_plain(headers: Row, rows: Iterable[Row], stream: TextIO) -> None:
 
 def table_lines(headers: Row, rows: Iterable[Row]) -> Iterator[str]:
     """The table as plain text."""
-    rows = [headers, *rows]
+    rows = cells_of([headers, *rows])
     widths = _widths(headers, rows)
     for row in rows:
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -99,7 +135,7 @@ def rich_table(headers: Row, rows: Iterable[Row], dim: Iterable[int] = ()) -> Ta
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for header in headers:
         table.add_column(header, no_wrap=True)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(cells_of(rows)):
         # As Text: a bracket in a name is no markup.
         table.add_row(*map(Text, row), style="dim" if number in faded else None)
     return table

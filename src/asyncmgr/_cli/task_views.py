@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from asyncmgr._cli.loading import state_of
+from asyncmgr._cli.tasks import Task, tasks_of
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.durations import format_duration
 from asyncmgr._service.service import Service
-from asyncmgr._tasks.managed import ManagedTask as Entry
-from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Cron, EveryPass
-
-_ELSEWHERE = "left to another process"
-"""Declared with `external_process_ok`, and the setting `run_external_periodic_tasks` is false."""
 
 _UNITS = ((86400, 3600), (3600, 60))
 """From so many seconds on, what is less than so many is left out."""
@@ -31,51 +25,40 @@ HEADERS = ("task", "schedule", "first slot, local", "in")
 class TaskView:
     """One task as a service would run it if it started at `moment`."""
 
-    entry: Entry
+    task: Task
     moment: Moment
-    runs_here: bool
 
     @property
     def name(self) -> str:
         """The full name."""
-        return self.entry.full_name
+        return self.task.full_name
 
     @property
     def off(self) -> str | None:
         """Why it does not run here; `None` = it runs."""
-        return None if self.runs_here else self.entry.options.switched_off or _ELSEWHERE
-
-    @property
-    def is_overridden(self) -> bool:
-        """The settings say something else than the code."""
-        return self.entry.options != self.entry.declared
+        return self.task.off
 
     @property
     def marked_name(self) -> str:
         """The full name, with a star where the settings say something else than the code."""
-        return f"{self.name} *" if self.is_overridden else self.name
-
-    @cached_property
-    def _planned(self) -> Plan:
-        # Another one: looking at a task must not move its slots.
-        return self.entry.plan.anew(self.moment, by_service=True)
+        return f"{self.name} *" if self.task.is_overridden else self.name
 
     @property
     def cron(self) -> Cron | None:
-        schedule = self.entry.options.schedule
+        schedule = self.task.options.schedule
         return schedule if isinstance(schedule, Cron) else None
 
     @property
     def schedule(self) -> str:
         """The schedule in words."""
-        options = self.entry.options
+        options = self.task.options
         words = _words(options.schedule)
         return f"{words}, jitter {seconds_in_words(options.jitter)}" if options.jitter else words
 
     @property
     def tolerance(self) -> int:
         """Microseconds by which it may start early."""
-        return self._planned.window
+        return self.task.window(self.moment)
 
     @property
     def first_slot(self) -> datetime:
@@ -83,14 +66,7 @@ class TaskView:
 
     def slots(self) -> Iterator[datetime]:
         """The slots to come, aware, in UTC; ends where the calendar does."""
-        planned = self._planned
-        slot = planned.slot
-        while slot is not None:
-            try:
-                yield planned.datetime_of(slot, self.moment)
-                slot = planned.grid.first(slot)
-            except (OverflowError, StopIteration):  # after the year 9999; no such date within decades
-                return
+        return self.task.slots(self.moment)
 
     @property
     def zone(self) -> tzinfo | None:
@@ -101,12 +77,12 @@ class TaskView:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for programs: seconds, and times in UTC."""
-        options = self.entry.options
+        options = self.task.options
         return {
             "task": self.name,
             "manager": self.name.rpartition(".")[0],
-            "name": self.entry.name,
-            "on": self.runs_here,
+            "name": self.task.name,
+            "on": self.off is None,
             "off_reason": self.off,
             "schedule": self.schedule,
             "spacing": options.schedule.spacing,
@@ -116,9 +92,9 @@ class TaskView:
             "tolerance": self.tolerance / SECOND,
             "timeout": None if options.timeout is None else options.timeout / SECOND,
             "overlap": options.overlap,
-            "overridden": self.is_overridden,
-            "first_slot": self.first_slot.isoformat() if self.runs_here else None,
-            "in": self.seconds_to(self.first_slot) if self.runs_here else None,
+            "overridden": self.task.is_overridden,
+            "first_slot": self.first_slot.isoformat() if self.off is None else None,
+            "in": self.seconds_to(self.first_slot) if self.off is None else None,
         }
 
     def seconds_to(self, slot: datetime) -> float:
@@ -127,8 +103,7 @@ class TaskView:
 
 def view_tasks(service: Service, moment: Moment) -> list[TaskView]:
     """All tasks as they would run if the service started at `moment`."""
-    states = map(state_of, service.managers)
-    return [TaskView(one, moment, state.is_on(one)) for state in states for one in state.tasks().values()]
+    return [TaskView(task, moment) for task in tasks_of(service)]
 
 
 def seconds_in_words(microseconds: int | None) -> str:
@@ -176,9 +151,9 @@ def _paragraph(view: TaskView, *, in_full: bool) -> str:
             f"  first slot {local(view.first_slot)} local, {away if away == 'now' else f'in {away}'}"
         )
     if in_full:
-        timeout = seconds_in_words(view.entry.options.timeout)
+        timeout = seconds_in_words(view.task.options.timeout)
         lines.append(
-            f"  tolerance {seconds_in_words(view.tolerance)}, timeout {timeout}, overlap {view.entry.options.overlap}"
+            f"  tolerance {seconds_in_words(view.tolerance)}, timeout {timeout}, overlap {view.task.options.overlap}"
         )
     return "\n".join(lines)
 
@@ -193,4 +168,4 @@ def _words(schedule: Any) -> str:
         return f"{schedule.expression} {schedule.tz}"
     if isinstance(schedule, EveryPass):
         return f"every pass ({format_duration(DEFAULT_INTERVAL)})"
-    return f"every {format_duration(schedule.spacing)}"
+    return str(schedule)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 SECOND = 1_000_000
 """Microseconds in a second."""
@@ -74,6 +75,20 @@ class WallClock:
         return Moment(self._now, wall)
 
 
+@runtime_checkable
+class MovesWall(Protocol):
+    """An event loop that moves the wall clock itself, as virtual time does: between two looks nothing can step it."""
+
+    @property
+    def moves_wall(self) -> bool:
+        """Whether it does so now; not while something else shows another wall, as a test's own `travel`."""
+        ...  # pragma: no cover
+
+    def add_wall_listener(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Have `listener` called in the loop at each change of `moves_wall`; returns what removes it."""
+        ...  # pragma: no cover
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A jump of the wall clock against the loop's clock."""
@@ -92,13 +107,16 @@ class LoopClock:
     that first: a jump that only undoes it adds nothing, else the time that it undoes would be counted twice. The
     price is known: if the wall was set back by an hour for good, the first hour of later suspends is not made up for.
 
-    A jump is found when `notice_steps` is called, which the runner does at each wake-up and at least every `CHECK`
-    microseconds. Changes of up to `JUMP` between two looks are the slewing of a clock, and count neither way: small
-    corrections of years never add up to time that a suspend would lack.
+    A jump is found when `notice_steps` is called, which the runner does at each wake-up, at least every `check`
+    microseconds, and when `follow` says so. Changes of up to `JUMP` between two looks are the slewing of a clock, and
+    count neither way: small corrections of years never add up to time that a suspend would lack.
     """
 
     CHECK = 9 * SECOND
     """Microseconds between two looks at the wall: jumps are noticed within 10 s."""
+
+    SELDOM = 24 * 3600 * SECOND
+    """The same where the loop itself moves the wall, and tells when it no longer does."""
 
     __slots__ = ("_behind", "_loop", "_loop_seen", "_skipped", "_stopped", "_wall_seen")
 
@@ -113,6 +131,15 @@ class LoopClock:
 
     def read(self) -> Moment:
         return Moment(to_us(self._loop.time()) + self._skipped, read_wall())
+
+    @property
+    def check(self) -> int:
+        """Microseconds within which the wall is to be looked at again: an idle day in virtual time costs one look."""
+        return self.SELDOM if isinstance(self._loop, MovesWall) and self._loop.moves_wall else self.CHECK
+
+    def follow(self, look: Callable[[], object]) -> Callable[[], None]:
+        """Have `look` called when the wall may have been stepped between two looks; returns what ends that."""
+        return self._loop.add_wall_listener(look) if isinstance(self._loop, MovesWall) else _nothing
 
     def loop_time(self, now: int) -> float:
         """The time of the loop, in its seconds, at which scheduling time will be `now`."""
@@ -148,3 +175,7 @@ class LoopClock:
             return None
         self._stopped = True
         return Step("stopped", elapsed / SECOND)
+
+
+def _nothing() -> None:
+    """Stand where there is nothing to undo."""

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol
 
 CANCEL_GRACE = 5.0
@@ -38,6 +39,18 @@ class StopReport:
             "leaked": len(self.leaked),
             "failed": len(self.failed),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is in progress in a service."""
+
+    runs: tuple[tuple[str, float], ...]
+    """Full names of tasks with the seconds since the run began, the oldest first."""
+    calls: tuple[str, ...]
+    """Full names of methods, in alphabetical order."""
+    seconds: float
+    """How long they may go on from now; infinite while no stop has begun."""
 
 
 class Piece(Protocol):
@@ -103,6 +116,15 @@ class Drain:
                 await asyncio.wait(tasks, timeout=CANCEL_GRACE)
         finally:
             self._leaked = frozenset[Piece]().union(*(work.give_up() for work in self._works))
+
+    def pending(self, *, runs: Work | None, calls: Work | None) -> Pending:
+        """Say what is in progress there, and how long it may go on."""
+        now = asyncio.get_running_loop().time()
+        ages = [(run.full_name, now - run.started) for run in (runs.waiting if runs else ())]
+        names = sorted(call.full_name for call in (calls.waiting if calls else ()))
+        return Pending(
+            tuple(sorted(ages, key=itemgetter(1), reverse=True)), tuple(names), max(0.0, self._until - now)
+        )
 
     def report(self, duration: float) -> StopReport:
         """Say what became of them."""

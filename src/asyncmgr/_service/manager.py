@@ -142,3 +142,8 @@ class Manager:
 
     async def reload(self) -> None:
         """After SIGHUP, when new settings are in force."""
+
+
+def state_of(manager: Manager) -> ManagerState:
+    """What a manager keeps; for the packages here, not for users."""
+    return manager._asyncmgr  # noqa: SLF001 - the one door to it

@@ -421,8 +421,16 @@ class ManagerState:
         """Come under a service: it is the one driver, its settings and host are in force."""
         self.claim(f"the service {service.name}")
         self.service = service
-        self._host = self._own_host or host
         self.give(settings)
+        self.place(host)
+
+    def place(self, host: str) -> None:
+        """Take over a service's host, where the constructor was given none; what hangs on it is computed anew."""
+        self._host = self._own_host or host
+        tolerance = to_us(self.settings.tolerance)
+        for task in self.tasks().values():
+            task.plan.tolerance = tolerance
+            self._set_share(task)
 
     def give(self, settings: Settings) -> None:
         """Take over a service's settings, where the constructor was given none; what was read before is forgotten."""
@@ -437,10 +445,7 @@ class ManagerState:
         self._scheduler = scheduler
         self.clock = scheduler.clock
         moment = self.clock.read()
-        tolerance = to_us(self.settings.tolerance)
         for task in self.tasks().values():
-            task.plan.tolerance = tolerance
-            self._set_share(task)
             task.plan.begin_at(moment, by_service=True)
             self._schedule(task)
 

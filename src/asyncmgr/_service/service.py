@@ -25,12 +25,11 @@ from asyncmgr._common.safe_text import error_text, safe_repr
 from asyncmgr._common.spans import without_spans
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import nodes_of
-from asyncmgr._service.drain import CANCEL_GRACE, Drain
+from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._service.lifecycle import Life
-from asyncmgr._service.manager import Manager
-from asyncmgr._service.manager_state import ManagerState
+from asyncmgr._service.manager import Manager, state_of
 from asyncmgr._service.naming import check_manager, service_name
 from asyncmgr._service.plugins import call_plugins
 from asyncmgr._service.reload import Reload
@@ -114,7 +113,8 @@ class Service:
         self.host: str = host or self.settings.resolved_host
         encode_token(self.name, what="service name")
         encode_token(self.host, what="host name")
-        self._given_transport = self.settings.transport if transport is None else transport
+        self.given_transport: str | Transport = self.settings.transport if transport is None else transport
+        """A URL, or an open transport, which is shared."""
         self._reporter = Reporter(self.host)
         self._state = State.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -216,12 +216,16 @@ class Service:
         """
         return self._reporter.listeners.add(callback, *kinds)
 
+    def pending(self) -> Pending:
+        """What is in progress, and how long it may go on once a stop has begun."""
+        return self._drain.pending(runs=self._runner, calls=self._server)
+
     # Its tasks
 
     @property
     def tasks(self) -> tuple[TaskHandle, ...]:
         """Handles of all tasks, declared and added, in definition order; those that are switched off too."""
-        return tuple(handle for manager in self._managers for handle in _state(manager).handles())
+        return tuple(handle for manager in self._managers for handle in state_of(manager).handles())
 
     def task(self, task: str | Callable[..., Any]) -> TaskHandle:
         """The handle of one task, by its full name or by its bound method: ``service.task(volumes.sync)``.
@@ -232,7 +236,7 @@ class Service:
             No manager of this service has it.
         """
         for manager in self._managers:
-            state = _state(manager)
+            state = state_of(manager)
             if isinstance(task, str):
                 managed = state.tasks().get(task)
                 found = None if managed is None else TaskHandle(state, managed)
@@ -462,25 +466,25 @@ class Service:
 
     async def _join_managers(self) -> None:
         for manager in self._managers:
-            _state(manager).join(self, self.settings, self.host)
+            state_of(manager).join(self, self.settings, self.host)
             self._joined.append(manager)
 
     async def _release_managers(self) -> None:
         while self._joined:
             manager = self._joined.pop(0)
             try:
-                _state(manager).leave()
+                state_of(manager).leave()
             except Exception as exc:
                 log.error(
                     "service.step_failed", service=self.name, step=f"release {manager.name}", exc_info=exc
                 )
 
     async def _connect(self) -> None:
-        if isinstance(self._given_transport, str):
-            opened = open_transport(self._given_transport, settings=self.settings)
+        if isinstance(self.given_transport, str):
+            opened = open_transport(self.given_transport, settings=self.settings)
             self._transport = await self._transports.enter_async_context(opened)
         else:
-            self._transport = self._given_transport
+            self._transport = self.given_transport
 
     async def _close_transport(self) -> None:
         self._transport = None
@@ -544,7 +548,7 @@ class Service:
             max_runs=self.settings.max_runs,
         )
         for manager in self._managers:
-            _state(manager).start(runner)
+            state_of(manager).start(runner)
         runner.open()
         self._runner = runner
         self._state = State.RUNNING
@@ -595,17 +599,13 @@ class Service:
     def _put_in_force(self, settings: Settings) -> None:
         self.settings = settings
         for manager in self._joined:
-            _state(manager).give(settings)
+            state_of(manager).give(settings)
         log.info("settings.reloaded", service=self.name)
         self._reporter.listeners.tell(SettingsReloaded(self.name, self.host))
 
     def _tasks(self) -> Iterator[ManagedTask]:
         for manager in self._managers:
-            yield from _state(manager).tasks().values()
-
-
-def _state(manager: Manager) -> ManagerState:
-    return manager._asyncmgr  # noqa: SLF001 - a service is the manager's other half
+            yield from state_of(manager).tasks().values()
 
 
 def _read_settings() -> Settings:

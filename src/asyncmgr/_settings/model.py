@@ -270,6 +270,10 @@ class Settings(BaseModel):
         """`host`, or the machine's name at this moment."""
         return self.host or socket.gethostname()
 
+    def with_arguments(self, **more: Any) -> Self:
+        """These settings with more explicit arguments, which a reload does not forget."""
+        return type(self)(**{**self._explicit, **more})
+
     def reload(self) -> Self:
         """Read the settings again, with the same explicit arguments."""
         return type(self)(**self._explicit)

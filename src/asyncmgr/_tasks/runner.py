@@ -100,6 +100,7 @@ class Runner:
         """Runs whose Task has, and waits for something."""
         self._deadlines: LazyHeap[Run] = LazyHeap()
         self._timer: asyncio.TimerHandle | None = None
+        self._unfollow: Callable[[], None] = lambda: None
         self._will_start = False
         self._found_nothing = False
         self._open = False
@@ -110,6 +111,7 @@ class Runner:
         """Begin to start what is planned."""
         self._open = True
         self._set_timer(self._loop.time())
+        self._unfollow = self.clock.follow(lambda: self._wake_by(self._loop.time()))
 
     @property
     def is_alive(self) -> bool:
@@ -250,7 +252,7 @@ class Runner:
         return max(earliest, when)
 
     def _next_look(self, moment: Moment) -> float:
-        looks = [self._loop.time() + LoopClock.CHECK / SECOND]
+        looks = [self._loop.time() + self.clock.check / SECOND]
         planned = self.agenda.next_wake(moment) if self._open else None
         if planned is not None:
             looks.append(self.clock.loop_time(planned))
@@ -274,6 +276,7 @@ class Runner:
             before.cancel()
 
     def _drop_timer(self) -> None:
+        self._unfollow()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

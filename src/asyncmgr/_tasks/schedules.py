@@ -17,6 +17,7 @@ from typing import ClassVar, Protocol, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from asyncmgr._common.clock import SECOND, to_datetime, to_us
+from asyncmgr._common.durations import format_duration
 from asyncmgr._common.safe_text import safe_repr
 from asyncmgr._tasks.cron_text import explain, fields_of
 
@@ -151,7 +152,7 @@ class Every:
         return self.step
 
     def __str__(self) -> str:
-        return f"every {self.spacing:g} s"
+        return f"every {format_duration(self.spacing)}"
 
 
 @dataclass(frozen=True, slots=True)

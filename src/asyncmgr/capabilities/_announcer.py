@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.clock import read_wall
@@ -130,13 +132,18 @@ class Announcer:
             try:
                 async with asyncio.timeout(self._answer_within):
                     await self._send(self._nodes())
-                self._retries.succeeded(self._refresh_in())
+                self._retries.succeeded(math.inf if self._rests() else self._refresh_in())
                 self.announce_changes()
             except (Exception, asyncio.CancelledError) as exc:
                 if is_cancelled():
                     raise
                 self._store = self._revision = None  # lost with the engine, for all that is known
                 self._retries.failed(exc)
+
+    def _rests(self) -> bool:
+        """Nobody can read it unseen: it is refreshed once somebody begins to."""
+        store = self._store
+        return store is not None and store.rest(self._key, partial(self._retries.hasten, 0))
 
     def _refresh_in(self) -> float:
         return min(self._ttl, STORE_TTL) / 3 * self._spread.uniform(0.9, 1.1)

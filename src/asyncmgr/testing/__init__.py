@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncmgr.testing._contexts import context
+    from asyncmgr.testing._reports import RunReport
     from asyncmgr.testing._virtual import (
         DeadlockError,
         VirtualTime,
@@ -20,17 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeadlockError",
+    "RunReport",
     "VirtualTime",
     "VirtualTimeError",
     "VirtualTimeLoop",
+    "context",
     "run_for",
     "run_virtual",
 ]
+
+_ELSEWHERE = {"RunReport": "_reports", "context": "_contexts"}
+"""Names whose module needs no time-machine."""
 
 
 def __getattr__(name: str) -> Any:
     # At first use, since `testing.nats` beside it must do without time-machine.
     if name not in __all__:
         raise AttributeError(f"module 'asyncmgr.testing' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module("asyncmgr.testing._virtual"), name)
+    module = import_module(f"asyncmgr.testing.{_ELSEWHERE.get(name, '_virtual')}")
+    value = globals()[name] = getattr(module, name)
     return value

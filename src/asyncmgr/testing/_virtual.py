@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, TypeVarTuple, overload
 
 from asyncmgr.errors import AsyncmgrError
+from asyncmgr.testing._reports import RunReport, Tally
 
 try:
     import time_machine
@@ -86,6 +87,13 @@ class _Wall:
         # A float, because a timedelta costs twice as much. time-machine rounds it to whole nanoseconds,
         # which is exact below 26 days, and asyncio never waits for more than one day at a time.
         self.traveller.shift(microseconds / 1e6)
+
+    @property
+    def is_shown(self) -> bool:
+        """Nothing else sets the clock of the process, as a test's own `travel` does."""
+        return (
+            bool(self._held) and self._held[-1] is self and time_machine.traveller_stack[-1] is self.traveller
+        )
 
     def release(self) -> None:
         if self not in self._held:
@@ -166,6 +174,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._real = 0
         self._processes: list[asyncio.SubprocessTransport] = []
         self._resting: list[asyncio.Future[None]] = []
+        self._wall_listeners: list[Callable[[], object]] = []
+        self._moved_wall = True
 
     @property
     def start(self) -> datetime:
@@ -179,6 +189,24 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Seconds of virtual time since the loop was made."""
         return self._seconds
+
+    @property
+    def moves_wall(self) -> bool:
+        """Whether wall and loop move together: not while a `travel` inside the loop shows another wall."""
+        return self._wall.is_shown
+
+    def add_wall_listener(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Have `listener` called before time passes after each change of `moves_wall`; returns what removes it.
+
+        So a scheduler need not look at the wall again and again to find out that somebody has stepped it.
+        """
+        self._wall_listeners.append(listener)
+
+        def remove() -> None:
+            if listener in self._wall_listeners:
+                self._wall_listeners.remove(listener)
+
+        return remove
 
     async def let_pass(self, seconds: float) -> None:
         """Wait until `seconds` have passed *and* all that is due at that last instant has been started."""
@@ -246,6 +274,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _wait(self, timeout: float | None) -> _Events:
         """Do what stands for waiting here. All that was ready has run; `timeout` is positive or `None`."""
+        if self.moves_wall is not self._moved_wall:
+            return self._tell_of_wall()
         if self._resting:
             return self._end_rest()
         if self._awaits_reality():
@@ -257,6 +287,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if not events:
             self._advance(_microseconds(timeout))
         return events
+
+    def _tell_of_wall(self) -> _Events:
+        self._moved_wall = self.moves_wall
+        for listener in self._wall_listeners:
+            self.call_soon(listener)
+        return self._io.really_select(0)
 
     def _end_rest(self) -> _Events:
         resting, self._resting = self._resting, []
@@ -412,7 +448,13 @@ class _Service(Protocol[_Report_co]):
 
 @overload
 async def run_for(
-    service: None = None, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
+    service: None = None,
+    *,
+    days: float = 0,
+    hours: float = 0,
+    minutes: float = 0,
+    seconds: float = 0,
+    fail_on_error: bool = False,
 ) -> None: ...
 
 
@@ -424,7 +466,8 @@ async def run_for(
     hours: float = 0,
     minutes: float = 0,
     seconds: float = 0,
-) -> _Result: ...
+    fail_on_error: bool = False,
+) -> RunReport[_Result]: ...
 
 
 async def run_for(
@@ -434,13 +477,16 @@ async def run_for(
     hours: float = 0,
     minutes: float = 0,
     seconds: float = 0,
+    fail_on_error: bool = False,
 ) -> Any:
-    """Start a service, let virtual time pass for that long, stop it; return its `StopReport`.
+    """Start a service, let virtual time pass for that long, stop it; return what became of its runs.
 
     The end is inclusive: a run whose slot is the last instant is started, and drained like the others.
     Without a service only time passes, to the same end, and `None` is returned.
 
-    Raises `ValueError` for a negative duration, `VirtualTimeError` on a loop that is no `VirtualTimeLoop`.
+    Raises `ValueError` for a negative duration, `VirtualTimeError` on a loop that is no `VirtualTimeLoop`. With
+    `fail_on_error` runs that failed or timed out are raised as one `ExceptionGroup` when the service has stopped:
+    else they are in the report, and a service goes on after them as it does everywhere.
     """
     loop = _running_loop()
     duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
@@ -448,9 +494,19 @@ async def run_for(
         raise ValueError(f"run_for was asked for {duration} s; time does not run backwards")
     if service is None:
         return await loop.let_pass(duration)
+    report = await _report(loop, service, duration)
+    if fail_on_error:
+        report.raise_failures()
+    return report
+
+
+async def _report(loop: VirtualTimeLoop, service: _Service[_Result], duration: float) -> RunReport[_Result]:
+    tally = Tally()
+    tally.follow(service)
     async with service:
         await loop.let_pass(duration)
-        return await service.stop()
+        stopped = await service.stop()
+    return tally.report(stopped)
 
 
 def _running_loop() -> VirtualTimeLoop:
@@ -498,6 +554,7 @@ class VirtualTime:
         hours: float = 0,
         minutes: float = 0,
         seconds: float = 0,
+        fail_on_error: bool = False,
     ) -> None: ...
 
     @overload
@@ -509,13 +566,14 @@ class VirtualTime:
         hours: float = 0,
         minutes: float = 0,
         seconds: float = 0,
-    ) -> _Result: ...
+        fail_on_error: bool = False,
+    ) -> RunReport[_Result]: ...
 
-    async def run_for(self, service: _Service[Any] | None = None, **duration: float) -> Any:
+    async def run_for(self, service: _Service[Any] | None = None, **options: Any) -> Any:
         """As `asyncmgr.testing.run_for`."""
         if _running_loop() is not self._loop:
             raise VirtualTimeError(
                 "virtual_time belongs to another loop than the one that runs; give the test and its fixtures "
                 "one loop scope (asyncio_default_fixture_loop_scope and asyncio_default_test_loop_scope)"
             )
-        return await run_for(service, **duration)
+        return await run_for(service, **options)

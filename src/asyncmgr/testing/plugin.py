@@ -1,6 +1,13 @@
 """The pytest plugin: a virtual-time loop for the tests that ask for one, and for no others.
 
-Opt-in by one line in the root ``conftest.py``: ``pytest_plugins = ["asyncmgr.testing.plugin"]``.
+Opt-in by one line in the root ``conftest.py``: ``pytest_plugins = ["asyncmgr.testing.plugin"]``. A test asks by the
+fixture `virtual_time` or by the mark of that name, in both modes of pytest-asyncio; it needs no ``asyncio`` mark.
+
+Tests of anyio's own plugin choose their loop themselves, by its fixture, and call `asyncmgr.testing.run_for`::
+
+    @pytest.fixture
+    def anyio_backend():
+        return "asyncio", {"loop_factory": VirtualTimeLoop}
 """
 
 from __future__ import annotations
@@ -22,9 +29,10 @@ except ImportError as _missing:
     ) from _missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     Factories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
+    Collected = pytest.Item | pytest.Collector | Sequence[pytest.Item | pytest.Collector] | None
 
 NAME = "virtual_time"
 
@@ -44,6 +52,60 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "virtual_time(start=None): run the async test in virtual time, from this instant "
         "(datetime with a time zone, or ISO 8601 with an offset; default: ini virtual_time_start)",
+    )
+
+
+# In strict mode pytest-asyncio takes no test without its own mark. It looks for that when tests are generated from a
+# function, and again at each of them: after the inner wrappers of the one hook, and inside the outer ones of the other.
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None]:
+    """Have the function taken for an asyncio test."""
+    _mark(metafunc.definition)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_pycollect_makeitem() -> Generator[None, Collected, Collected]:
+    """Have each test that was made of it taken for one."""
+    made = yield
+    for node in made if isinstance(made, list | tuple) else (made,):
+        if isinstance(node, pytest.Function):
+            _mark(node)
+    return made
+
+
+def _mark(item: pytest.Function) -> None:
+    if _asks_for_virtual_time(item) and not _is_anyios(item) and not item.get_closest_marker("asyncio"):
+        item.add_marker("asyncio")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse what would run in real time although it asks for virtual time."""
+    if not _asks_for_virtual_time(item):
+        return
+    if _is_anyios(item):
+        pytest.fail(f"{item.nodeid}: {_ANYIO}", pytrace=False)
+    if not pytest_asyncio.is_async_test(item):
+        pytest.fail(f"{item.nodeid}: {_NOT_ASYNC}", pytrace=False)
+
+
+_NOT_ASYNC = (
+    "virtual_time needs an async test, and this is none; write 'async def', "
+    "or use asyncmgr.testing.run_virtual(main()) in it and take virtual_time off"
+)
+_ANYIO = (
+    "virtual_time has a loop of pytest-asyncio's, and this is a test of anyio's plugin; take virtual_time off and "
+    'write a fixture anyio_backend that returns ("asyncio", {"loop_factory": asyncmgr.testing.VirtualTimeLoop}), '
+    "or leave the anyio mark out"
+)
+
+
+def _is_anyios(item: pytest.Item) -> bool:
+    return item.get_closest_marker("anyio") is not None or "anyio_backend" in getattr(
+        item, "fixturenames", ()
     )
 
 
@@ -102,7 +164,7 @@ async def virtual_time() -> VirtualTime:
     loop = asyncio.get_running_loop()
     if not isinstance(loop, VirtualTimeLoop):
         raise VirtualTimeError(
-            "virtual_time needs an async test that names it, or has a fixture that does, at collection; "
-            "in a plain test use asyncmgr.testing.run_virtual, and do not ask for it by getfixturevalue"
+            "virtual_time was asked for after the test's loop had been chosen: name it among the test's arguments, "
+            "or those of a fixture, and do not ask by getfixturevalue"
         )
     return VirtualTime(loop)

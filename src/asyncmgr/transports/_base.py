@@ -191,6 +191,16 @@ class Store(ABC):
         watch again once connected. Leaving, or closing the transport, ends it, after what had come.
         """
 
+    def rest(self, key: str, wake: Callable[[], object]) -> bool:
+        """Let `key` not age, without being written again, for as long as nobody watches it.
+
+        For keys that are written over and over only to stay fresh. `wake` is called once, in the event loop, when a
+        watch begins that covers the key, or when somebody else writes or deletes it; the key ages from then on.
+        Another call replaces the one before. False where this cannot be told, as by any engine outside of the
+        process: then the key has to be written as before.
+        """
+        return False
+
     async def keys(self, prefix: str = "") -> list[str]:
         """The keys below `prefix` (see `watch`), or all, in no promised order."""
         found: list[str] = []

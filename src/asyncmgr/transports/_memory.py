@@ -12,7 +12,7 @@ import itertools
 from collections import OrderedDict, deque
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asyncmgr.errors import NoResponders, RevisionConflict, TransportClosed, TransportError
 from asyncmgr.transports._base import (
@@ -64,6 +64,7 @@ class MemoryTransport(Transport):
         self._closed = False
         self._subscriptions: dict[Subscription, str | None] = {}
         self._watches: set[Watch] = set()
+        self._resting: Resting = {}
         fabric.users += 1
 
     async def publish(self, subject: str, data: Data, *, reply_to: str | None = None) -> None:
@@ -95,7 +96,7 @@ class MemoryTransport(Transport):
         shelf = self._fabric.shelves.setdefault(name, Shelf(name, ttl))
         if shelf.ttl != ttl:
             raise TransportError(f"store {name} has a TTL of {shelf.ttl:g} s, not {ttl:g}; use one")
-        return MemoryStore(shelf, self._ready, self._watches)
+        return MemoryStore(shelf, self._ready, self._watches, self._resting)
 
     async def aclose(self) -> None:
         if self._closed:
@@ -121,6 +122,9 @@ class MemoryTransport(Transport):
             self._reconnect()
 
     def _detach_all(self) -> None:
+        for (shelf, key), wake in self._resting.items():
+            shelf.end_rest(key, wake)
+        self._resting.clear()
         for subscription, group in self._subscriptions.items():
             self._fabric.detach(subscription, group)
 
@@ -166,10 +170,17 @@ class MemoryTransport(Transport):
 class MemoryStore(Store):
     """One transport's view of a shelf."""
 
-    def __init__(self, shelf: Shelf, ready: Callable[[], Awaitable[None]], watches: set[Watch]) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        ready: Callable[[], Awaitable[None]],
+        watches: set[Watch],
+        resting: Resting,
+    ) -> None:
         self._shelf = shelf
         self._ready = ready
         self._watches = watches
+        self._resting = resting
 
     async def get(self, key: str) -> Entry | None:
         check_name(key, "key")
@@ -205,6 +216,12 @@ class MemoryStore(Store):
             watch.end()
             self._watches.discard(watch)
             del self._shelf.watches[watch]
+
+    def rest(self, key: str, wake: Callable[[], object]) -> bool:
+        rests = self._shelf.rest(check_name(key, "key"), wake)
+        if rests:
+            self._resting[self._shelf, key] = wake
+        return rests
 
     async def _write(self, key: str, value: Data, require: Callable[[str], None] | None = None) -> int:
         raw = to_bytes(value, check_name(key, "key"), VALUE_LIMIT)
@@ -274,6 +291,8 @@ class Shelf:
     _revision: int = 0
     # In order of writing, hence of expiry, as all live equally long: what is expired is in front.
     _records: OrderedDict[str, _Record] = field(default_factory=OrderedDict)
+    _resting: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """By key that does not age: whom to tell when it does again."""
 
     def get(self, key: str) -> Entry | None:
         self._purge()
@@ -292,6 +311,7 @@ class Shelf:
 
     def write(self, key: str, value: bytes) -> int:
         self._purge()
+        self._wake(key)
         self._revision += 1
         record = self._records[key] = _Record(value, self._revision, _now())
         self._records.move_to_end(key)
@@ -300,6 +320,7 @@ class Shelf:
 
     def delete(self, key: str) -> None:
         self._purge()
+        self._wake(key)
         if self._records.pop(key, None):
             self._revision += 1
             self._announce(Deleted(key, self._revision))
@@ -307,11 +328,37 @@ class Shelf:
     def follow(self, watch: Watch, start: str) -> None:
         """Hand `watch` what is here below `start`, then what changes until it is taken out of `watches`."""
         self._purge()
+        for key in [key for key in self._resting if key.startswith(start)]:
+            self._wake(key)
         for key, record in self._records.items():
             if key.startswith(start):
                 watch.deliver(self._entry(key, record))
         watch.deliver(SNAPSHOT_DONE)
         self.watches[watch] = start
+
+    def rest(self, key: str, wake: Callable[[], object]) -> bool:
+        """Keep a key from ageing until somebody is interested in it; False where somebody is, or where it is not."""
+        self._purge()
+        if key not in self._records or any(key.startswith(start) for start in self.watches.values()):
+            return False
+        self._resting[key] = wake
+        return True
+
+    def end_rest(self, key: str, wake: Callable[[], object]) -> None:
+        """Let it age again, from now on, if it rests and this is who is to be told."""
+        if self._resting.get(key) is wake:
+            del self._resting[key]
+            self._renew(key)
+
+    def _wake(self, key: str) -> None:
+        if (wake := self._resting.get(key)) is not None:
+            self.end_rest(key, wake)
+            wake()
+
+    def _renew(self, key: str) -> None:
+        record = self._records[key]
+        self._records[key] = _Record(record.value, record.revision, _now())
+        self._records.move_to_end(key)
 
     def _announce(self, change: Change) -> None:
         for watch, start in self.watches.items():
@@ -320,11 +367,22 @@ class Shelf:
 
     def _purge(self) -> None:
         horizon = _now() - self.ttl
-        while self._records and next(iter(self._records.values())).written <= horizon:
-            self._records.popitem(last=False)
+        while self._records:
+            key, record = next(iter(self._records.items()))
+            if record.written > horizon:
+                return
+            if key in self._resting:
+                self._renew(key)
+            else:
+                del self._records[key]
 
     def _entry(self, key: str, record: _Record) -> Entry:
-        return Entry(key, record.value, record.revision, _now() - record.written)
+        age = 0.0 if key in self._resting else _now() - record.written
+        return Entry(key, record.value, record.revision, age)
+
+
+Resting: TypeAlias = dict[tuple[Shelf, str], "Callable[[], object]"]
+"""The keys that one transport lets rest, with whom to tell."""
 
 
 def _now() -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from types import TracebackType
 from typing import Self
@@ -60,11 +61,11 @@ class Retries:
         while (wait := self._due - _now()) > 0:
             self._moved.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(None if wait == math.inf else wait):
                     await self._moved.wait()
 
     def succeeded(self, next_in: float = 0.0) -> None:
-        """A try did what it should; the next one is due in `next_in` seconds."""
+        """A try did what it should; the next one is due in `next_in` seconds, `inf` for when it is brought forward."""
         if self._failures:
             log.info(self._resumed, **self._keys, after_failures=self._failures)
         self._failures = self._doublings = 0

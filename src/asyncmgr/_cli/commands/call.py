@@ -12,7 +12,7 @@ import click
 
 from asyncmgr._cli import options
 from asyncmgr._cli.connect import Connection, talk
-from asyncmgr._cli.output import write_json
+from asyncmgr._cli.output import write_json, write_text
 from asyncmgr._rpc.client import RpcClient
 from asyncmgr._rpc.versions import parse_version
 
@@ -140,6 +140,6 @@ async def _call(wanted: Wanted, connection: Connection) -> None:
 
 def _write(result: Any, *, as_json: bool) -> None:
     if isinstance(result, str) and not as_json:
-        click.echo(result)
+        write_text(result)
     else:
         write_json(result)

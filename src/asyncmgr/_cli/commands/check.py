@@ -13,9 +13,9 @@ import click
 
 from asyncmgr._cli import options
 from asyncmgr._cli.error_text import facts, in_short
-from asyncmgr._cli.loading import build_service, find, given_transport
+from asyncmgr._cli.loading import build_service, find
 from asyncmgr._cli.logs import configure
-from asyncmgr._cli.output import write_json
+from asyncmgr._cli.output import lines_of, write_json
 from asyncmgr._cli.task_views import view_tasks
 from asyncmgr._common.clock import WallClock
 from asyncmgr._service.plugins import load_plugins
@@ -33,6 +33,8 @@ class Findings:
 
     problems: list[tuple[str, str]] = field(default_factory=list)
     """Where, and what."""
+    warnings: list[str] = field(default_factory=list)
+    """What is allowed, and hardly meant."""
     managers: int = 0
     tasks: int = 0
     off: int = 0
@@ -62,6 +64,7 @@ class Findings:
             "tasks": self.tasks,
             "switched_off": self.off,
             "problems": [{"where": where, "what": what} for where, what in self.problems],
+            "warnings": self.warnings,
         }
 
 
@@ -79,7 +82,7 @@ def check(targets: Sequence[str], app_dir: str, *, as_json: bool) -> None:
     """Say everything that is wrong, and start nothing.
 
     Imports the targets, makes their managers, reads the settings, loads the plugins and hands them the service, and
-    looks at the transport's URL. Exit code 1 if anything is wrong.
+    looks at the transport's URL. Exit code 1 if anything is wrong. That nothing would run is a warning: exit code 0.
     """
     configure("warning", "console", sys.stderr)
     with contextlib.redirect_stdout(sys.stderr):
@@ -118,7 +121,7 @@ def _check_plugins(findings: Findings, settings: Settings, service: Service | No
 
 
 def _check_service(findings: Findings, service: Service) -> None:
-    transport = given_transport(service)
+    transport = service.given_transport
     if isinstance(transport, str):
         # Made and not entered: nothing is connected.
         findings.trying("transport", partial(open_transport, transport, service.settings))
@@ -131,12 +134,22 @@ def _check_tasks(findings: Findings, service: Service) -> None:
         findings.trying(view.name, partial(getattr, view, "first_slot"))
     findings.managers, findings.tasks = len(service.managers), len(views)
     findings.off = sum(view.off is not None for view in views)
+    if findings.tasks == findings.off:
+        findings.warnings.append(_idle(findings))
     service.settings.overrides_for(view.name for view in views)
+
+
+def _idle(findings: Findings) -> str:
+    if not findings.tasks:
+        return "no tasks: nothing here has @periodic_task, so nothing would ever run"
+    return f"all {findings.off} tasks are switched off, so nothing would ever run; 'asyncmgr list' says why"
 
 
 def _write(findings: Findings) -> None:
     for where, what in findings.problems:
-        click.echo(f"{where}: {what}")
+        click.echo(lines_of(f"{where}: {what}"))
+    for warning in findings.warnings:
+        click.echo(f"warning: {warning}")
     if findings.problems:
         click.echo(_count(len(findings.problems), "problem"))
     else:

@@ -9,9 +9,9 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -21,7 +21,7 @@ from asyncmgr._cli.demo.story import KILL_AFTER, SHARES, Scene, Story
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import run_to_the_end
 from asyncmgr._cli.logs import configure
-from asyncmgr._cli.output import discard_stdout, rich_table
+from asyncmgr._cli.output import discard_stdout, rich_table, room_for_last, shortened
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr.errors import AsyncmgrError
 
@@ -35,8 +35,12 @@ _OTHER_LINES = 16
 """Lines of the screen beside those."""
 _WORD_WIDTH = 8
 _BAR = 24
+"""Columns of the longest bar, where the terminal is wide enough."""
+_SHORTEST_BAR = 8
 _REDRAW = 0.25
-_HEADERS = ("host", "process", "state", "age", "free MiB", "reserved", "")
+_HEADERS = ("host", "process", "state", "age", "reserved", "free MiB", "")
+_LESS_NEEDED = ("process", "age")
+"""Columns that a narrow terminal does without."""
 
 
 @click.command("demo", epilog=options.examples("asyncmgr demo", "asyncmgr demo --plain --seconds 40"))
@@ -48,12 +52,16 @@ _HEADERS = ("host", "process", "state", "age", "free MiB", "reserved", "")
 )
 @click.option("--plain", is_flag=True, help="Write lines also on a terminal.")
 def demo(*, seconds: float | None, plain: bool) -> None:
-    """Show hosts, capabilities, calls and a failure, live.
+    """Show on this machine how hosts find and call each other, and what happens when one dies.
 
-    Starts a real NATS server, which only this machine reaches, three hosts in processes of their own, and a service
-    that places memory on the host with the most of it, by calls. Each host has a simulated share of this machine's
-    real free memory. After twenty seconds one host is killed, goes stale, then gone, and is started again. Ctrl-C
-    ends all of it and leaves nothing behind.
+    Starts a real NATS server, which only this machine reaches, and four services in processes of their own: three
+    hosts, which announce how much memory they have (each a simulated share of this machine's free memory; none is
+    really taken), and one that places memory on the host with the most of it, by two calls each 1.5 s. After twenty
+    seconds one host is killed: its announcement goes stale after 3 s, is gone after 6 s, and the host is started
+    again. Then the next one.
+
+    A terminal shows tables that change, a pipe a line for each thing that happens. Ctrl-C ends all of it and leaves
+    no process and no file behind. Nothing of your own settings is read. Needs 'asyncmgr[demo]'.
     """
     _check_extra()
     configure("error", "console", sys.stderr)
@@ -162,30 +170,55 @@ class _Screen:
 
     def _picture(self) -> RenderableType:
         from rich.console import Group
-        from rich.text import Text
 
         kept = min(_KEPT, max(2, (shutil.get_terminal_size().lines - _OTHER_LINES) // 2))
         picks, events = [*self._picks][-kept:], [*self._events][-kept:]
         return Group(
-            Text(f"Three hosts and a placement service around {self._scene.url or 'a NATS server'}"),
-            Text("Memory is simulated: each host has a share of this machine's real free memory.\n", "dim"),
-            rich_table(_HEADERS, [self._row(host) for host in SHARES]),
-            Text("\nPicks, by two calls each: placement.pick(), and from there compute.reserve()", "bold"),
-            *map(Text, picks or ["waiting for the hosts"]),
-            Text("\nWhat happened", "bold"),
-            *map(Text, events),
-            Text("\nCtrl-C ends all of it", "dim"),
+            *_lines(f"Three hosts, one placement service, {self._scene.url or 'a NATS server'}"),
+            *_lines("Memory is simulated: shares of this machine's free memory.", "", style="dim"),
+            rich_table(*_fitted([self._row(host) for host in SHARES])),
+            *_lines("", "Picks: placement.pick(), and from there compute.reserve()", style="bold"),
+            *_lines(*picks or ["waiting for the hosts"]),
+            *_lines("", "What happened", style="bold"),
+            *_lines(*events),
+            *_lines("", "Ctrl-C ends all of it", style="dim"),
         )
 
-    def _row(self, host: str) -> Sequence[str]:
+    def _row(self, host: str) -> Row:
+        """All that is shown of a host; last, how much of the most free memory it has, from 0 to 1."""
         pid = self._scene.pids.get(host)
         process = "killed" if pid is None else str(pid)
         states = self._scene.states
         if host not in states:
-            return host, process, "gone" if pid is None else "starting", "", "", "", ""
+            return host, process, "gone" if pid is None else "starting", "", "", "", 0.0
         offered = states[host].capabilities
         free, reserved = int(offered.get("memory_free_mib", 0)), int(offered.get("memory_reserved_mib", 0))
         most = max(int(state.capabilities.get("memory_free_mib", 0)) for state in states.values())
-        bar = "█" * round(_BAR * free / max(1, most))
         age = f"{states[host].age:.0f}s"
-        return host, process, states[host].state, age, f"{free:>8,}", f"{reserved:>8,}", bar
+        return host, process, states[host].state, age, f"{reserved:>8,}", f"{free:>8,}", free / max(1, most)
+
+
+Row: TypeAlias = tuple[str, str, str, str, str, str, float]
+
+
+def _fitted(rows: Sequence[Row]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Headers and rows with their bars, beside what they measure, as wide as the terminal has room for them."""
+    width = shutil.get_terminal_size().columns
+    headers: Sequence[str] = _HEADERS
+    cells: list[Sequence[str]] = [(*row[:-1], "") for row in rows]
+    if room_for_last(headers, cells, width) < _SHORTEST_BAR:
+        kept = [number for number, header in enumerate(headers) if header not in _LESS_NEEDED]
+        headers = [headers[number] for number in kept]
+        cells = [[row[number] for number in kept] for row in cells]
+    longest = max(0, min(_BAR, room_for_last(headers, cells, width)))
+    return headers, [
+        [*cell[:-1], "█" * round(longest * row[-1])] for cell, row in zip(cells, rows, strict=True)
+    ]
+
+
+def _lines(*lines: str, style: str = "") -> Iterator[RenderableType]:
+    """Lines that are cut, not wrapped, so that the picture keeps its height."""
+    from rich.text import Text
+
+    width = shutil.get_terminal_size().columns
+    return (Text(shortened(line, width), style) for line in lines)

@@ -17,9 +17,18 @@ from asyncmgr._cli import options
 from asyncmgr._cli.capability_text import in_short
 from asyncmgr._cli.connect import Connection, Conversation, talk
 from asyncmgr._cli.logs import configure
-from asyncmgr._cli.output import room_for_last, shortened, write_json, write_json_line, write_table
+from asyncmgr._cli.output import (
+    LONGEST,
+    cells_of,
+    room_for_last,
+    shortened,
+    write_json,
+    write_json_line,
+    write_table,
+)
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.durations import format_duration
+from asyncmgr._common.safe_text import printable, safe_repr
 from asyncmgr.capabilities._hosts import Hosts, HostState
 
 if TYPE_CHECKING:
@@ -85,7 +94,7 @@ async def _list(service: str | None, as_json: bool, connection: Connection) -> N
 
 
 def _say_nobody(service: str | None, connection: Connection) -> None:
-    whose = "" if service is None else f" of the service {service!r}"
+    whose = "" if service is None else f" of the service {safe_repr(service)}"
     click.echo(
         f"no hosts{whose} at {connection.url}; does the service run there "
         f"('asyncmgr run TARGET --transport {connection.url}'), under this name?",
@@ -99,7 +108,7 @@ def _width(stream: Any) -> int | None:
 
 def _table(states: Sequence[HostState], width: int | None) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Headers and rows; the column of nodes is there if any has a name."""
-    rows = [_row(state) for state in states]
+    rows = cells_of(_row(state) for state in states)
     headers: Sequence[str] = _HEADERS
     if not any(row[_NODE] for row in rows):
         headers, rows = _without_node(headers), [_without_node(row) for row in rows]
@@ -168,7 +177,8 @@ def _write_change_as_json(kind: str, state: HostState) -> None:
 
 def _write_change(kind: str, state: HostState) -> None:
     at = to_datetime(read_wall()).astimezone().strftime("%H:%M:%S")
-    click.echo(f"{at}  {kind:<{_KIND_WIDTH}}  {_name(state)}  {in_short(state.capabilities)}".rstrip())
+    text = f"{_name(state)}  {in_short(state.capabilities)}"
+    click.echo(f"{at}  {kind:<{_KIND_WIDTH}}  {printable(text, LONGEST)}".rstrip())
 
 
 async def _redraw(service: str | None, connection: Connection) -> None:

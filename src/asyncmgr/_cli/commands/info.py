@@ -11,12 +11,14 @@ import click
 
 from asyncmgr._cli import options
 from asyncmgr._cli.connect import Connection, talk
-from asyncmgr._cli.output import table_lines, write_json
+from asyncmgr._cli.output import lines_of, table_lines, write_json
 from asyncmgr._cli.task_views import local, relative
 from asyncmgr._common.clock import read_wall, to_datetime
+from asyncmgr._common.safe_text import error_text, safe_str
 from asyncmgr._rpc.client import RpcClient
-from asyncmgr._rpc.interface.signatures import signature_of
+from asyncmgr._rpc.interface.signatures import models_of, signature_of
 from asyncmgr._service.builtin_rpc import NAMESPACE
+from asyncmgr.errors import AsyncmgrError
 
 _TIMEOUT = 10.0
 
@@ -37,8 +39,9 @@ _HEADERS = ("task", "schedule", "last run, local", "next slot, local", "in")
 def info(service: str, host: str | None, transport: str | None, *, as_json: bool) -> None:
     """Show what a SERVICE has: interfaces with version and methods, tasks with schedule and next slot.
 
-    An argument that may be left out is shown with "= ...". Calls need namespace and version as shown here. --json
-    writes JSON Schemas of arguments and results; 'asyncmgr rpc diff' compares two such files.
+    An argument that may be left out is shown with "= ...", and each model below the methods, with its fields. Calls
+    need namespace and version as shown here. --json writes JSON Schemas of arguments and results; 'asyncmgr rpc diff'
+    compares two such files.
     """
     talk(transport, functools.partial(_ask, service, host, as_json))
 
@@ -49,7 +52,17 @@ async def _ask(service: str, host: str | None, as_json: bool, connection: Connec
     if as_json:
         write_json(told)
     else:
-        click.echo("\n".join(_lines(told)))
+        click.echo(_described(service, told))
+
+
+def _described(service: str, told: Any) -> str:
+    try:
+        return "\n".join(map(lines_of, _lines(told)))
+    except Exception as exc:  # it may come from any program: whatever is odd about it, one line says so
+        raise AsyncmgrError(
+            f"{safe_str(service)} answered with no description of a service that this version can read "
+            f"({error_text(exc, 100)}); --json shows it as it is"
+        ) from None
 
 
 def _lines(told: Mapping[str, Any]) -> Iterator[str]:
@@ -65,6 +78,7 @@ def _manager_lines(manager: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {signature_of(method)}"
         if method["summary"]:
             yield f"      {method['summary']}"
+    yield from (f"  {model}" for model in models_of(manager["methods"]))
     if manager["tasks"]:
         yield ""
         yield from (f"  {line}" for line in table_lines(_HEADERS, _task_rows(manager["tasks"])))

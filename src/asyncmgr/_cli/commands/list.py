@@ -53,7 +53,7 @@ def list_tasks(targets: Sequence[str], app_dir: str, *, as_json: bool) -> None:
 
 def _row(view: TaskView, row: tuple[str, ...]) -> tuple[str, ...]:
     _, *others = row
-    in_force = view.entry.options
+    in_force = view.task.options
     return (
         view.marked_name,
         *others,

@@ -14,11 +14,15 @@ from typing import Any
 import click
 
 from asyncmgr._cli import options
+from asyncmgr._cli.completion import complete_target_or_task
 from asyncmgr._cli.loading import load_service
 from asyncmgr._cli.output import write_json, write_table
 from asyncmgr._cli.task_views import TaskView, relative, view_tasks
 from asyncmgr._common.clock import WallClock, to_datetime
+from asyncmgr._common.safe_text import printable
 from asyncmgr._settings.problems import listed, suggestion
+
+_COUNT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,12 @@ class Slot:
         "ASYNCMGR_APP=app.py:Volumes asyncmgr next backup",
     ),
 )
-@click.argument("words", metavar="[TARGET]... [TASK]...", nargs=-1)
+@click.argument("words", metavar="[TARGET]... [TASK]...", nargs=-1, shell_complete=complete_target_or_task)
 @click.option(
-    "-n", "--count", type=click.IntRange(min=1), default=10, show_default=True, help="How many slots."
+    "-n",
+    "--count",
+    type=click.IntRange(min=1),
+    help="How many slots.  [default: 10, without a TASK at least one of each]",
 )
 @click.option(
     "--tz",
@@ -69,17 +76,23 @@ class Slot:
 )
 @options.as_json
 @options.places
-def next_slots(words: Sequence[str], count: int, tz: tzinfo | None, app_dir: str, *, as_json: bool) -> None:
-    """Show the next slots of a task, or of all of them together.
+def next_slots(
+    words: Sequence[str], count: int | None, tz: tzinfo | None, app_dir: str, *, as_json: bool
+) -> None:
+    """Show the next slots of a task; or the next one of each task, and then those that follow.
 
     A word with ":" is a TARGET, any other a TASK: its full name, or its own where only one has it. A task with a
     spacing counts from now, as if the service started now. Where the clocks of the zone change, the line says so.
     """
     targets, names = _sort_out(words)
     views = view_tasks(load_service(targets, app_dir), WallClock().read())
-    chosen = [_choose(name, views) for name in names] or [view for view in views if view.off is None]
-    upcoming = heapq.merge(*(_slots_of(view, tz) for view in chosen), key=attrgetter("at"))
-    slots = list(islice(upcoming, count))
+    if names:
+        chosen = [_choose(name, views) for name in names]
+        upcoming = _merged(chosen, tz)
+    else:
+        chosen = [view for view in views if view.off is None]
+        upcoming = _each_first(chosen, tz)
+    slots = list(islice(upcoming, count or max(_COUNT, 0 if names else len(chosen))))
     if as_json:
         write_json([slot.as_json() for slot in slots])
     elif slots:
@@ -111,18 +124,30 @@ def _choose(name: str, views: Sequence[TaskView]) -> TaskView:
 
 def _named(name: str, views: Sequence[TaskView]) -> TaskView:
     found = [view for view in views if view.name == name] or [
-        view for view in views if view.entry.name == name
+        view for view in views if view.task.name == name
     ]
     if len(found) == 1:
         return found[0]
     known = [view.name for view in found or views]
     if found:
         raise click.UsageError(f"{name!r} is ambiguous; write one of {listed(known)}")
-    closest = suggestion(name, [*known, *(view.entry.name for view in views)])
+    closest = suggestion(name, [*known, *(view.task.name for view in views)])
     raise click.UsageError(f"there is no task {name!r}{closest}; the tasks are {listed(known)}")
 
 
 # Slots
+
+
+def _merged(views: Sequence[TaskView], zone: tzinfo | None) -> Iterator[Slot]:
+    """The slots of all of them in order."""
+    return heapq.merge(*(_slots_of(view, zone) for view in views), key=attrgetter("at"))
+
+
+def _each_first(views: Sequence[TaskView], zone: tzinfo | None) -> Iterator[Slot]:
+    """The next slot of each, in order, before any has a second one: a task each second would hide the nightly one."""
+    rest = [_slots_of(view, zone) for view in views]
+    yield from sorted((slot for slots in rest for slot in islice(slots, 1)), key=attrgetter("at"))
+    yield from heapq.merge(*rest, key=attrgetter("at"))
 
 
 def _slots_of(view: TaskView, zone: tzinfo | None) -> Iterator[Slot]:
@@ -140,7 +165,7 @@ def _write(slots: Sequence[Slot], chosen: Sequence[TaskView]) -> None:
     ]
     shown = [(header, cells) for header, cells in columns if any(cells)]
     for view in chosen if len(chosen) == 1 else ():
-        click.echo(f"{view.name}: {view.schedule}")
+        click.echo(printable(f"{view.name}: {view.schedule}"))
     write_table([header for header, _ in shown], zip(*(cells for _, cells in shown), strict=True), sys.stdout)
 
 
@@ -160,20 +185,20 @@ def _iso(moments: Sequence[datetime], precision: str) -> list[str]:
 
 def _precision(slots: Sequence[Slot]) -> str:
     """Write to the second, or finer where two would look alike."""
-    gaps = (later.at - sooner.at for sooner, later in pairwise(slots))
+    gaps = (later - sooner for sooner, later in pairwise(sorted(slot.at for slot in slots)))
     return "milliseconds" if any(timedelta() < gap < timedelta(seconds=1) for gap in gaps) else "seconds"
 
 
 def _changes(slots: Sequence[Slot]) -> list[str]:
     """Say at which slots the offset of the zone is another than at the slot before, or now."""
     before: dict[str, timedelta] = {}
-    changes = []
-    for slot in slots:
+    changes: dict[int, str] = {}
+    for number, slot in sorted(enumerate(slots), key=lambda one: one[1].at):
         offset = _offset(slot.at, slot.zone)
         moved = offset - before.get(slot.zone_name, _offset(to_datetime(slot.view.moment.wall), slot.zone))
-        changes.append(_in_hours(moved) if moved else "")
+        changes[number] = _in_hours(moved) if moved else ""
         before[slot.zone_name] = offset
-    return changes
+    return [changes[number] for number in range(len(slots))]
 
 
 def _offset(at: datetime, zone: tzinfo | None) -> timedelta:

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from asyncmgr._cli import options
-from asyncmgr._cli.output import write_json
+from asyncmgr._cli.output import lines_of, write_json
+from asyncmgr._common.safe_text import safe_str
 from asyncmgr._rpc.interface.diff import Change, Comparison, Move, compare
 
 
@@ -46,9 +47,8 @@ def diff(old: Path, new: Path, *, as_json: bool) -> None:
     except ValueError as exc:
         raise click.UsageError(f"{old} or {new} is {exc}") from None
     if before.get("service") != after.get("service"):
-        click.echo(
-            f"note: these are of two services, {before.get('service')} and {after.get('service')}", err=True
-        )
+        services = f"{safe_str(before.get('service'))} and {safe_str(after.get('service'))}"
+        click.echo(f"note: these are of two services, {services}", err=True)
     if as_json:
         write_json([_as_json(comparison) for comparison in comparisons])
     else:
@@ -71,9 +71,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _write(comparisons: Sequence[Comparison]) -> None:
     for comparison in comparisons:
-        click.echo(f"{_name(comparison)}: {verdict(comparison)}")
+        click.echo(lines_of(f"{_name(comparison)}: {verdict(comparison)}"))
         for change in comparison.changes:
-            click.echo(f"  {change.move.word:<5}  {_where(change)}{change.what}")
+            click.echo(lines_of(f"  {change.move.word:<5}  {_where(change)}{change.what}"))
     if not comparisons:
         click.echo("no interfaces: nothing here has @rpc", err=True)
 

@@ -14,29 +14,36 @@ import click
 
 import asyncmgr
 from asyncmgr._cli import options
+from asyncmgr._cli.completion import complete_task
+from asyncmgr._cli.draining import say_what_is_awaited
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import run_to_the_end
-from asyncmgr._cli.loading import (
-    build_service,
-    entries_of,
-    find,
-    given_transport,
-    lone_service,
-    state_of,
-    switch_off,
-)
+from asyncmgr._cli.loading import build_service, find, lone_service
 from asyncmgr._cli.logs import LogFormat, choose_format, configure
 from asyncmgr._cli.output import write_table
-from asyncmgr._cli.task_views import HEADERS, TaskView, off_rows, paragraphs, rows, view_tasks
+from asyncmgr._cli.setting_changes import changes
+from asyncmgr._cli.task_views import (
+    HEADERS,
+    TaskView,
+    off_rows,
+    paragraphs,
+    rows,
+    view_tasks,
+)
+from asyncmgr._cli.tasks import (
+    has_log_level,
+    tasks_of,
+)
 from asyncmgr._common.clock import WallClock
 from asyncmgr._common.durations import format_duration
 from asyncmgr._common.log import log
+from asyncmgr._common.safe_text import printable
 from asyncmgr._service.builtin_rpc import own_version
 from asyncmgr._service.service import Service
 from asyncmgr._settings.model import LogLevel, Settings
 from asyncmgr._settings.problems import listed, redacted, suggestion
 from asyncmgr.errors import AsyncmgrError
-from asyncmgr.events import Event, Outcome, RunFinished, ServiceStarted, SettingsReloaded
+from asyncmgr.events import Event, Outcome, RunFinished, ServiceStarted, ServiceStopping, SettingsReloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,11 @@ class Wishes:
 )
 @options.targets
 @click.option(
-    "--only", metavar="GLOB", multiple=True, help="Run only tasks with such a full name; may be repeated."
+    "--only",
+    metavar="GLOB",
+    multiple=True,
+    shell_complete=complete_task,
+    help="Run only tasks with such a full name; may be repeated.",
 )
 @click.option("--host", help="Name under which this instance is known.  [default: the machine's]")
 @click.option("--name", help="Name of the service.  [default: its first manager's, in lower case]")
@@ -95,9 +106,10 @@ class Wishes:
 def run(targets: Sequence[str], **wishes: Any) -> None:
     """Run managers until SIGTERM or Ctrl-C.
 
-    The first signal lets runs in progress end (exit code 0), the second cancels them (130). SIGHUP reads the
-    settings again; on a terminal, which was closed then, it ends the service. A table of the tasks and then the log
-    go to stderr; stdout is left to the tasks. At --log-level debug each run is logged.
+    The first signal lets runs in progress end (exit code 0) and says which, the second cancels them (130). SIGHUP
+    reads the settings again and says what they changed; on a terminal, which was closed then, it ends the service. A
+    table of the tasks and then the log go to stderr; stdout is left to the tasks. At --log-level debug each run is
+    logged.
     """
     wanted = Wishes(**wishes)
     settings = wanted.settings()
@@ -110,7 +122,8 @@ def run(targets: Sequence[str], **wishes: Any) -> None:
         explain(exc)
         raise click.exceptions.Exit(1) from exc
     _introduce(service, log_format)
-    _LogLevel(service, log_format)
+    _Reloads(service, log_format)
+    service.add_listener(functools.partial(say_what_is_awaited, service, log_format), ServiceStopping)
     service.add_listener(_settle, ServiceStarted)
     try:
         code = run_to_the_end(functools.partial(asyncmgr.run, service), explain)
@@ -124,17 +137,20 @@ def _settle(_: Event) -> None:
     gc.freeze()
 
 
-class _LogLevel:
-    """Keeps the log at the level of the settings in force; at debug each run has its line."""
+class _Reloads:
+    """Says what new settings changed, and keeps the log at their level; at debug each run has its line."""
 
     def __init__(self, service: Service, log_format: LogFormat) -> None:
         self._service = service
         self._format = log_format
+        self._settings = service.settings
         self._stop_logging_runs: Callable[[], None] = _nothing
         self._follow_runs()
         service.add_listener(self._change, SettingsReloaded)
 
     def _change(self, _: Event) -> None:
+        before, self._settings = self._settings, self._service.settings
+        log.info("settings.changed", changes=changes(before, self._settings) or "none")
         configure(self._service.settings.log_level, self._format, sys.stderr)
         self._follow_runs()
 
@@ -166,7 +182,7 @@ def _load(targets: Sequence[str], wanted: Wishes, settings: Settings) -> Service
         _refuse_for_service(targets[0], wanted)
     service = build_service(found, settings, wanted.name)
     if wanted.drain_timeout is not None:
-        service.settings = _drained_within(wanted.drain_timeout, service.settings)
+        service.settings = service.settings.with_arguments(drain_timeout=wanted.drain_timeout)
     keep_only(wanted.only, service)
     return service
 
@@ -180,24 +196,18 @@ def _refuse_for_service(target: str, wanted: Wishes) -> None:
             )
 
 
-def _drained_within(seconds: float, settings: Settings) -> Settings:
-    # Built again and not copied, so that a SIGHUP does not forget it.
-    explicit = settings._explicit  # noqa: SLF001 - there is no public way to add an argument
-    return type(settings)(**{**explicit, "drain_timeout": seconds})
-
-
 def keep_only(patterns: Sequence[str], service: Service) -> None:
     """Switch off the tasks whose full name matches none of the patterns, if there are any."""
-    entries = entries_of(service)
-    names = [entry.full_name for entry in entries]
+    tasks = tasks_of(service)
+    names = [task.full_name for task in tasks]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise click.UsageError(
                 f"--only {pattern!r} matches no task{suggestion(pattern, names)}; the tasks are {listed(names)}"
             )
-    for entry in entries:
-        if patterns and not any(fnmatch.fnmatchcase(entry.full_name, pattern) for pattern in patterns):
-            switch_off(entry, "not among --only")
+    for task in tasks:
+        if patterns and not any(fnmatch.fnmatchcase(task.full_name, pattern) for pattern in patterns):
+            task.switch_off("not among --only")
 
 
 # What is said of it
@@ -222,7 +232,7 @@ def _write_banner(service: Service, transport: str, views: Sequence[TaskView]) -
     facts = {"service": service.name, "host": service.host, "transport": transport}
     if service.settings.start_delay:
         facts["start"] = f"delayed by up to {format_duration(service.settings.start_delay)}"
-    said = [f"  {name:<9}  {value}\n" for name, value in facts.items()]
+    said = [f"  {name:<9}  {printable(value)}\n" for name, value in facts.items()]
     click.echo(f"asyncmgr {own_version()}\n{''.join(said)}", err=True)
     if views:
         write_table(HEADERS, rows(views), sys.stderr, dim=off_rows(views), paragraphs=paragraphs(views))
@@ -233,14 +243,14 @@ def _write_banner(service: Service, transport: str, views: Sequence[TaskView]) -
 
 def transport_of(service: Service) -> str:
     """The transport's URL without secrets, or the kind of an open one."""
-    given = given_transport(service)
+    given = service.given_transport
     return str(redacted(given)) if isinstance(given, str) else f"an open {type(given).__name__}"
 
 
 def _log_success(service: Service, event: Event) -> None:
     if not isinstance(event, RunFinished) or event.outcome is not Outcome.SUCCEEDED:
         return
-    if _is_logged_anyway(event.task, service):
+    if has_log_level(service, event.task):
         return
     log.debug(
         "task.succeeded",
@@ -252,9 +262,3 @@ def _log_success(service: Service, event: Event) -> None:
         duration=round(event.duration, 6),
         lateness=event.lateness,
     )
-
-
-def _is_logged_anyway(task: str, service: Service) -> bool:
-    """The settings give this task a level of its own, at which the service logs its runs."""
-    entries = [state_of(manager).tasks().get(task) for manager in service.managers]
-    return any(entry is not None and entry.log_level is not None for entry in entries)

@@ -66,7 +66,7 @@ class Story:
         """Go on until cancelled; raises `DemoFailed` where a process ends that should not."""
         scene = self._scene
         scene.url = await self._processes.start_server()
-        self._tell("server", f"a real nats-server at {scene.url}, which only this machine reaches")
+        self._tell("server", f"nats-server at {scene.url}")
         # The defaults, unread: the user's own credentials are for another server.
         settings = Settings.model_construct()
         async with open_transport(scene.url, settings) as transport, Hosts(transport, "compute") as view:
@@ -90,7 +90,7 @@ class Story:
         for host in SHARES:
             self._start(host)
         pid = self._processes.start(PLACEMENT, self._scene.url, "Placement", ASYNCMGR_CAPABILITY_TTL=TTL)
-        self._tell("start", f"{PLACEMENT}, process {pid}: picks the host with the most free memory")
+        self._tell("start", f"{PLACEMENT}, process {pid}: places memory")
 
     def _start(self, host: str, word: str = "start") -> None:
         share = SHARES[host]
@@ -98,12 +98,12 @@ class Story:
             host, self._scene.url, "Host", ASYNCMGR_CAPABILITY_TTL=TTL, DEMO_SHARE=str(share)
         )
         self._scene.pids[host] = pid
-        self._tell(word, f"{host}, process {pid}: {share:.0%} of this machine's free memory")
+        self._tell(word, f"{host}, process {pid}: {share:.0%} of the memory")
 
     async def _tell_changes(self, view: Hosts) -> None:
         said = {
             "joined": "has announced itself",
-            "stale": "has not been heard of for half of its time",
+            "stale": "not heard of for half of its time",
             "left": "is gone: not heard of in time",
         }
         async for change in view.changes():
@@ -161,7 +161,7 @@ class Story:
         await asyncio.sleep(self._kill_after)
         for victim in itertools.cycle(("n2", "n3", "n1")):
             await self._until(lambda host=victim: host in self._scene.states)
-            self._tell("kill -9", f"{victim}, process {self._scene.pids.pop(victim)}: it cannot say goodbye")
+            self._tell("kill -9", f"{victim}, process {self._scene.pids.pop(victim)}: no time for goodbye")
             self._processes.kill(victim)
             await self._until(lambda host=victim: host not in self._scene.states)
             await asyncio.sleep(_BACK_AFTER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _SIMPLE = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
@@ -25,6 +25,24 @@ def signature_of(method: Mapping[str, Any]) -> str:
     result = method.get("result")
     returned = f" -> {type_in_words(result)}" if result else ""
     return f"{method['name']}({', '.join(_parameters(method.get('arguments') or {}))}){returned}"
+
+
+def models_of(methods: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The models that methods of `info` name, each once, with its fields: ``Volume(name: str, gib: int = ...)``."""
+    found: dict[str, None] = {}
+    for method in methods:
+        arguments, result = method.get("arguments") or {}, method.get("result") or {}
+        models = [*arguments.get("$defs", {}).items(), *result.get("$defs", {}).items()]
+        if "properties" in result:  # it is one itself
+            models.append((result.get("title", "dict"), result))
+        found |= dict.fromkeys(_model_in_words(name, model) for name, model in models)
+    return list(found)
+
+
+def _model_in_words(name: str, model: Mapping[str, Any]) -> str:
+    if "properties" in model:
+        return f"{name}({', '.join(_parameters(model))})"
+    return f"{name} = {type_in_words(model)}"
 
 
 def _parameters(schema: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,70 @@
+"""A `RunContext` for unit tests, which call a task as the plain method that it is."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from asyncmgr._tasks.declare import declared
+from asyncmgr._tasks.runs import RunContext, Trigger
+
+
+def context(
+    task: str | Callable[..., Any] = "Manager.task",
+    *,
+    slot: datetime | None = None,
+    lateness: float = 0.0,
+    run_id: str = "test-1",
+    trigger: Trigger = "schedule",
+    host: str = "localhost",
+    service: str = "test",
+) -> RunContext:
+    """Build what a service hands to a run: ``await volumes.sync(context(volumes.sync))``.
+
+    Parameters
+    ----------
+    task
+        The full name, ``"Volumes.sync"``, or the bound method, whose name is then taken.
+    slot
+        The planned moment, aware. Default: now, as `datetime.now` tells it, also in virtual time.
+    lateness
+        Seconds from the slot to the start.
+
+    Raises
+    ------
+    ValueError
+        `slot` has no time zone.
+    """
+    if slot is not None and slot.tzinfo is None:
+        raise ValueError(f"slot={slot!r} has no time zone; write e.g. datetime(2026, 1, 1, tzinfo=UTC)")
+    name = task if isinstance(task, str) else _full_name(task)
+    planned = (slot or datetime.now(UTC)).astimezone(UTC)
+    return _made(name, planned, lateness, run_id, trigger, host, service)
+
+
+def _full_name(task: Callable[..., Any]) -> str:
+    owner = getattr(task, "__self__", None)
+    record = declared(task)
+    if owner is None or record is None:
+        raise ValueError(
+            f"{getattr(task, '__qualname__', task)!r} is no bound method with @periodic_task; "
+            "write context(volumes.sync), or the full name: context('Volumes.sync')"
+        )
+    return f"{owner.name}.{record.name or task.__name__}"
+
+
+def _made(
+    task: str, slot: datetime, lateness: float, run_id: str, trigger: Trigger, host: str, service: str
+) -> RunContext:
+    # `RunContext` takes the runner's own record of a run: these are the facts that it reads of one.
+    facts: Any = types.SimpleNamespace(
+        entry=types.SimpleNamespace(full_name=task),
+        slot=slot,
+        lateness=lateness,
+        run_id=run_id,
+        trigger=trigger,
+        look=types.SimpleNamespace(site=types.SimpleNamespace(host=host, service=service)),
+    )
+    return RunContext(facts)
