@@ -13,7 +13,7 @@ import pytest
 from asyncmgr import Service
 from asyncmgr._common.clock import SECOND
 from asyncmgr._tasks.agenda import MOST_IN_A_BATCH
-from asyncmgr._tasks.runner import Runner
+from asyncmgr._tasks.lookout import Lookout
 from asyncmgr._tasks.schedules import Every
 from tests.helpers import Bare
 
@@ -28,7 +28,7 @@ class Counted:
         # Not those of the loop's own timers.
         operations = {name: self._counting(name, getattr(heapq, name)) for name in _HEAP_OPERATIONS}
         monkeypatch.setattr("asyncmgr._common.heap.heapq", SimpleNamespace(**operations))
-        monkeypatch.setattr(Runner, "_look", self._counting("look", Runner._look))
+        monkeypatch.setattr(Lookout, "_look", self._counting("look", Lookout._look))
 
     @property
     def heap_operations(self) -> int:
@@ -118,7 +118,7 @@ async def test_churn_leaves_nothing_behind() -> None:
     async def body(context: Any) -> None: ...
 
     async with Service(manager) as service:
-        agenda = service._runner.agenda  # type: ignore[union-attr]
+        agenda = service._runner.lookout.agenda  # type: ignore[union-attr]
         for _ in range(1000):
             handles = [manager.add_periodic_task(body, name=f"x{n}", spacing=3600 + n) for n in range(10)]
             for handle in handles:

@@ -925,32 +925,6 @@ async def test_the_services_settings_are_in_force_however_early_a_manager_was_us
 # Cancelled at the worst moment
 
 
-async def test_starter_cancelled_before_its_first_step() -> None:
-    """Whoever cancels every Task that he finds cannot end the schedule."""
-    log = Log()
-    loop = asyncio.get_running_loop()
-    recorded = Recorded(task(log.run, spacing=10))
-    async with recorded.service:
-        known = asyncio.all_tasks()
-
-        def cancel_the_starter() -> None:
-            for found in asyncio.all_tasks() - known:
-                found.cancel()
-
-        runner = recorded.service._runner
-        assert runner is not None
-        runner._drop_timer()
-        wake = runner._wake
-
-        def wake_and_cancel() -> None:
-            wake()
-            cancel_the_starter()
-
-        loop.call_at(loop.time() + 10, wake_and_cancel)
-        await asyncio.sleep(45)
-    assert log.at == [10, 20, 30, 40]
-
-
 async def test_run_cancelled_before_its_first_step() -> None:
     """It ends as cancelled, and its task goes on."""
     log = Log(lasts=0.5)

@@ -688,7 +688,7 @@ async def test_death_of_the_scheduler(world: World, logs: list[Any], monkeypatch
         async with service:
             await asyncio.sleep(1)
             assert service._runner is not None
-            monkeypatch.setattr(service._runner.agenda, "take", raise_agenda)
+            monkeypatch.setattr(service._runner.lookout.agenda, "take", raise_agenda)
             with pytest.raises(ArithmeticError):
                 await service.wait()
             assert now() == 20
@@ -714,7 +714,7 @@ async def test_the_bodys_exception_wins_over_the_schedulers(
     with pytest.raises(KeyError):  # noqa: PT012 - the end of the block is what raises
         async with service:
             assert service._runner is not None
-            monkeypatch.setattr(service._runner.agenda, "take", raise_agenda)
+            monkeypatch.setattr(service._runner.lookout.agenda, "take", raise_agenda)
             await asyncio.sleep(10)
             raise KeyError
 

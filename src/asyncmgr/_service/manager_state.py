@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncmgr._common.clock import Clock, Moment, WallClock, to_datetime, to_us
 from asyncmgr._common.functions import name_of
@@ -23,6 +23,7 @@ from asyncmgr._tasks.managed import ManagedTask, Standing, TaskStatus, status_of
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.overrides import override_options
 from asyncmgr._tasks.passes import Passes
+from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run, Site
 from asyncmgr._tasks.schedules import share_of
 from asyncmgr.errors import (
@@ -41,20 +42,6 @@ if TYPE_CHECKING:
 
 _SET_BACK = to_us(60)
 """A wall clock set back by more makes wall-clock schedules start over."""
-
-
-class Scheduler(Protocol):
-    """What drives a manager's tasks while a service runs it."""
-
-    @property
-    def clock(self) -> Clock: ...  # pragma: no cover
-    @property
-    def thread(self) -> int: ...  # pragma: no cover
-    def add(self, task: ManagedTask) -> None: ...  # pragma: no cover
-    def remove(self, task: ManagedTask, reason: Any = ...) -> None: ...  # pragma: no cover
-    def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None: ...  # pragma: no cover
-    def trigger(self, task: ManagedTask, waiter: Any = ...) -> Run: ...  # pragma: no cover
-    def running_for(self) -> dict[Standing, float]: ...  # pragma: no cover
 
 
 @dataclass(slots=True)
@@ -94,7 +81,7 @@ class ManagerState:
         self.clock: Clock = WallClock()
         self._born = self._last = self.clock.read()
         self.service: Service | None = None
-        self._scheduler: Scheduler | None = None
+        self._runner: Runner | None = None
 
     # Settings and host
 
@@ -149,7 +136,7 @@ class ManagerState:
         WrongThread
             It names the call and says how to make it.
         """
-        if self._scheduler is not None and threading.get_ident() != self._scheduler.thread:
+        if self._runner is not None and threading.get_ident() != self._runner.thread:
             raise WrongThread(
                 f"{call} was called in the thread {threading.current_thread().name!r}, but the service of "
                 f"{self._manager.name} runs in an event loop of another thread; call it there: "
@@ -199,12 +186,12 @@ class ManagerState:
     def status(self) -> tuple[TaskStatus, ...]:
         """Those that are switched on here."""
         moment = self.read_clock()
-        ages = {} if self._scheduler is None else self._scheduler.running_for()
+        ages = {} if self._runner is None else self._runner.running_for()
         return tuple(self._status(task, moment, ages) for task in self.tasks_on())
 
     def status_of(self, task: ManagedTask) -> TaskStatus:
         return self._status(
-            task, self.read_clock(), {} if self._scheduler is None else self._scheduler.running_for()
+            task, self.read_clock(), {} if self._runner is None else self._runner.running_for()
         )
 
     def _status(self, task: ManagedTask, moment: Moment, ages: dict[Standing, float]) -> TaskStatus:
@@ -275,7 +262,7 @@ class ManagerState:
             )
         task = self._make(body, name, record, initial_delay)
         self._apply_overrides([task])
-        task.plan.begin_at(self.read_clock(), by_service=self._scheduler is not None)
+        task.plan.begin_at(self.read_clock(), by_service=self._runner is not None)
         tasks[full_name] = task
         self._schedule(task)
         tell_if_off(self._manager.name, name, task.options)
@@ -307,8 +294,8 @@ class ManagerState:
         # A pass may have it on its list.
         task.plan.adopt(replace(task.options, switched_off="it was removed"))
         self._end_pause(task)
-        if self._scheduler is not None:
-            self._scheduler.remove(task)
+        if self._runner is not None:
+            self._runner.forget(task, "removed")
         self._still_running = {name: one for name, one in self._still_running.items() if one.running}
         if task.standing.running:
             self._still_running[task.full_name] = task.standing
@@ -323,10 +310,10 @@ class ManagerState:
             raise TaskRemoved(f"{task.full_name} was removed; add it again with add_periodic_task()")
 
     def _plan_anew(self, task: ManagedTask, options: PeriodicTask) -> None:
-        if self._scheduler is None:
+        if self._runner is None:
             task.plan.reschedule(options, self.read_clock(), by_service=False)
         else:
-            self._scheduler.reschedule(task, options)
+            self._runner.lookout.reschedule(task, options)
             self._schedule(task)
 
     # Verbs of the handles
@@ -334,7 +321,7 @@ class ManagerState:
     def trigger(self, task: ManagedTask, *, wait: bool) -> Triggered:
         self.check_thread(f"{task.full_name}: trigger()")
         self._refuse_removed(task)
-        if self._scheduler is None:
+        if self._runner is None:
             raise ServiceStateError(
                 f"{task.full_name} cannot be triggered: no service runs it; start one first"
             )
@@ -342,7 +329,7 @@ class ManagerState:
             reason = task.options.switched_off or "it is left to another process"
             raise ServiceStateError(f"{task.full_name} cannot be triggered: {reason}")
         record = asyncio.get_running_loop().create_future() if wait else None
-        return Triggered(self._scheduler.trigger(task, record), record)
+        return Triggered(self._runner.trigger(task, record), record)
 
     def pause(
         self,
@@ -360,8 +347,8 @@ class ManagerState:
         if until is not None:
             seconds = max(0.0, (until - to_datetime(self.read_clock().wall)).total_seconds())
             pause.timer = asyncio.get_running_loop().call_later(seconds, self.resume, task)
-        if self._scheduler is not None:
-            self._scheduler.remove(task, "paused")
+        if self._runner is not None:
+            self._runner.forget(task, "paused")
         log.info("task.paused", task=task.full_name, until=until and until.isoformat(), note=note)
 
     def resume(self, task: ManagedTask) -> None:
@@ -412,8 +399,8 @@ class ManagerState:
             task.plan.adopt(options)
 
     def _schedule(self, task: ManagedTask) -> None:
-        if self._scheduler is not None and self.is_on(task) and task not in self._pauses:
-            self._scheduler.add(task)
+        if self._runner is not None and self.is_on(task) and task not in self._pauses:
+            self._runner.lookout.add(task)
 
     # Under a service
 
@@ -440,10 +427,10 @@ class ManagerState:
             self.apply(settings)
         self._settings = settings
 
-    def start(self, scheduler: Scheduler) -> None:
-        """Make now every task's start and hand the tasks to the service's scheduler."""
-        self._scheduler = scheduler
-        self.clock = scheduler.clock
+    def start(self, runner: Runner) -> None:
+        """Make now every task's start and hand the tasks to the service's runner."""
+        self._runner = runner
+        self.clock = runner.lookout.clock
         moment = self.clock.read()
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)
@@ -453,11 +440,11 @@ class ManagerState:
         """Leave the service; its tasks start over from now if passes go on."""
         self.service = None
         self.release()
-        if self._scheduler is None:
+        if self._runner is None:
             return
         for task in self.tasks().values():
-            self._scheduler.remove(task)
-        self._scheduler = None
+            self._runner.forget(task, "removed")
+        self._runner = None
         self.clock = WallClock()
         self._last = self.clock.read()
         for task in self.tasks().values():
@@ -474,7 +461,7 @@ class ManagerState:
     def read_clock(self) -> Moment:
         """The present moment. Plans wall-clock slots anew if the wall went back by over a minute since the last one."""
         before, self._last = self._last, self.clock.read()
-        if self._scheduler is None and self._last.wall < before.wall - _SET_BACK:
+        if self._runner is None and self._last.wall < before.wall - _SET_BACK:
             for task in self.tasks().values():
                 task.plan.set_back(self._last)
         return self._last

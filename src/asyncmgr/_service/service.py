@@ -173,7 +173,7 @@ class Service:
             return Health(False, self._state, f"failed: {error_text(self._error)}")
         if self._state is not State.RUNNING:
             return Health(False, self._state, f"the service is {self._state}")
-        if self._runner is None or not self._runner.is_alive:
+        if self._runner is None or not self._runner.lookout.is_alive:
             return Health(
                 False, self._state, "the scheduler missed its own timer: the event loop was blocked"
             )
@@ -552,7 +552,7 @@ class Service:
         runner.open()
         self._runner = runner
         self._state = State.RUNNING
-        log.info("service.started", service=self.name, host=self.host, tasks=len(runner.agenda))
+        log.info("service.started", service=self.name, host=self.host, tasks=len(runner.lookout.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
 
     async def _refuse_runs(self) -> None:

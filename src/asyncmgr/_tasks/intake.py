@@ -1,0 +1,146 @@
+"""Makes runs of the slots that the lookout hands over: ready to start, queued behind a run, or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from asyncmgr._common.clock import Moment
+from asyncmgr._common.log import is_reminder
+from asyncmgr._tasks.agenda import MOST_AT_ONCE, Batch
+from asyncmgr._tasks.managed import ManagedTask, Standing
+from asyncmgr._tasks.reporting import Reporter
+from asyncmgr._tasks.runs import Look, Run, Site
+from asyncmgr.errors import AlreadyRunning, TaskFailed
+from asyncmgr.events import RunFinished
+
+
+class Intake:
+    """The runs of one service that have not begun.
+
+    Parameters
+    ----------
+    site
+        Where the runs happen.
+    reporter
+        Told of slots that have no run.
+    oldest
+        The run of a task that was started first, of those in progress.
+    """
+
+    def __init__(self, site: Site, reporter: Reporter, *, oldest: Callable[[Standing], Run | None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._site = site
+        self._report = reporter
+        self._oldest = oldest
+        self._numbers = itertools.count(1)
+        self._queued: dict[Standing, Run] = {}
+        self.ready: deque[Run] = deque()
+        """Handed out: their tasks count as running already."""
+
+    def accept(self, batch: Batch[Run], moment: Moment) -> None:
+        """Take in what one look has found."""
+        look, numbers = self._look_at(moment), self._numbers
+        for run in batch.due:
+            run.look, run.number = look, next(numbers)
+            self._hand_out(run, moment)
+        for run in batch.queued:
+            run.look, run.number, run.asked = look, next(numbers), "queue"
+            self._queue(run)
+        for run in batch.refused:
+            run.look, run.number = look, next(numbers)
+            run.managed.standing.skipped += 1
+            self._report.skipped(run, "overlap", self._in_the_way(run))
+        for task, error in batch.failed:
+            self._report.schedule_failed(task, error, moment)
+
+    def trigger(self, task: ManagedTask, moment: Moment, waiter: asyncio.Future[RunFinished] | None) -> Run:
+        """Take in a run that somebody asks for, beside the grid.
+
+        Raises
+        ------
+        AlreadyRunning
+            A run of the task is in progress, and its `overlap` allows no other and none to be queued.
+        """
+        run = Run(task, task.plan.reference(moment), 0)
+        run.asked, run.look, run.number = "manual", self._look_at(moment), next(self._numbers)
+        run.waiter = waiter
+        standing, overlap = task.standing, task.options.overlap
+        if standing.running and overlap == "queue" and not standing.queued:
+            self._queue(run)
+        elif standing.running and (overlap != "allow" or standing.running >= MOST_AT_ONCE):
+            raise self._already_running(task)
+        else:
+            self._hand_out(run, moment)
+        return run
+
+    def start_queued(self, standing: Standing, moment: Moment) -> None:
+        """The run in the way has ended: the one behind it is ready."""
+        standing.queued = False
+        self._hand_out(self._queued.pop(standing), moment)
+
+    def unqueue(self, task: ManagedTask, reason: Literal["draining", "removed", "paused"]) -> None:
+        """Refuse the slot that waits behind a run of the task."""
+        run = self._queued.pop(task.standing, None)
+        if run is not None:
+            task.standing.queued = False
+            self._report.skipped(run, reason)
+            _refuse_waiter(run, reason)
+
+    def give_up(self, run: Run, reason: Literal["draining", "removed", "late"]) -> None:
+        """It was handed out, and is not started."""
+        run.managed.standing.running -= 1
+        if reason == "late":
+            run.managed.standing.missed += 1
+            self._report.late(run)
+        else:
+            self._report.skipped(run, reason)
+        _refuse_waiter(run, reason)
+
+    def close(self) -> None:
+        """Refuse all that has not begun."""
+        for run in self.ready:
+            self.give_up(run, "draining")
+        for run in tuple(self._queued.values()):
+            self.unqueue(run.managed, "draining")
+        self.ready.clear()
+
+    def _hand_out(self, run: Run, moment: Moment) -> None:
+        standing = run.managed.standing
+        standing.running += 1
+        standing.last_run = moment.wall
+        standing.missed += run.missed
+        self.ready.append(run)
+
+    def _queue(self, run: Run) -> None:
+        run.managed.standing.queued = True
+        self._queued[run.managed.standing] = run
+
+    def _look_at(self, moment: Moment) -> Look:
+        return Look(self._site, moment, self._loop.time())
+
+    def _in_the_way(self, run: Run) -> tuple[str, float] | None:
+        """The run that this slot met, and its age in seconds; not looked for where nobody will read it."""
+        trouble = run.managed.standing.trouble
+        if trouble is not None and not is_reminder(trouble.refused + 1):
+            return None
+        other = self._oldest(run.managed.standing)
+        return None if other is None else (other.run_id, self._loop.time() - other.started)
+
+    def _already_running(self, task: ManagedTask) -> AlreadyRunning:
+        run = self._oldest(task.standing)
+        if run is None:
+            return AlreadyRunning(f"a run of {task.full_name} is about to start; wait for its end")
+        age = self._loop.time() - run.started
+        return AlreadyRunning(
+            f"{task.full_name} is running: {run.run_id}, since {age:.1f} s; wait for its end, or give the task "
+            "overlap='queue' or 'allow'"
+        )
+
+
+def _refuse_waiter(run: Run, reason: str) -> None:
+    if run.waiter is not None and not run.waiter.done():
+        run.waiter.set_exception(TaskFailed(f"{run.full_name} was not started: {reason}"))

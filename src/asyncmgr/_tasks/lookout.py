@@ -1,0 +1,168 @@
+"""Looks at the agenda when something is due, and hands over what it finds. The only timer of a service's tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable
+
+from asyncmgr._common.clock import SECOND, LoopClock, Moment, Step, to_us
+from asyncmgr._common.heap import LazyHeap
+from asyncmgr._tasks.agenda import Agenda, Batch
+from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.options import PeriodicTask
+from asyncmgr._tasks.runs import Run
+
+SET_BACK = 60.0
+"""Seconds: a wall clock set back by more makes wall-clock schedules start over."""
+
+_SHORTEST_SLEEP = 0.001
+"""Seconds. uvloop rounds timers to milliseconds and may fire early; asking it again and again is a busy loop."""
+
+
+class Lookout:
+    """The clock, the agenda and the one timer of a service. Needs a running loop.
+
+    Parameters
+    ----------
+    random_source
+        Draws the jitter.
+    context
+        In which the looks are made.
+    accept
+        Gets what a look has found.
+    expire
+        Gets each run whose deadline has passed.
+    stepped
+        Told of a jump of the wall clock.
+    die
+        Told of what a look raised: the schedule has ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        random_source: random.Random,
+        context: contextvars.Context,
+        accept: Callable[[Batch[Run], Moment], None],
+        expire: Callable[[Run], None],
+        stepped: Callable[[Step], None],
+        die: Callable[[BaseException], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.clock = LoopClock(self._loop)
+        self.agenda: Agenda[Run] = Agenda(Run, random_source)
+        self.deadlines: LazyHeap[Run] = LazyHeap()
+        """By loop time in microseconds."""
+        self._context = context
+        self._accept = accept
+        self._expire = expire
+        self._stepped = stepped
+        self._die = die
+        self._timer: asyncio.TimerHandle | None = None
+        self._unfollow: Callable[[], None] = lambda: None
+        self._found_nothing = False
+        self.is_open = False
+        """Slots are handed out."""
+
+    def open(self) -> None:
+        """Begin to hand out what is planned."""
+        self.is_open = True
+        self._set_timer(self._loop.time())
+        self._unfollow = self.clock.follow(lambda: self._wake_by(self._loop.time()))
+
+    def close(self) -> None:
+        """Hand out nothing more. Deadlines go on to expire."""
+        self.is_open = False
+
+    def end(self) -> None:
+        """Look no more."""
+        self._unfollow()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def is_alive(self) -> bool:
+        """The timer that everything hangs on is set and not overdue by more than a look at the clock."""
+        return self._timer is not None and self._timer.when() + LoopClock.CHECK / SECOND > self._loop.time()
+
+    def add(self, task: ManagedTask) -> None:
+        """Take in a planned task."""
+        self.agenda.add(task)
+        if self.is_open:
+            self._wake_by(self._next_look(self.clock.read()))
+
+    def remove(self, task: ManagedTask) -> None:
+        """Plan it no more. It may be absent."""
+        self.agenda.remove(task)
+
+    def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
+        """Plan the task anew, and leave it to the caller to add it again where it is switched on."""
+        self.agenda.remove(task)
+        task.plan.reschedule(options, self.clock.read(), by_service=True)
+
+    def set_deadline(self, run: Run, timeout: int) -> None:
+        """Have the run expire so many microseconds after its start."""
+        self.deadlines.push(to_us(run.started) + timeout, run)
+        self._wake_by(run.started + timeout / SECOND)
+
+    # Looking
+
+    def _wake(self) -> None:
+        try:
+            self._look()
+        except Exception as exc:
+            self._die(exc)
+
+    def _look(self) -> None:
+        step = self.clock.notice_steps()
+        moment = self.clock.read()
+        if step is not None:
+            self._take_step(step, moment)
+        batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
+        self._expire_deadlines()
+        # Before anything of the batch is told or started: whatever happens there, there will be another look.
+        self._set_timer(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
+        self._accept(batch, moment)
+
+    def _take_step(self, step: Step, moment: Moment) -> None:
+        self._stepped(step)
+        if step.kind == "back" and step.seconds > SET_BACK:
+            self.agenda.set_back(moment)
+
+    def _expire_deadlines(self) -> None:
+        now = to_us(self._loop.time())
+        while (head := self.deadlines.head()) is not None and head[0] <= now:
+            self.deadlines.pop()
+            self._expire(head[2])
+
+    # The timer
+
+    def _sleep_until(self, moment: Moment, *, found: int) -> float:
+        """When to look again. After two looks in a row for nothing not at once: the loop's timers are that coarse."""
+        now, when = self._loop.time(), self._next_look(moment)
+        earliest = now + _SHORTEST_SLEEP if self._found_nothing and not found else now
+        self._found_nothing = not found
+        return max(earliest, when)
+
+    def _next_look(self, moment: Moment) -> float:
+        looks = [self._loop.time() + self.clock.check / SECOND]
+        planned = self.agenda.next_wake(moment) if self.is_open else None
+        if planned is not None:
+            looks.append(self.clock.loop_time(planned))
+        deadline = self.deadlines.head()
+        if deadline is not None:
+            looks.append(deadline[0] / SECOND)
+        return min(looks)
+
+    def _wake_by(self, when: float) -> None:
+        if self._timer is None or when < self._timer.when():
+            self._set_timer(when)
+
+    def _set_timer(self, when: float) -> None:
+        # The new one first: a call that fails must not leave the schedule without a timer.
+        before, self._timer = self._timer, self._loop.call_at(when, self._wake, context=self._context)
+        if before is not None:
+            before.cancel()
