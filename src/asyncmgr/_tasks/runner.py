@@ -20,7 +20,6 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, Literal
 
 from asyncmgr._common.clock import Moment, to_us
@@ -47,9 +46,14 @@ _MOST_IN_A_TURN = 128
 _MOST_UNBEGUN = 64
 """So many Tasks may wait for their first step: the event loop makes all those steps in one turn."""
 
-_make_task: Callable[..., asyncio.Task[None]] = (
-    asyncio.Task if sys.version_info < (3, 12) else partial(asyncio.Task, eager_start=True)
-)
+if sys.version_info < (3, 12):
+    _make_task: Callable[..., asyncio.Task[None]] = asyncio.Task
+else:
+
+    def _make_task(
+        body: Any, *, loop: asyncio.AbstractEventLoop, name: str, context: Any
+    ) -> asyncio.Task[None]:
+        return asyncio.Task(body, loop=loop, name=name, context=context, eager_start=True)
 
 
 class Runner:
@@ -82,7 +86,7 @@ class Runner:
         self._own_context = context.copy()
         self._on_exit = on_exit
         self._on_death = on_death
-        self._max_runs = sys.maxsize if max_runs is None else max_runs
+        self._max_runs = max_runs
         self._intake = Intake(site, reporter, oldest=self.oldest)
         self._ready = self._intake.ready
         self._unbegun: dict[asyncio.Future[None], Run] = {}
@@ -143,7 +147,9 @@ class Runner:
 
     def oldest(self, standing: Standing) -> Run | None:
         """The run in progress that was started first."""
-        runs = (run for run in self._in_progress if run.managed.standing is standing)
+        runs = (
+            run for run in (*self._in_progress, *self._unbegun.values()) if run.managed.standing is standing
+        )
         return min(runs, key=lambda run: run.started, default=None)
 
     def _age(self, run: Run) -> float:
@@ -189,10 +195,11 @@ class Runner:
         if not self._ready:
             return
         self._will_start = True
+        self._has_factory = self._loop.get_task_factory() is not None
         turn_ends = self._loop.time() + _LONGEST_TURN
         try:
             for _ in range(_MOST_IN_A_TURN):
-                if not self._ready or not self._has_place() or len(self._unbegun) >= _MOST_UNBEGUN:
+                if not self._ready or not self._has_place():
                     break
                 run = self._ready.popleft()
                 self._start(run)
@@ -200,25 +207,29 @@ class Runner:
                     break
         finally:
             self._will_start = False
+            if self._unbegun:
+                self._loop.call_soon(self._sweep)
             if self._has_place():
                 self._start_soon()
 
     def _has_place(self) -> bool:
-        return len(self._in_progress) + len(self._unbegun) < self._max_runs
+        unbegun = len(self._unbegun)
+        return unbegun < _MOST_UNBEGUN and (
+            self._max_runs is None or len(self._in_progress) + unbegun < self._max_runs
+        )
 
     def _start(self, run: Run) -> None:
-        managed = run.managed
+        options = run.managed.plan.options
         run.started = self._loop.time()
-        if managed.plan.options.switched_off is not None:
+        if options.switched_off is not None:
             self._intake.give_up(run, "removed")  # or switched off, after the slot was handed out
-        elif run.is_too_late:
+        elif options.misfire_grace is not None and run.is_too_late:
             self._intake.give_up(run, "late")
         else:
             self._make_task(run)
 
     def _make_task(self, run: Run) -> None:
         body = self._live(run)
-        self._has_factory = self._loop.get_task_factory() is not None
         make = _by_factory if self._has_factory else _make_task
         try:
             task = make(body, loop=self._loop, name=run.managed.full_name, context=self._context.copy())
@@ -233,13 +244,14 @@ class Runner:
         else:
             run.task = task
             self._unbegun[task] = run
-            task.add_done_callback(self._never_began)
 
-    def _never_began(self, task: asyncio.Future[None]) -> None:
-        """Its Task was cancelled before its first step."""
-        run = self._unbegun.pop(task, None)
-        if run is not None:
-            self._end(run, asyncio.CancelledError())
+    def _sweep(self) -> None:
+        """End the runs whose Task was cancelled before its first step, which it would have made by now."""
+        for task, run in tuple(self._unbegun.items()):
+            if task.done():
+                del self._unbegun[task]
+                self._end(run, asyncio.CancelledError())
+        self._start_soon()
 
     # The run
 
@@ -265,7 +277,6 @@ class Runner:
         """It begins now, later than it got its Task; False: it was given up meanwhile."""
         if self._unbegun.pop(task, None) is None:
             return False
-        task.remove_done_callback(self._never_began)
         run.started = self._loop.time()
         self._attend(run, task)
         return True
