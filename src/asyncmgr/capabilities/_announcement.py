@@ -1,20 +1,27 @@
-"""The message in which a host tells its nodes, and the store that keeps it."""
+"""The message in which a host tells its nodes, and the store that keeps it.
+
+`asyncmgr.wire` describes the format, and what writers and readers do with it.
+"""
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass
 from typing import Any
 
+from asyncmgr._common.safe_text import safe_repr
 from asyncmgr.capabilities._values import Node, node_name, refuse_doubles, to_fields, to_json
+from asyncmgr.transports import VALUE_LIMIT
 from asyncmgr.transports._tokens import encode_token
-from asyncmgr.wire import decode_json, encode_json, positive, typed
+from asyncmgr.wire import decode_json, encode_json, positive
 
 STORE = "asyncmgr-capabilities"
 
 
 STORE_TTL = 3600.0
-"""Seconds: the store's own TTL is only a backstop; readers go by the announcement's."""
+"""Seconds: the store's own TTL is only a backstop; readers go by the announcement's, which counts up to this."""
+
+LAST_INCARNATION = 2**63 - 1
+"""No host has it, as no later one could follow it: readers let anything replace it, announcers delete it."""
 
 
 def announcement_key(service: str, host: str) -> str:
@@ -38,6 +45,11 @@ class Announcement:
         """Greater for what was said later."""
         return self.incarnation, self.sequence
 
+    @property
+    def lifetime(self) -> float:
+        """Seconds for which it counts: its TTL, but no longer than the store keeps it."""
+        return min(self.ttl, STORE_TTL)
+
     def encode(self) -> bytes:
         """The value as it is stored."""
         return encode_json(
@@ -59,38 +71,79 @@ class Announcement:
         Raises
         ------
         ValueError
-            It is not an announcement of version 1, or of another host than the key says.
+            It is not an announcement of version 1, it is too large, or it is of another host than the key says.
         """
-        try:
-            announcement = cls._from_fields(decode_json(value))
-            expected = announcement_key(announcement.service, announcement.host)
-        except (KeyError, TypeError, OverflowError) as exc:
-            raise ValueError(f"not an announcement: {exc!r}") from exc
+        if len(value) > VALUE_LIMIT:
+            raise ValueError(f"the announcement has {len(value)} bytes, at most {VALUE_LIMIT} are allowed")
+        announcement = cls._from_fields(_object(decode_json(value), "the announcement"))
+        expected = announcement_key(announcement.service, announcement.host)
         if key != expected:
             raise ValueError(f"the announcement of {expected} under another key")
         return announcement
 
     @classmethod
-    def _from_fields(cls, fields: Any) -> Announcement:
-        if fields["v"] != 1:
-            raise ValueError(f"version {reprlib.repr(fields['v'])} of an announcement, and 1 is known")
+    def _from_fields(cls, fields: dict[str, Any]) -> Announcement:
+        version = _field(fields, "v", int)
+        if version != 1:
+            raise ValueError(f"v is {safe_repr(version, 50)}; this reader knows version 1 of announcements")
         return cls(
-            typed(fields["service"], str),
-            typed(fields["host"], str),
-            _count(fields["incarnation"]),
-            _count(fields["sequence"]),
-            positive(fields["ttl"]),
-            refuse_doubles(map(_from_node_fields, typed(fields["nodes"], list))),
+            _field(fields, "service", str),
+            _field(fields, "host", str),
+            _count(fields, "incarnation"),
+            _count(fields, "sequence"),
+            _positive(fields, "ttl"),
+            refuse_doubles(
+                _node(_object(node, f"nodes[{index}]"), f"nodes[{index}]")
+                for index, node in enumerate(_field(fields, "nodes", list))
+            ),
         )
 
 
-def _from_node_fields(fields: Any) -> Node:
-    values = to_json(typed(fields["capabilities"], dict), "capabilities")
-    return node_name(fields["node"], "capabilities"), values
+_JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer"}
 
 
-def _count(value: Any) -> int:
-    number: int = typed(value, int)
-    if not 0 <= number < 2**63:
-        raise ValueError(f"{reprlib.repr(number)} is no number from 0 to 2^63 - 1")
+def _object(value: Any, path: str) -> dict[str, Any]:
+    return _typed(value, dict, path)  # type: ignore[no-any-return]
+
+
+def _field(fields: dict[str, Any], name: str, kind: type, path: str = "") -> Any:
+    if name not in fields:
+        raise ValueError(f"{path}{name} is missing")
+    return _typed(fields[name], kind, f"{path}{name}")
+
+
+def _typed(value: Any, kind: type, path: str) -> Any:
+    # To Python True is an integer, in JSON it is not.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{path} is {_shown(value)}, not {_JSON_NAMES[kind]}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A JSON value in short, as JSON has it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _JSON_NAMES[type(value)] if isinstance(value, dict | list) else safe_repr(value, 50)
+
+
+def _count(fields: dict[str, Any], field: str) -> int:
+    number: int = _field(fields, field, int)
+    if not 0 <= number <= LAST_INCARNATION:
+        raise ValueError(f"{field} is {safe_repr(number, 50)}, not a number from 0 to 2^63 - 1")
     return number
+
+
+def _positive(fields: dict[str, Any], field: str) -> float:
+    if field not in fields:
+        raise ValueError(f"{field} is missing")
+    try:
+        return positive(fields[field])
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{field} is {_shown(fields[field])}, not a number greater than 0") from None
+
+
+def _node(fields: dict[str, Any], path: str) -> Node:
+    values = to_json(_field(fields, "capabilities", dict, f"{path}."), f"{path}.capabilities")
+    return node_name(_field(fields, "node", str, f"{path}."), path), values
