@@ -16,6 +16,7 @@ import pytest
 import time_machine
 
 from asyncmgr import Hosts, InvalidCapabilities, Service, TransportError, periodic_task
+from asyncmgr.capabilities import _announcer
 from asyncmgr.capabilities._announcement import announcement_key
 from asyncmgr.capabilities._announcer import ANSWER_WITHIN, Announcer
 from asyncmgr.capabilities._board import Board
@@ -51,10 +52,14 @@ async def serving(*agents: Any, host: str = "n1", **settings: Any) -> AsyncItera
             yield service, transport
 
 
+def announcer_of(service: Service) -> Announcer:
+    assert service._announcer is not None
+    return service._announcer
+
+
 def crash(service: Service) -> None:
     """End the announcer as kill -9 does: without a word."""
-    announcer = service._announcer
-    assert announcer is not None
+    announcer = announcer_of(service)
     assert announcer._task is not None
     announcer._task.cancel()
     announcer._task = None
@@ -580,6 +585,27 @@ async def test_duplicates_that_start_together_are_reported_once() -> None:
     assert count(logs, "host.duplicated") == 1
 
 
+@pytest.mark.parametrize("apart", [0.0, 0.3])
+async def test_duplicates_of_one_incarnation_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, apart: float
+) -> None:
+    """Processes that were forked at one instant may draw one number: one reports, the other is announced (7)."""
+    monkeypatch.setattr(_announcer, "_next_incarnation", lambda: 5)
+    with captured() as logs:
+        async with listen() as said, memory() as one, memory() as other:
+            services = [make_service(Agent(), transport=transport) for transport in (one, other)]
+            starting = [asyncio.create_task(services[0].start())]
+            await asyncio.sleep(apart)
+            starting.append(asyncio.create_task(services[1].start()))
+            await asyncio.sleep(100)
+            assert count(logs, "host.duplicated") == 1
+            before = len(said)
+            await asyncio.sleep(100)
+            assert 4 <= len(said) - before <= 6
+            for service in services:
+                await service.stop()
+
+
 async def test_same_host_of_another_service_is_no_duplicate() -> None:
     """Several services share a host and its name."""
     with captured() as logs:
@@ -624,11 +650,6 @@ async def test_older_duplicate_is_back_when_the_newer_is_dead() -> None:
 
 
 # A service that cannot serve calls
-
-
-def announcer_of(service: Service) -> Announcer:
-    assert service._announcer is not None
-    return service._announcer
 
 
 async def test_suspended_host_is_withdrawn_until_it_is_resumed() -> None:

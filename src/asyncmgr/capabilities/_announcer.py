@@ -224,7 +224,8 @@ class Announcer:
         there = await store.get(self._key)
         self._revision = there.revision if there is not None else 0
         other = _read(there)
-        if there is not None and other is not None and other.incarnation > self._incarnation:
+        # Also of the same incarnation: two processes may start at one instant, and what this one wrote is no later.
+        if there is not None and other is not None and other.order > (self._incarnation, self._sequence):
             # What is met first was left by an earlier instance, even if a clock that was set back makes it look newer.
             if self._has_looked and there.age < other.lifetime:
                 self._revision = None
