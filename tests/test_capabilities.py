@@ -623,8 +623,16 @@ MALFORMED: list[Any] = [
         (fields(ttl=0), "ttl is 0, not a number greater than 0"),
         (fields(nodes=[{}]), "nodes[0].capabilities is missing"),
         (fields(nodes=[{"node": "", "capabilities": {}}, 1]), "nodes[1] is 1, not an object"),
+        (
+            fields(nodes=[{"node": "", "capabilities": {"a": [0, {"b": None}]}}]),
+            "nodes[0].capabilities.a[1].b is null",
+        ),
+        (fields(nodes=[{"node": "", "capabilities": nested(62)}]), "nested deeper than 64 levels"),
         (fields(nodes=[{"node": 1, "capabilities": {}}]), "nodes[0].node is 1, not a string"),
-        (fields(nodes=[{"node": "", "capabilities": {"a": None}}]), "nodes[0].capabilities.a is None"),
+        (
+            fields(nodes=[{"node": "", "capabilities": {"a": None}}]),
+            "nodes[0].capabilities.a is null; capabilities leave",
+        ),
     ],
 )
 def test_what_is_malformed_is_named(malformed: Any, text: str) -> None:

@@ -108,3 +108,23 @@ async def test_what_cannot_be_called_here_is_refused(given: Any, text: str) -> N
     async with memory() as transport, Hosts(transport) as hosts:
         with pytest.raises(TypeError, match=text):
             hosts.select(**given)
+
+
+@pytest.mark.virtual_time
+async def test_weights_at_the_ends_of_the_floats() -> None:
+    """What lies between them is no float any more, and is normalised all the same."""
+    async with memory() as transport:
+        for name, ram in (("a", -1.7e308), ("b", 1.7e308), ("c", 0), ("d", 1e308)):
+            await Sender(transport, name).say({"ram": ram})
+        async with Hosts(transport) as hosts:
+            chosen = hosts.select(weighers=[weigh("ram")], count=4)
+            assert [state.host for state in chosen] == ["b", "d", "c", "a"]
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("multiplier", [float("nan"), float("inf"), "2x", None])
+async def test_multiplier_that_is_no_number_is_refused(multiplier: Any) -> None:
+    """By the weigher's name: with NaN any order would come out."""
+    async with memory() as transport, Hosts(transport) as hosts:
+        with pytest.raises(ValueError, match=r"has the multiplier .*; give a finite number"):
+            hosts.select(weighers=[weigh("ram", multiplier=multiplier)])

@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from asyncmgr._common.safe_text import safe_repr
+from asyncmgr._common.safe_text import printable, safe_repr
 from asyncmgr.capabilities._values import Node, node_name, refuse_doubles, to_fields, to_json
+from asyncmgr.errors import InvalidCapabilities
 from asyncmgr.transports import VALUE_LIMIT
 from asyncmgr.transports._tokens import encode_token
 from asyncmgr.wire import decode_json, encode_json, positive
 
 STORE = "asyncmgr-capabilities"
-
+"""The store that holds the announcements of all hosts, each under its own key."""
 
 STORE_TTL = 3600.0
 """Seconds: the store's own TTL is only a backstop; readers go by the announcement's, which counts up to this."""
@@ -78,7 +80,7 @@ class Announcement:
         announcement = cls._from_fields(_object(decode_json(value), "the announcement"))
         expected = announcement_key(announcement.service, announcement.host)
         if key != expected:
-            raise ValueError(f"the announcement of {expected} under another key")
+            raise ValueError(f"it is the announcement of {expected}, and stands under another key")
         return announcement
 
     @classmethod
@@ -145,5 +147,23 @@ def _positive(fields: dict[str, Any], field: str) -> float:
 
 
 def _node(fields: dict[str, Any], path: str) -> Node:
-    values = to_json(_field(fields, "capabilities", dict, f"{path}."), f"{path}.capabilities")
+    given, inner = _field(fields, "capabilities", dict, f"{path}."), f"{path}.capabilities"
+    try:
+        values = to_json(given, inner)
+    except InvalidCapabilities:
+        for null in _nulls(given, inner):
+            raise ValueError(f"{null} is null; capabilities leave out what is not known") from None
+        raise
     return node_name(_field(fields, "node", str, f"{path}."), path), values
+
+
+def _nulls(value: Any, path: str) -> Iterator[str]:
+    """The places of null in a JSON value."""
+    if value is None:
+        yield path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _nulls(item, f"{path}.{printable(key, 60)}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _nulls(item, f"{path}[{index}]")

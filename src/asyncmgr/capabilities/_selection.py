@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncmgr._common.functions import is_async
-from asyncmgr._common.safe_text import callable_name, safe_repr
+from asyncmgr._common.safe_text import callable_name, printable, safe_repr
 from asyncmgr.capabilities._states import Filter, HostState, Weigher
 
 _NOTHING: Any = object()
@@ -52,29 +52,45 @@ def _plain_functions(functions: Iterable[Any], what: str, gives: str) -> tuple[A
 def _total_weights(states: list[HostState], weighers: Iterable[Weigher]) -> list[float]:
     totals = [0.0] * len(states)
     for weigher in weighers:
-        multiplier = getattr(weigher, "multiplier", 1.0)
+        multiplier = _multiplier(weigher)
         for index, weight in enumerate(_normalised([_weigh(weigher, state) for state in states])):
             totals[index] += multiplier * weight
     return totals
 
 
+def _multiplier(weigher: Weigher) -> float:
+    given = getattr(weigher, "multiplier", 1.0)
+    if (multiplier := _finite(given)) is None:
+        raise ValueError(
+            f"the weigher {callable_name(weigher)} has the multiplier {safe_repr(given, 100)}; give a finite number"
+        )
+    return multiplier
+
+
 def _weigh(weigher: Weigher, state: HostState) -> float:
-    weight = weigher(state)
+    given = weigher(state)
+    if (weight := _finite(given)) is None:
+        node = printable(f"{state.service}/{state.host}/{state.node}")
+        raise ValueError(
+            f"the weigher {callable_name(weigher)} gave {safe_repr(given, 100)} for {node}; "
+            "give a finite number, or filter such nodes out"
+        )
+    return weight
+
+
+def _finite(given: Any) -> float | None:
     try:
-        if math.isfinite(number := float(weight)):
-            return number
+        number = float(given)
     except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(
-        f"the weigher {callable_name(weigher)} gave {safe_repr(weight, 100)} "
-        f"for {state.service}/{state.host}/{state.node}; give a finite number, or filter such nodes out"
-    )
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _normalised(weights: list[float]) -> list[float]:
-    lowest, highest = min(weights, default=0.0), max(weights, default=0.0)
+    # Halves, as the whole from the lowest to the highest may be beyond the range of a float.
+    lowest, highest = min(weights, default=0.0) / 2, max(weights, default=0.0) / 2
     spread = highest - lowest
-    return [(weight - lowest) / spread if spread else 0.0 for weight in weights]
+    return [(weight / 2 - lowest) / spread if spread else 0.0 for weight in weights]
 
 
 def capability(host: HostState, path: str, default: Any = None) -> Any:
