@@ -386,7 +386,7 @@ def test_board_refuses_what_does_not_go_together() -> None:
     board = Board()
     board.write("one", reported("a"))
     woken: list[Any] = []
-    board.wake(lambda: woken.append(board.nodes))
+    board.set_reader(lambda: woken.append(board.nodes))
     with pytest.raises(InvalidCapabilities, match="two capabilities are for the node 'a'"):
         board.write("two", reported("a"))
     with pytest.raises(InvalidCapabilities, match="bytes as JSON, at most"):
@@ -394,7 +394,7 @@ def test_board_refuses_what_does_not_go_together() -> None:
     assert [name for name, _ in board.nodes] == ["a"]
     assert woken == []
     board.write("two", reported("b"))
-    board.wake(None)
+    board.set_reader(None)
     board.write("two", reported("c"))
     assert [[name for name, _ in nodes] for nodes in woken] == [["a", "b"]]
 

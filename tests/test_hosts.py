@@ -466,6 +466,19 @@ async def test_old_news_show_that_more_is_to_come(fabric: Link) -> None:
         assert await told.read() == ["stale n1"]
 
 
+async def test_flood_of_changes_does_not_put_off_judgement_for_ever(fabric: Link) -> None:
+    """A key that is written all the time leaves no quiet turn: after `CATCH_UP` hosts are judged all the same."""
+    await Sender(fabric).say()
+    shelf = fabric._fabric.shelves[STORE]
+    async with viewing() as hosts:
+        await asyncio.sleep(29.9)
+        while now() < 30 + CATCH_UP + 0.05:
+            shelf.write("compute.noise", b"{")
+            stand_still(0.002)
+            await asyncio.sleep(0)
+        assert [state.state for state in hosts.snapshot()] == ["stale"]
+
+
 async def test_blocked_loop_with_service_and_view() -> None:
     """A service and a view in one blocked process: the service announces itself before it is judged (42)."""
     async with memory() as transport, Hosts(transport) as hosts, make_service(Agent(), transport=transport):

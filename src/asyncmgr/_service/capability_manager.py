@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SchedulerDependentManager(Manager):
-    """A manager that reports capabilities of its host to whoever chooses between hosts."""
+    """A manager that publishes what its host offers, for those who choose between hosts."""
 
     service_name: str | None = None
     """The service's name on the wire; `None`: the service decides."""

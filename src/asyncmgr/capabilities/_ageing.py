@@ -1,4 +1,4 @@
-"""Says when hosts may be judged by their age: once all that has arrived was read."""
+"""Decides when hosts may be judged by their age: once the reader has read all that has arrived."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable
 
 LATE = 0.1
-"""Seconds by which a timer is late where the loop was blocked, or the process stood still."""
+"""Seconds: a timer that is later than this shows that the loop was blocked, or the process stood still."""
 
 CATCH_UP = 1.0
-"""Seconds for a reader that was late to read what has arrived meanwhile."""
+"""Seconds that a reader gets to read what arrived while it stood still."""
 
 QUIET_TURNS = 5
-"""Turns of the loop without a change, after which all is read that had arrived."""
+"""Turns of the loop: if none of them brings a change, the reader has read all that has arrived."""
 
 
 class Ageing:
@@ -45,7 +45,7 @@ class Ageing:
         self._timer = self._loop.call_at(when, self._wait_until_read)
 
     def note_read(self, age: float) -> None:
-        """A change was read, which had been written `age` seconds before: one that is old shows that more waits."""
+        """Note that a change was read, `age` seconds after it was written: an old one shows that more of them wait."""
         self._read += 1
         if age > CATCH_UP:
             self._not_before = self._loop.time() + CATCH_UP
@@ -65,13 +65,13 @@ class Ageing:
         if now < self._not_before:
             self.plan(self._not_before)
         else:
-            self._take_turn(QUIET_TURNS, self._read)
+            self._take_turn(QUIET_TURNS, self._read, now + CATCH_UP)
 
-    def _take_turn(self, left: int, read: int) -> None:
+    def _take_turn(self, left: int, read: int, until: float) -> None:
         if read != self._read:
             left, read = QUIET_TURNS, self._read
-        if left:
-            self._turn = self._loop.call_soon(self._take_turn, left - 1, read)
+        if left and self._loop.time() < until:  # changes that never end do not put it off for ever
+            self._turn = self._loop.call_soon(self._take_turn, left - 1, read, until)
             return
         self._turn = None
         self.plan(self._judge(self._loop.time()))

@@ -1,4 +1,4 @@
-"""The message in which a host tells its nodes, and the store that keeps it.
+"""The message that announces a host with its nodes, and the store that keeps it.
 
 `asyncmgr.wire` describes the format, and what writers and readers do with it.
 """
@@ -20,20 +20,20 @@ STORE = "asyncmgr-capabilities"
 """The store that holds the announcements of all hosts, each under its own key."""
 
 STORE_TTL = 3600.0
-"""Seconds: the store's own TTL is only a backstop; readers go by the announcement's, which counts up to this."""
+"""Seconds that the store keeps a key. Only a backstop: readers go by the TTL of the announcement, up to this."""
 
 LAST_INCARNATION = 2**63 - 1
-"""No host has it, as no later one could follow it: readers let anything replace it, announcers delete it."""
+"""No host has this incarnation, as none could follow it. Readers let anything replace it; announcers delete it."""
 
 
 def announcement_key(service: str, host: str) -> str:
-    """Where the announcement of this host is stored."""
+    """The key under which this host is announced."""
     return f"{encode_token(service, 'service name')}.{encode_token(host, 'host name')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What one service instance says of itself."""
+    """What one service instance announces."""
 
     service: str
     host: str
@@ -44,12 +44,12 @@ class Announcement:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Greater for what was said later."""
+        """Greater for each later announcement."""
         return self.incarnation, self.sequence
 
     @property
     def lifetime(self) -> float:
-        """Seconds for which it counts: its TTL, but no longer than the store keeps it."""
+        """Seconds for which it counts: its TTL, at most as long as the store keeps it."""
         return min(self.ttl, STORE_TTL)
 
     def encode(self) -> bytes:
@@ -122,7 +122,7 @@ def _typed(value: Any, kind: type, path: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A JSON value in short, as JSON has it."""
+    """A JSON value for people, in the words of JSON."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -39,8 +39,8 @@ _latest_incarnation = 0
 class Announcer:
     """Announces one service instance.
 
-    Without the transport nothing is lost but time: an outage is logged once, and so is its end, when the latest
-    state of the host is announced again, whatever the store has kept.
+    An outage of the transport costs only time: it is logged once, and so is its end, when the latest state of the
+    host is announced again.
 
     Of several live instances with one name the latest start is announced. The others leave it the name, report it
     once an episode, and are back when it is gone.
@@ -74,7 +74,7 @@ class Announcer:
         self._answer_within = min(ANSWER_WITHIN, ttl / 3)
         self._board = board
         self._listeners = listeners
-        # By host, so that hosts that were started together do not refresh together.
+        # Seeded by host, so that hosts that started together do not refresh together.
         self._spread = random.Random(zlib.crc32(self._key.encode()))
         self._retries = Retries(
             transport,
@@ -85,7 +85,7 @@ class Announcer:
             host=host,
         )
         self._store: Store | None = None
-        # Of what stands under the key, 0 where nothing does; None = to be looked up.
+        # The revision of the key, 0 where there is no such key; None: it has to be looked up.
         self._revision: int | None = None
         self._incarnation = _next_incarnation()
         self._sequence = 0
@@ -101,21 +101,20 @@ class Announcer:
     async def start(self) -> None:
         """Announce the host, and keep it announced. While the transport is down, this is done as soon as it is back.
 
-        A start takes the name, also from a live instance: which of two is meant nobody can tell, and what is there
-        may be left by an earlier start.
+        A start takes the name, even from a live instance: nobody can tell that from one that has just died.
         """
-        self._board.wake(self._note_report)
+        self._board.set_reader(self._note_report)
         self._task = asyncio.create_task(self._keep_announced(), name=f"asyncmgr announcer of {self._key}")
         await self._tried.wait()
 
     async def stop(self) -> None:
-        """Withdraw the host. Where the transport does not take that, readers go by the TTL."""
+        """Withdraw the host. Where the transport fails, readers go by the TTL."""
         if self._task is None:
             return
-        self._board.wake(None)
+        self._board.set_reader(None)
         try:
             async with asyncio.timeout(self._answer_within):
-                async with self._writing:  # what is cut off might be written after the withdrawal
+                async with self._writing:  # a write that is cut off might arrive after the withdrawal
                     self._task.cancel()
                 await self._withdraw()
         except (TransportError, TimeoutError) as exc:
@@ -148,7 +147,7 @@ class Announcer:
         self._retries.hasten(0)
 
     def _note_report(self) -> None:
-        """Send soon what is not sent yet. Is called in any thread, where measuring often is done."""
+        """Announce a change soon. Threads call this too, as measuring often runs in one."""
         if self._is_behind():
             with contextlib.suppress(RuntimeError):  # the loop was closed while a thread still measured
                 self._loop.call_soon_threadsafe(self._retries.hasten, AT_MOST_EVERY)
@@ -179,7 +178,7 @@ class Announcer:
             except (Exception, asyncio.CancelledError) as exc:
                 if is_cancelled():
                     raise
-                self._store = self._revision = None  # lost with the engine, for all that is known
+                self._store = self._revision = None  # the engine may have lost the key
                 self._retries.failed(exc)
 
     def _rests(self) -> bool:
@@ -217,16 +216,16 @@ class Announcer:
             self._revision = await store.create(self._key, announcement.encode())
         self._note_single()
 
-    # Other instances with this host's name: this one succeeds those of the past, and reports those of the present
+    # Other instances with this host's name: this one succeeds those of the past, and reports those that live
 
     async def _may_write(self, store: Store) -> bool:
-        """Look at what stands under the key: whether to write over it."""
+        """Read the key; return whether this instance may write over it."""
         there = await store.get(self._key)
         self._revision = there.revision if there is not None else 0
         other = _read(there)
-        # Also of the same incarnation: two processes may start at one instant, and what this one wrote is no later.
+        # Another process may have the same incarnation, if it started at the same instant: its sequence tells.
         if there is not None and other is not None and other.order > (self._incarnation, self._sequence):
-            # What is met first was left by an earlier instance, even if a clock that was set back makes it look newer.
+            # The first look finds an earlier instance, even if a clock that was set back makes it look later.
             if self._has_looked and there.age < other.lifetime:
                 self._revision = None
                 self._note_duplicate()
@@ -236,7 +235,7 @@ class Announcer:
         return True
 
     async def _succeed(self, store: Store, incarnation: int) -> None:
-        """Be later than what stands under the key."""
+        """Become later than the incarnation under the key."""
         if incarnation + 1 < LAST_INCARNATION:
             self._incarnation = incarnation + 1
         else:  # garbage: no start can follow it, and a deletion lets readers forget it
@@ -244,7 +243,7 @@ class Announcer:
             self._revision = 0
 
     def _note_duplicate(self) -> None:
-        # Of two instances the older one reports, and leaves the name to the newer: one report, and no fight.
+        # The older instance reports, and leaves the name to the newer one: one report, no fight.
         if self._is_duplicated:
             return
         self._is_duplicated = True
@@ -280,7 +279,7 @@ def _next_incarnation() -> int:
 
 
 def _read(entry: Entry | None) -> Announcement | None:
-    """The announcement of an entry; one that is malformed is none."""
+    """The announcement of an entry; `None` where there is none, or it is malformed."""
     try:
         return Announcement.decode(entry.key, entry.value) if entry is not None else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""The board of one service: its managers write what the host offers, the announcer reads it and is woken by it."""
+"""The board of one service: managers write what the host offers; the board wakes the announcer, which reads it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ class Board:
         self.nodes = nodes if len(reports) == 1 else check_nodes(nodes)
         self._reports = reports
 
-    def wake(self, reader: Callable[[], object] | None) -> None:
-        """Call `reader` after each report, in the thread of its author; `None` ends this."""
+    def set_reader(self, reader: Callable[[], object] | None) -> None:
+        """Have `reader` called after each report, in the thread of its author; `None` ends this."""
         self._reader = reader

@@ -28,12 +28,12 @@ AT_ONCE = 64
 """Changes taken in before others get their turn: those of 10,000 hosts take a good part of a second."""
 
 RETURN_WITHIN = 10.0
-"""Seconds that a host has to announce itself again where the store has lost it while nothing could be heard."""
+"""Seconds that a host has to announce itself again, where the store has lost it during an outage."""
 
 HELD_FOR = RETRY_MOST + ANSWER_WITHIN
-"""Seconds after the return of the feed for which known hosts are not judged by their age.
+"""Seconds after an outage in which no known host is judged by its age.
 
-Where the store was away for all, its hosts may need so long until their next try to announce themselves.
+If the hosts could not reach the store either, their next try to announce themselves may come as late as this.
 """
 
 PROOF_WITHIN = 0.25
@@ -269,7 +269,9 @@ class Hosts:
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-    _ = task.cancelled() or task.exception()  # else asyncio logs an error that was told to whoever entered
+    _ = (
+        task.cancelled() or task.exception()
+    )  # read, or asyncio logs an error that __aenter__ has raised already
 
 
 def _now() -> float:

@@ -1,4 +1,4 @@
-"""Logs what is malformed in the store: once for each key and episode, in bounded memory."""
+"""Logs malformed announcements: once for each key and episode, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import printable, safe_str
 
 KEYS_KEPT = 64
-"""Keys whose malformed value was logged and which are kept, so that it is not logged again."""
+"""Keys that are remembered, so that what they hold is not logged again."""
 
 _KEY_SHOWN = 300
 
 
 class MalformedKeys:
-    """The keys that hold something malformed at the moment."""
+    """The keys that hold a malformed announcement now."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
         self._others = 0
-        """How often there was one while no more were kept."""
+        """How often a key beyond those was malformed."""
 
     def note(self, key: str, error: ValueError) -> None:
         """Log the first malformed value of a key; of keys beyond those kept the 1st, 2nd, 4th, 8th ..."""
@@ -37,5 +37,5 @@ class MalformedKeys:
             )
 
     def forget(self, key: str) -> None:
-        """The key holds an announcement now, or nothing; what is malformed later is a new episode."""
+        """End the episode of a key: it holds a good announcement now, or nothing."""
         self._told.discard(key)

@@ -17,7 +17,10 @@ class HostState:
     """The capability `node`; empty where the host has only one."""
     capabilities: Mapping[str, Any]
     state: Literal["fresh", "stale"]
-    """`stale` once half the TTL of the host has passed without an announcement."""
+    """`stale` once half the TTL of the host has passed without an announcement.
+
+    A view that hears nothing (see `Hosts.live`) keeps the state that it knew.
+    """
     age: float
     """Seconds since the host was announced, on this reader's clock."""
     incarnation: int

@@ -38,7 +38,7 @@ def _refuse(self: Any, *args: object, **kwargs: object) -> NoReturn:
 
 
 def _refuses(*methods: str) -> Callable[[type[C]], type[C]]:
-    """Make methods of a class refuse: set afterwards, as type checkers would have each of them typed as its base's."""
+    """Replace methods of a class by one that refuses. In the class body each would need the signature of its base."""
 
     def decorate(cls: type[C]) -> type[C]:
         for method in methods:
@@ -188,12 +188,12 @@ def _key(key: object, path: str) -> str:
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two JSON values are the same; to Python, but not in JSON, True is 1 and 1 is 1.0."""
+    """Whether two JSON values are the same. To Python True is 1 and 1 is 1.0, in JSON they differ."""
     return one == other and repr(one) == repr(other)
 
 
 def read_capabilities(capabilities: object) -> tuple[Node, ...]:
-    """One mapping or model, or a list of them, as nodes.
+    """Turn one mapping or model, or a list of them, into nodes.
 
     Raises
     ------
@@ -226,12 +226,12 @@ def node_name(name: object, path: str) -> str:
 
 
 def check_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
-    """`nodes` themselves, where they can be announced together.
+    """Return `nodes` if they can be announced together.
 
     Raises
     ------
     InvalidCapabilities
-        Two have one name, or all of them are too much for one value of a store.
+        Two have one name, or all together are too large for one value of a store.
     """
     nodes = refuse_doubles(nodes)
     if (size := len(encode_json(to_fields(nodes)))) > NODES_LIMIT:
