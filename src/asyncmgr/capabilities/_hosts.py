@@ -269,9 +269,8 @@ class Hosts:
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-    _ = (
-        task.cancelled() or task.exception()
-    )  # read, or asyncio logs an error that __aenter__ has raised already
+    if not task.cancelled():
+        task.exception()  # read, or asyncio logs an error that __aenter__ has raised already
 
 
 def _now() -> float:
