@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
-LATE = 0.1
+LATE = 0.5
 """Seconds: a timer that is later than this shows that the loop was blocked, or the process stood still."""
 
 CATCH_UP = 1.0
