@@ -79,16 +79,17 @@ class Watch(Manager):
     async def _watch(self) -> None:
         assert self.service is not None
         async with Hosts(self.service.transport) as hosts:
+            changes = hosts.changes()  # before the snapshot, so that nothing is missed between the two
             for state in hosts.snapshot():
                 tell("found", state)
-            async for change in hosts.changes():
+            async for change in changes:
                 tell(change.kind, change.host)
 
 
 def tell(what: str, state: HostState) -> None:
     offered = state.capabilities
     facts = {key: offered[key] for key in ("load", "memory_free_mib") if key in offered}
-    log.info(f"host.{what}", host=state.host, service=state.service, **facts)
+    log.info("host.seen", change=what, host=state.host, service=state.service, **facts)
 
 
 def measure() -> Capabilities:

@@ -74,6 +74,12 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+def stand_still(seconds: float) -> None:
+    """Let virtual time pass while nothing runs: the process is stopped, or something blocks the loop."""
+    loop: Any = asyncio.get_running_loop()
+    loop._advance(round(seconds * 1e6))
+
+
 class Said:
     """What stands under one host's key: every value, and when it came; a deletion is `None`."""
 

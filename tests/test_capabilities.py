@@ -9,6 +9,7 @@ import enum
 import json
 import math
 import pickle
+import threading
 from collections import ChainMap, UserList
 from collections.abc import Mapping
 from decimal import Decimal
@@ -18,14 +19,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, RootModel
+from pydantic import Base64Bytes, BaseModel, Field, RootModel, SecretBytes, SecretStr
 
-from asyncmgr import InvalidCapabilities, Manager
-from asyncmgr._service.capability_manager import nodes_of
-from asyncmgr.capabilities._announcement import Announcement, announcement_key
+from asyncmgr import InvalidCapabilities
+from asyncmgr.capabilities._announcement import STORE_TTL, Announcement, announcement_key
+from asyncmgr.capabilities._board import Board
 from asyncmgr.capabilities._values import NESTING, NODES_LIMIT, PRESENCE, read_capabilities, same
 from asyncmgr.transports import VALUE_LIMIT
-from tests.announcements import Agent, OtherAgent
+from tests.announcements import Agent
 
 
 def stored(capabilities: Any) -> Any:
@@ -150,6 +151,55 @@ def test_model_that_is_not_json_is_refused() -> None:
     assert refusal(ring).startswith("capabilities is a Disk that is not JSON")
 
 
+class Login(BaseModel):
+    user: str = "root"
+    password: SecretStr = SecretStr("swordfish")
+
+
+class Backend(BaseModel):
+    logins: list[Login] = [Login()]
+    keys: dict[str, SecretBytes] = {}
+
+
+@pytest.mark.parametrize(
+    ("given_value", "path"),
+    [
+        (Login(), "capabilities.password is a SecretStr"),
+        ([{}, Backend()], "capabilities[1].logins[0].password is a SecretStr"),
+        (Backend(logins=[], keys={"a": SecretBytes(b"x")}), "capabilities.keys.a is a SecretBytes"),
+        ({"x": [Login()]}, "capabilities.x[0].password is a SecretStr"),
+        ({"x": SecretStr("swordfish")}, "capabilities.x is SecretStr('**********') (SecretStr)"),
+    ],
+)
+def test_secret_is_refused_by_its_path(given_value: Any, path: str) -> None:
+    """Everybody reads capabilities: a secret is neither published nor replaced by asterisks (33)."""
+    text = refusal(given_value)
+    assert text.startswith(path)
+    assert "swordfish" not in text
+
+
+class Tunnel(BaseModel):
+    name: str
+    key: SecretStr = Field(exclude=True)
+    stars: str = "**********"
+
+
+def test_excluded_secret_and_asterisks_are_no_secret() -> None:
+    """What the model leaves out is not published; a text of asterisks is a text."""
+    assert stored(Tunnel(name="a", key=SecretStr("k"))) == {"name": "a", "stars": "**********"}
+
+
+class Blob(BaseModel):
+    raw: bytes = b""
+    coded: Base64Bytes = b""
+
+
+def test_bytes_of_a_model() -> None:
+    """UTF-8 becomes text, Base64Bytes its code; other bytes are refused (33)."""
+    assert stored(Blob(raw="ä".encode(), coded=b"AP8=")) == {"raw": "ä", "coded": "AP8="}
+    assert refusal(Blob(raw=b"\xff")).startswith("capabilities is a Blob that is not JSON")
+
+
 def test_model_class_is_no_model() -> None:
     """The class in place of an instance is refused, and so is a model that is no mapping."""
     assert refusal(Host).startswith("capabilities is <class")
@@ -207,13 +257,16 @@ def nested(levels: int) -> dict[str, Any]:
         ({"a": Decimal(1)}, "capabilities.a is Decimal('1') (Decimal)"),
         ({"a": 1j}, "capabilities.a is 1j (complex)"),
         ({"a": object}, "capabilities.a is <class 'object'> (type)"),
-        ({"a": Odd()}, "capabilities.a is <Odd instance"),
+        ({"a": Odd()}, "capabilities.a is <Odd whose repr() raised RuntimeError>"),
         ({1: "a"}, "capabilities has the key 1; keys of JSON are strings"),
         ({"a": {None: 1}}, "capabilities.a has the key None"),
         ({"a": {("x", 1): 1}}, "capabilities.a has the key ('x', 1)"),
         ({"a": "\ud800"}, "capabilities.a is '\\ud800', which is no Unicode text"),
         ({"\udcff": 1}, "the key of capabilities is '\\udcff', which is no Unicode text"),
         ({"a": 10**5000}, "capabilities.a is a number beyond the range of a float"),
+        ({"a": [2**1024 - 1]}, "capabilities.a[0] is a number beyond the range of a float"),
+        ({"a\x1b[2J": None}, "capabilities.a\\x1b[2J is None"),
+        ({"k" * 1000: None}, "capabilities." + "k" * 60 + "... (1,000 characters) is None"),
         ({"node": 1}, "capabilities.node is 1; a node's name is a string"),
         ([{"node": True}], "capabilities[0].node is True; a node's name is a string"),
         ({"node": "x" * 129}, "capabilities.node: node name 'xxx"),
@@ -302,21 +355,64 @@ def test_doubles_are_refused() -> None:
 
 def test_empty_list_withdraws_all() -> None:
     """The empty list is an update: of a host that has no nodes."""
-    agent = Agent()
-    assert nodes_of([agent]) == PRESENCE
+    agent, board = Agent(), Board()
+    assert board.nodes == PRESENCE
     agent.update_service_capabilities([])
     assert agent.last_capabilities == ()
-    assert nodes_of([agent]) == ()
+    board.write("Agent", agent.last_capabilities)
+    assert board.nodes == ()
 
 
-def test_nodes_of_managers_are_put_together() -> None:
-    """Managers that report nothing add nothing; others are no matter."""
-    one, two = Agent(), OtherAgent()
-    assert nodes_of([one, Manager(), two]) == (("", {}),)
-    one.update_service_capabilities({"node": "a"})
-    assert nodes_of([one, Manager(), two]) == (("a", {"node": "a"}),)
-    two.update_service_capabilities([{"node": "b"}, {"node": "c"}])
-    assert [name for name, _ in nodes_of([one, two])] == ["a", "b", "c"]
+# The board
+
+
+def reported(*nodes: str) -> Any:
+    return read_capabilities([{"node": node} for node in nodes])
+
+
+def test_board_holds_the_nodes_of_all_authors() -> None:
+    """Who reports nothing adds nothing; a report replaces the one before it."""
+    board = Board()
+    assert board.nodes == (("", {}),)
+    board.write("one", reported("a"))
+    board.write("two", reported("b", "c"))
+    assert [name for name, _ in board.nodes] == ["a", "b", "c"]
+    board.write("one", reported())
+    assert [name for name, _ in board.nodes] == ["b", "c"]
+
+
+def test_board_refuses_what_does_not_go_together() -> None:
+    """A node of another author, or more than fits: what it held before stays, and nobody is woken."""
+    board = Board()
+    board.write("one", reported("a"))
+    woken: list[Any] = []
+    board.set_reader(lambda: woken.append(board.nodes))
+    with pytest.raises(InvalidCapabilities, match="two capabilities are for the node 'a'"):
+        board.write("two", reported("a"))
+    with pytest.raises(InvalidCapabilities, match="bytes as JSON, at most"):
+        board.write("two", read_capabilities([{"node": "b", "x": "x" * (NODES_LIMIT - 60)}]))
+    assert [name for name, _ in board.nodes] == ["a"]
+    assert woken == []
+    board.write("two", reported("b"))
+    board.set_reader(None)
+    board.write("two", reported("c"))
+    assert [[name for name, _ in nodes] for nodes in woken] == [["a", "b"]]
+
+
+def test_board_may_be_written_by_threads() -> None:
+    """No report of one author is lost to that of another."""
+    board = Board()
+
+    def write(author: str) -> None:
+        for turn in range(200):
+            board.write(author, read_capabilities({"node": author, "turn": turn}))
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted((name, values["turn"]) for name, values in board.nodes) == [(name, 199) for name in "abcd"]
 
 
 async def test_publishing_without_a_service_does_nothing() -> None:
@@ -472,6 +568,8 @@ MALFORMED: list[Any] = [
     b"9" * 10_000,
     {},
     fields(v=2),
+    fields(v=True),
+    fields(v=1.0),
     fields(v="1"),
     fields(v=None),
     fields(service="other"),
@@ -510,6 +608,53 @@ MALFORMED: list[Any] = [
     json.dumps(fields(ttl=60)).replace('"a": 1', '"a": 1e999').encode(),
     json.dumps(fields(ttl=60)).replace("60", "1e999").encode(),
 ]
+
+
+@pytest.mark.parametrize(
+    ("malformed", "text"),
+    [
+        (fields(v=True), "v is true, not an integer"),
+        (fields(v=2), "v is 2; this reader knows version 1 of announcements"),
+        ({}, "v is missing"),
+        ([], "the announcement is an array, not an object"),
+        (fields(host=None), "host is null, not a string"),
+        (fields(sequence="7"), "sequence is '7', not an integer"),
+        (fields(incarnation=2**63), "incarnation is 9223372036854775808, not a number from 0 to 2^63 - 1"),
+        (fields(ttl=0), "ttl is 0, not a number greater than 0"),
+        (fields(nodes=[{}]), "nodes[0].capabilities is missing"),
+        (fields(nodes=[{"node": "", "capabilities": {}}, 1]), "nodes[1] is 1, not an object"),
+        (
+            fields(nodes=[{"node": "", "capabilities": {"a": [0, {"b": None}]}}]),
+            "nodes[0].capabilities.a[1].b is null",
+        ),
+        (fields(nodes=[{"node": "", "capabilities": nested(62)}]), "nested deeper than 64 levels"),
+        (fields(nodes=[{"node": 1, "capabilities": {}}]), "nodes[0].node is 1, not a string"),
+        (
+            fields(nodes=[{"node": "", "capabilities": {"a": None}}]),
+            "nodes[0].capabilities.a is null; capabilities leave",
+        ),
+    ],
+)
+def test_what_is_malformed_is_named(malformed: Any, text: str) -> None:
+    """The text has the field and speaks JSON, not Python: its reader may have written the sender in any language."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is what is tested
+        Announcement.decode("compute.n1", json.dumps(malformed).encode())
+    assert str(caught.value).startswith(text)
+
+
+def test_too_large_announcement_is_refused() -> None:
+    """Readers enforce the limit too, where an engine takes more (35)."""
+    value = json.dumps(fields(nodes=[{"node": "", "capabilities": {"a": "x" * 8_000_000}}])).encode()
+    with pytest.raises(ValueError, match=r"has 8000\d\d\d bytes, at most 1047552 are allowed"):
+        Announcement.decode("compute.n1", value)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "lifetime"), [(60, 60), (3600, 3600), (86_400, STORE_TTL), (1e300, STORE_TTL)]
+)
+def test_lifetime_is_capped(ttl: float, lifetime: float) -> None:
+    """No announcement counts for longer than the store keeps it (43)."""
+    assert Announcement.decode("compute.n1", json.dumps(fields(ttl=ttl)).encode()).lifetime == lifetime
 
 
 @pytest.mark.parametrize("malformed", MALFORMED, ids=lambda value: str(value)[:60])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -75,3 +76,55 @@ async def test_stacked_and_normalised_as_novas() -> None:
             assert names(weigh("ram"), weigh("load", multiplier=0.1)) == ["c", "b", "a", "d"]
             assert names(weigh("ram"), weigh("load"), ram=50)[0] == "b"
             assert names(weigh("ram", multiplier=0.1), weigh("load", multiplier=10))[0] == "a"
+
+
+async def passes_later(state: HostState) -> bool:
+    return True
+
+
+class LaterWeigher:
+    multiplier = 1.0
+
+    async def __call__(self, state: HostState) -> float:
+        return 1.0
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            {"filters": [passes_later]},
+            r"the filter \S*passes_later is async, .* write it as 'def filter\(host: HostState\) -> bool'",
+        ),
+        ({"filters": [functools.partial(passes_later)]}, r"the filter \S*passes_later is async"),
+        ({"weighers": [weigh("x"), LaterWeigher()]}, r"the weigher .*LaterWeigher.* is async.*-> float'"),
+        ({"filters": [None]}, "the filter None cannot be called; give a function"),
+        ({"weighers": ["ram"]}, "the weigher 'ram' cannot be called"),
+    ],
+)
+async def test_what_cannot_be_called_here_is_refused(given: Any, text: str) -> None:
+    """At the call, by name and with what to write, also while there is no host to choose (4)."""
+    async with memory() as transport, Hosts(transport) as hosts:
+        with pytest.raises(TypeError, match=text):
+            hosts.select(**given)
+
+
+@pytest.mark.virtual_time
+async def test_weights_at_the_ends_of_the_floats() -> None:
+    """What lies between them is no float any more, and is normalised all the same."""
+    async with memory() as transport:
+        for name, ram in (("a", -1.7e308), ("b", 1.7e308), ("c", 0), ("d", 1e308)):
+            await Sender(transport, name).say({"ram": ram})
+        async with Hosts(transport) as hosts:
+            chosen = hosts.select(weighers=[weigh("ram")], count=4)
+            assert [state.host for state in chosen] == ["b", "d", "c", "a"]
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("multiplier", [float("nan"), float("inf"), "2x", None])
+async def test_multiplier_that_is_no_number_is_refused(multiplier: Any) -> None:
+    """By the weigher's name: with NaN any order would come out."""
+    async with memory() as transport, Hosts(transport) as hosts:
+        with pytest.raises(ValueError, match=r"has the multiplier .*; give a finite number"):
+            hosts.select(weighers=[weigh("ram", multiplier=multiplier)])

@@ -20,7 +20,7 @@ from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import type_name
 from asyncmgr._service.plugins import Plugin
 from asyncmgr.capabilities import HostState
-from asyncmgr.capabilities._hosts import _weigh
+from asyncmgr.capabilities._selection import _weigh
 from asyncmgr.events import Event, RunFinished, SettingsReloaded
 from asyncmgr.transports._retries import Retries
 from tests.helpers import Recorded, log_processors, task

@@ -26,10 +26,12 @@ from asyncmgr import (
     TransportClosed,
     TransportError,
 )
-from asyncmgr.capabilities._announcement import STORE
-from asyncmgr.capabilities._hosts import AT_ONCE, RETURN_WITHIN
+from asyncmgr.capabilities._ageing import CATCH_UP
+from asyncmgr.capabilities._announcement import STORE, STORE_TTL
+from asyncmgr.capabilities._hosts import AT_ONCE, HELD_FOR, RETURN_WITHIN
+from asyncmgr.capabilities._malformed import KEYS_KEPT
 from asyncmgr.transports._retries import RESUME_WITHIN
-from tests.announcements import Agent, Link, Sender, captured, count, make_service, memory, now
+from tests.announcements import Agent, Link, Sender, captured, count, make_service, memory, now, stand_still
 
 pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
 
@@ -259,8 +261,10 @@ async def test_host_goes_stale_then_gone(fabric: Link) -> None:
     async with viewing() as hosts:
         for wait, state in ((0, "fresh"), (29.999999, "fresh"), (1e-6, "stale"), (29.999999, "stale")):
             await asyncio.sleep(wait)
+            await settle()
             assert [host.state for host in hosts.snapshot()] == [state]
         await asyncio.sleep(1e-6)
+        await settle()
         assert hosts.snapshot() == ()
 
 
@@ -380,10 +384,176 @@ async def test_crashed_host_goes_stale_then_gone(fabric: Link) -> None:
         with transport.outage():
             died = now() - hosts.snapshot()[0].age
             await asyncio.sleep(died + 30 - now())
+            await settle()
             assert hosts.snapshot()[0].state == "stale"
             await asyncio.sleep(30)
+            await settle()
             assert hosts.snapshot() == ()
             await service.stop()
+
+
+# A reader that stood still
+
+
+@pytest.mark.parametrize("seconds", [31, 90, 3600])
+async def test_paused_reader_declares_nobody_dead(fabric: Link, seconds: int) -> None:
+    """What has arrived meanwhile is read before anybody is judged by age (42)."""
+    alive, dead = Sender(fabric, "alive"), Sender(fabric, "dead")
+    await alive.say()
+    await dead.say()
+    async with viewing() as hosts:
+        told = Told(hosts)
+        await told.read()
+        stand_still(seconds)
+        await asyncio.sleep(0.5)
+        await alive.say()  # as if it had come meanwhile, and could be read only now
+        await dead.say(ttl=1.0)
+        assert [state.state for state in hosts.snapshot()] == ["fresh", "fresh"]
+        await asyncio.sleep(3)
+        assert [_label(state) for state in hosts.snapshot()] == ["alive"]
+        assert await told.read() == ["left dead"]
+
+
+async def test_paused_reader_that_hears_nothing_judges_a_little_later(fabric: Link) -> None:
+    """Who is dead is told dead, once the reader had the time to read what might have come."""
+    await Sender(fabric).say()
+    async with viewing() as hosts:
+        told = Told(hosts)
+        stand_still(100)
+        assert await told.read() == []
+        await asyncio.sleep(CATCH_UP)
+        assert await told.read() == ["left n1"]
+
+
+async def test_what_waits_to_be_read_is_read_first(fabric: Link) -> None:
+    """The timer is hardly late, and news of its hosts wait in the buffer: they are read, then it judges (42)."""
+    senders = [Sender(fabric, f"n{index}") for index in range(5 * AT_ONCE)]
+    for sender in senders:
+        await sender.say()
+    shelf = fabric._fabric.shelves[STORE]
+    async with viewing() as hosts:
+        told = Told(hosts)
+        await asyncio.sleep(29.5)
+        for key, record in list(shelf._records.items()):
+            shelf.write(key, record.value.replace(b'"sequence":1', b'"sequence":2'))
+        stand_still(0.55)
+        assert await told.read() == []
+        await asyncio.sleep(20)
+        assert {state.sequence for state in hosts.snapshot()} == {2}
+        assert await told.read() == []
+
+
+async def test_old_news_show_that_more_is_to_come(fabric: Link) -> None:
+    """A reader that reads what was written long ago is behind: it judges nobody until it has caught up (42)."""
+    first, second = Sender(fabric, "n1"), Sender(fabric, "n2")
+    await first.say()
+    await second.say()
+    shelf = fabric._fabric.shelves[STORE]
+    async with viewing() as hosts:
+        told = Told(hosts)
+        await asyncio.sleep(5)
+        values = {
+            key: record.value.replace(b'"sequence":1', b'"sequence":2')
+            for key, record in shelf._records.items()
+        }
+        shelf.write(first.key, values[first.key])
+        stand_still(24.95)
+        await asyncio.sleep(0.2)
+        shelf.write(second.key, values[second.key])  # as if it had waited in the socket too
+        await settle()
+        assert await told.read() == []
+        await asyncio.sleep(6)
+        assert await told.read() == ["stale n1"]
+
+
+async def test_flood_of_changes_does_not_put_off_judgement_for_ever(fabric: Link) -> None:
+    """A key that is written all the time leaves no quiet turn: after `CATCH_UP` hosts are judged all the same."""
+    await Sender(fabric).say()
+    shelf = fabric._fabric.shelves[STORE]
+    async with viewing() as hosts:
+        await asyncio.sleep(29.9)
+        while now() < 30 + CATCH_UP + 0.05:
+            shelf.write("compute.noise", b"{")
+            stand_still(0.002)
+            await asyncio.sleep(0)
+        assert [state.state for state in hosts.snapshot()] == ["stale"]
+
+
+async def test_blocked_loop_with_service_and_view() -> None:
+    """A service and a view in one blocked process: the service announces itself before it is judged (42)."""
+    async with memory() as transport, Hosts(transport) as hosts, make_service(Agent(), transport=transport):
+        told = Told(hosts)
+        for _ in range(10):
+            await asyncio.sleep(40)
+            await told.read()
+            stand_still(70)
+        await asyncio.sleep(5)
+        assert {change.kind for change in told.changes} <= {"joined", "updated"}
+
+
+# Evidence
+
+
+async def test_silent_feed_is_no_evidence(fabric: Link) -> None:
+    """Where a transport knows when it last heard anything, hosts are judged up to that moment only (42)."""
+    await Sender(fabric).say()
+    async with memory() as transport, Hosts(transport) as hosts:
+        told = Told(hosts)
+        (watch,) = transport._watches
+        await asyncio.sleep(20)
+        watch.note_heard()
+        await asyncio.sleep(60)
+        assert hosts.snapshot()[0].state == "fresh"
+        watch.note_heard()
+        await asyncio.sleep(1)
+        assert hosts.snapshot() == ()
+        assert await told.read() == ["left n1"]
+
+
+async def test_hosts_that_were_cut_off_too_are_not_told_gone(fabric: Link) -> None:
+    """An engine that was away for all, for longer than the TTL, empties no view: hosts get time to come back (42)."""
+    hosts_there = [Sender(fabric, f"n{index}") for index in range(5)]
+    for sender in hosts_there:
+        await sender.say()
+    async with memory() as transport, Hosts(transport) as hosts:
+        told = Told(hosts)
+        with transport.outage():
+            await asyncio.sleep(300)
+        for sender in hosts_there[1:]:
+            await asyncio.sleep(8)
+            await sender.say()
+            assert len(hosts.select(count=9)) == 5
+        assert await told.read() == []
+        await asyncio.sleep(HELD_FOR)
+        assert [change for change in await told.read() if change.startswith("left")] == ["left n0"]
+
+
+async def test_feed_that_fails_again_before_it_is_back_holds_on(fabric: Link) -> None:
+    """Several losses in a row are one time without evidence."""
+    await Sender(fabric).say()
+    async with memory() as transport, Hosts(transport) as hosts:
+        told = Told(hosts)
+        for _ in range(10):
+            with transport.outage():
+                await asyncio.sleep(30)
+            await asyncio.sleep(RESUME_WITHIN + 1)
+            assert hosts.live
+        assert await told.read() == []
+        assert [state.state for state in hosts.snapshot()] == ["fresh"]
+        await asyncio.sleep(HELD_FOR)
+        assert await told.read() == ["left n1"]
+
+
+async def test_transport_closed_during_an_outage_lets_the_view_age(fabric: Link) -> None:
+    """Nothing will ever be heard again: what is known goes by its age."""
+    await Sender(fabric).say()
+    async with memory() as transport, Hosts(transport) as hosts:
+        with transport.outage():
+            await asyncio.sleep(100)
+            assert len(hosts.snapshot()) == 1
+            await transport.aclose()
+            await asyncio.sleep(40)
+            assert hosts.snapshot() == ()
 
 
 # Order
@@ -432,9 +602,9 @@ async def test_withdrawn_host_may_begin_again_with_any_incarnation(fabric: Link)
 
 
 async def test_announcement_that_comes_when_it_has_expired_is_none(fabric: Link) -> None:
-    """One that stands in the store but is over is not shown, and not told of; an earlier one of its host is gone.
+    """One that stands in the store but is over is not shown, and not told of.
 
-    One that is stale by then is told of once.
+    One that is stale by then is told of once. A host that was known before is held for a while, then gone.
     """
     old, new, late = (Sender(fabric, host) for host in ("old", "new", "late"))
     await old.say({"x": 1})
@@ -452,8 +622,14 @@ async def test_announcement_that_comes_when_it_has_expired_is_none(fabric: Link)
             await late.say({"x": 1}, ttl=7.0)
             await asyncio.sleep(4)
         await asyncio.sleep(RESUME_WITHIN)
-        assert [(state.host, state.state) for state in hosts.snapshot()] == [("late", "stale")]
-        assert sorted(told) == ["joined late", "left old"]
+        assert [(state.host, state.state) for state in hosts.snapshot()] == [
+            ("late", "stale"),
+            ("old", "fresh"),
+        ]
+        assert sorted(told) == ["joined late", "updated old"]
+        await asyncio.sleep(HELD_FOR)
+        assert hosts.snapshot() == ()
+        assert sorted(told) == ["joined late", "left late", "left old", "updated old"]
     await telling
 
 
@@ -493,6 +669,71 @@ async def test_malformed_values_are_ignored_with_one_line(fabric: Link) -> None:
             await asyncio.sleep(61)
             assert hosts.snapshot() == ()
     assert [entry["key"] for entry in logs] == ["compute.bad", "compute.good"]
+
+
+async def test_many_malformed_keys_fill_neither_log_nor_memory(fabric: Link) -> None:
+    """Beyond those that are remembered, the 1st, 2nd, 4th, 8th ... is logged (40, 43)."""
+    with captured() as logs:
+        async with viewing() as hosts:
+            for index in range(1000):
+                await Sender(fabric, f"n{index}").write(b"\x1b[2J" + b"x" * 100_000)
+                await settle()
+            assert len(hosts._malformed._told) == KEYS_KEPT
+    assert KEYS_KEPT < len(logs) <= KEYS_KEPT + 10
+    assert max(len(str(entry)) for entry in logs) < 1000
+    assert str(logs[0]).isprintable()
+
+
+async def test_malformed_key_is_an_episode(fabric: Link) -> None:
+    """Good again, or deleted: what is malformed later is told again (43)."""
+    sender = Sender(fabric)
+    with captured() as logs:
+        async with viewing():
+            for end in (sender.say, sender.withdraw):
+                for _ in range(3):
+                    await sender.write(b"{")
+                    await settle()
+                await end()
+                await settle()
+            await sender.write(b"{")
+            await settle()
+    assert count(logs, "announcement.malformed") == 3
+
+
+async def test_too_large_announcement_is_malformed(fabric: Link) -> None:
+    """An engine may take more than we do (35)."""
+    await Sender(fabric).say()
+    shelf = fabric._fabric.shelves[STORE]
+    with captured() as logs:
+        async with viewing() as hosts:
+            shelf.write("compute.n1", b" " * 8_000_000)
+            await settle()
+            assert len(hosts.snapshot()) == 1
+    assert "8000000 bytes" in logs[0]["error"]
+
+
+async def test_endless_ttl_is_capped(fabric: Link) -> None:
+    """Who asks for a century is gone when the store forgets it (43)."""
+    await Sender(fabric, ttl=3e9).say()
+    async with viewing() as hosts:
+        await asyncio.sleep(STORE_TTL / 2 + 1)
+        assert hosts.snapshot()[0].state == "stale"
+        await asyncio.sleep(STORE_TTL / 2)
+        assert hosts.snapshot() == ()
+
+
+async def test_last_incarnation_hides_no_host(fabric: Link) -> None:
+    """Nothing is greater than 2^63 - 1, so everything follows it (43)."""
+    sender = Sender(fabric, incarnation=2**63 - 1, ttl=3600.0)
+    await sender.say({"x": 0})
+    async with viewing() as hosts:
+        assert shown(hosts) == {"n1": {"x": 0}}
+        await sender.say({"x": 1}, incarnation=7, sequence=0)
+        await settle()
+        assert shown(hosts) == {"n1": {"x": 1}}
+        await sender.say({"x": 2}, incarnation=6)
+        await settle()
+        assert shown(hosts) == {"n1": {"x": 1}}
 
 
 async def test_announcement_under_another_hosts_key_is_malformed(fabric: Link) -> None:
@@ -731,22 +972,26 @@ async def test_changes_add_up_to_the_snapshot(fabric: Link, seed: int) -> None:
 # Outages
 
 
-async def test_view_goes_on_ageing_during_an_outage(fabric: Link) -> None:
-    """Without news what is known goes stale, then gone; one log event at each change of state."""
-    await Sender(fabric).say()
+async def test_silence_of_a_lost_feed_proves_nothing(fabric: Link) -> None:
+    """While the view hears nothing, nobody is told stale or left, and its snapshot stays; one log event a change."""
+    sender = Sender(fabric)
+    await sender.say()
     with captured() as logs:
         async with memory() as transport, Hosts(transport, "compute") as hosts:
             told = Told(hosts)
+            assert hosts.live
             with transport.outage():
-                await asyncio.sleep(31)
-                assert await told.read() == ["stale n1"]
-                await asyncio.sleep(30)
-                assert await told.read() == ["left n1"]
-                await asyncio.sleep(3600)
+                for _ in range(100):
+                    await asyncio.sleep(60)
+                    await sender.say()
+                assert not hosts.live
+                assert [(state.state, state.age) for state in hosts.snapshot()] == [("fresh", 6000)]
             await asyncio.sleep(RESUME_WITHIN)
-            await Sender(fabric, sequence=5).say()
-            assert await told.read() == ["joined n1"]
+            assert hosts.live
+            assert hosts.snapshot()[0].age <= RESUME_WITHIN
+            assert await told.read() == []
             await asyncio.sleep(100)
+            assert await told.read() == ["left n1"]
     assert count(logs, "hosts.interrupted") == count(logs, "hosts.resumed") == 1
     assert {entry["service"] for entry in logs} == {"compute"}
 
@@ -814,9 +1059,9 @@ async def test_age_is_corrected_after_an_outage(fabric: Link) -> None:
                 record[1], written=now() - 45
             )
         await asyncio.sleep(RESUME_WITHIN)
-        assert await told.read() == ["stale n1"]
         assert hosts.snapshot()[0].age == pytest.approx(45 + RESUME_WITHIN)
-        await asyncio.sleep(14)
+        assert await told.read() == []
+        await asyncio.sleep(HELD_FOR)
         assert await told.read() == ["left n1"]
 
 
@@ -902,7 +1147,7 @@ async def test_entering_cancelled_anywhere_leaves_nothing(fabric: Link, turns: i
         assert transport._watches == set()
         assert fabric._fabric.shelves[STORE].watches == {}
         assert fabric._fabric.users == users
-        assert hosts._ager is None
+        assert not entered or hosts._ageing._timer is hosts._ageing._turn is None
     assert not entered or turns > 3
 
 
@@ -1079,7 +1324,7 @@ async def test_outage_of_everything_is_over_when_it_is_over() -> None:
                 for x in range(3600):
                     agent.update_service_capabilities({"x": x})
                     await asyncio.sleep(1)
-                assert hosts.snapshot() == ()
+                assert shown(hosts) == {"n1": {}}
             await asyncio.sleep(2 * RESUME_WITHIN)
             assert shown(hosts) == {"n1": {"x": 3599}}
     events = [

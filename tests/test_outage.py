@@ -37,6 +37,7 @@ from asyncmgr.transports._retries import RESUME_WITHIN
 from tests.nats_servers import PATIENCE, eventually
 
 SPACING = 0.5
+TTL = 6.0
 
 
 class Agent(SchedulerDependentManager):
@@ -93,7 +94,8 @@ class World:
 
     @property
     def fresh(self) -> set[str]:
-        return {state.host for state in self.hosts.snapshot() if state.state == "fresh"}
+        """Hosts that announced themselves lately: after an outage a view shows those that it knew before."""
+        return {state.host for state in self.hosts.snapshot() if state.age < TTL / 2}
 
     @property
     def connected(self) -> set[bool]:
@@ -113,7 +115,7 @@ async def three_hosts(server: NatsServer) -> AsyncIterator[World]:
         sites = []
         for name in ("n1", "n2", "n3"):
             service = Service(
-                Agent(), host=name, transport=server.url, settings=Settings(seed=1, capability_ttl=6)
+                Agent(), host=name, transport=server.url, settings=Settings(seed=1, capability_ttl=TTL)
             )
             sites.append(Site(service))
             await stack.enter_async_context(service)

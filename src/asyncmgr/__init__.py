@@ -21,7 +21,7 @@ from asyncmgr._tasks.declare import periodic_task
 from asyncmgr._tasks.managed import TaskStatus
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
-from asyncmgr.capabilities._hosts import HostChange, Hosts, HostState
+from asyncmgr.capabilities import HostChange, Hosts, HostState
 from asyncmgr.errors import (
     AlreadyRunning,
     AsyncmgrError,

@@ -12,7 +12,7 @@ from asyncmgr.errors import TransportError
 from asyncmgr.testing import VirtualTime
 from asyncmgr.transports import SNAPSHOT_DONE, Change, Deleted, Entry, Watch
 from asyncmgr.transports._nats.reconnect import Link
-from asyncmgr.transports._nats.store import HEARTBEAT, _Feed
+from asyncmgr.transports._nats.store import HEARTBEAT, SILENT_FOR, _Feed
 
 NOW = 1_700_000_000.0
 """The server's clock when the consumer was made."""
@@ -164,17 +164,17 @@ async def test_gap_at_the_end(fed: Fed) -> None:
 
 
 async def test_silence(fed: Fed, virtual_time: VirtualTime) -> None:
-    """A consumer that says nothing for three heartbeats is gone; one that beats is there."""
+    """A consumer that says nothing for `SILENT_FOR` is gone; one that beats is there."""
     fed.begin()
-    for _ in range(10):
+    for _ in range(20):
         await virtual_time.advance(HEARTBEAT)
         fed.control(Nats_Last_Consumer="0")
     assert names(fed.taken()) == ["."]
-    await virtual_time.advance(2.9 * HEARTBEAT)
+    await virtual_time.advance(0.9 * SILENT_FOR)
     reader = asyncio.ensure_future(fed.failure())
     await asyncio.sleep(0)
     assert not reader.done()
-    await virtual_time.advance(0.1 * HEARTBEAT)
+    await virtual_time.advance(0.1 * SILENT_FOR)
     assert "nothing came for 15 s" in await reader
 
 

@@ -24,7 +24,7 @@ from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, safe_repr
 from asyncmgr._common.spans import without_spans
 from asyncmgr._rpc.context import Caller, served, speaking_as
-from asyncmgr._service.capability_manager import nodes_of
+from asyncmgr._service.capability_manager import write_reports
 from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
 from asyncmgr._service.handles import TaskHandle
@@ -40,6 +40,7 @@ from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Site
 from asyncmgr.capabilities._announcer import Announcer
+from asyncmgr.capabilities._board import Board
 from asyncmgr.errors import AsyncmgrError, InvalidHook, ServiceStateError, ServiceStopped, WrongThread
 from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping, SettingsReloaded
 from asyncmgr.transports import Transport, open_transport
@@ -115,6 +116,8 @@ class Service:
         encode_token(self.host, what="host name")
         self.given_transport: str | Transport = self.settings.transport if transport is None else transport
         """A URL, or an open transport, which is shared."""
+        self.board: Board = Board()
+        """What managers report about this host, until it is announced."""
         self._reporter = Reporter(self.host)
         self._state = State.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -182,11 +185,6 @@ class Service:
     @property
     def _error(self) -> BaseException | None:
         return None if self._life is None else self._life.error
-
-    @property
-    def announcer(self) -> Announcer | None:
-        """What keeps this host announced; `None` before that step of the start. For managers."""
-        return self._announcer
 
     def add_manager(self, manager: Manager) -> None:
         """Add a manager before the start; for plugins.
@@ -468,6 +466,7 @@ class Service:
         for manager in self._managers:
             state_of(manager).join(self, self.settings, self.host)
             self._joined.append(manager)
+        write_reports(self._managers, self.board)
 
     async def _release_managers(self) -> None:
         while self._joined:
@@ -522,7 +521,7 @@ class Service:
             self.name,
             self.host,
             ttl=self.settings.capability_ttl,
-            nodes=lambda: nodes_of(self._managers),
+            board=self.board,
             listeners=self._reporter.listeners,
         )
         await self._announcer.start()

@@ -1,110 +1,57 @@
-"""The reader's side of capabilities: a live view of all hosts of a service, aged on the reader's own clock."""
+"""The reader's side of capabilities: a live view of the hosts of a service, aged on the reader's own clock."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import random
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Self
 from weakref import WeakSet
 
-from asyncmgr._common.log import log
+from asyncmgr.capabilities._ageing import Ageing
 from asyncmgr.capabilities._announcement import STORE, STORE_TTL, Announcement
-from asyncmgr.capabilities._values import same
+from asyncmgr.capabilities._announcer import ANSWER_WITHIN
+from asyncmgr.capabilities._changes import ChangeStream
+from asyncmgr.capabilities._malformed import MalformedKeys
+from asyncmgr.capabilities._registry import Registry
+from asyncmgr.capabilities._selection import choose
+from asyncmgr.capabilities._states import Filter, HostChange, HostState, Weigher
 from asyncmgr.errors import ServiceStateError, TransportClosed
 from asyncmgr.transports import SNAPSHOT_DONE, Deleted, Entry, Transport, Watch, open_transport
-from asyncmgr.transports._retries import Retries
-from asyncmgr.transports._streams import Stream
+from asyncmgr.transports._retries import RETRY_MOST, Retries
 from asyncmgr.transports._tokens import encode_token
 
 AT_ONCE = 64
 """Changes taken in before others get their turn: those of 10,000 hosts take a good part of a second."""
 
 RETURN_WITHIN = 10.0
-"""Seconds that a host has to announce itself again where the store has lost it while the connection was lost."""
+"""Seconds that a host has to announce itself again, where the store has lost it during an outage."""
 
+HELD_FOR = RETRY_MOST + ANSWER_WITHIN
+"""Seconds after an outage in which no known host is judged by its age.
 
-@dataclass(frozen=True, slots=True)
-class HostState:
-    """One node of one host, as far as this reader knows. Nothing in it can be changed."""
+If the hosts could not reach the store either, their next try to announce themselves may come as late as this.
+"""
 
-    service: str
-    host: str
-    node: str
-    """The capability key `node`; empty where there is none."""
-    capabilities: Mapping[str, Any]
-    state: Literal["fresh", "stale"]
-    """`stale` once half its TTL has passed without a refresh."""
-    age: float
-    """Seconds since it was announced, on this reader's clock."""
-    incarnation: int
-    sequence: int
-
-
-Kind: TypeAlias = Literal["joined", "updated", "stale", "left"]
-
-
-@dataclass(frozen=True, slots=True)
-class HostChange:
-    """Something became different about a node."""
-
-    kind: Kind
-    """`updated`: other capabilities, a restart of the host, or fresh after it was stale."""
-    host: HostState
-    """As it is now; with `left` as it was last."""
-
-
-Filter: TypeAlias = Callable[[HostState], bool]
-Weigher: TypeAlias = Callable[[HostState], float]
-"""What a node is worth; more is better. Its attribute `multiplier`, where it has one, says how much that counts."""
-
-
-class _Known:
-    """An announcement, and its times on the reader's clock."""
-
-    __slots__ = ("announcement", "born", "gone_at", "stale_at", "told_stale")
-
-    def __init__(self, announcement: Announcement, born: float, now: float) -> None:
-        self.announcement = announcement
-        self.set_born(born)
-        self.told_stale = now >= self.stale_at
-
-    def set_born(self, born: float) -> None:
-        self.born = born
-        self.stale_at = born + self.announcement.ttl / 2
-        self.gone_at = born + self.announcement.ttl
-
-    @property
-    def changes_at(self) -> float:
-        """When its readers are to be told something again."""
-        return self.gone_at if self.told_stale else min(self.stale_at, self.gone_at)
-
-    def states(self, now: float) -> list[HostState]:
-        said = self.announcement
-        age = max(0.0, now - self.born)
-        state: Literal["fresh", "stale"] = "stale" if now >= self.stale_at else "fresh"
-        return [
-            HostState(said.service, said.host, node, values, state, age, said.incarnation, said.sequence)
-            for node, values in said.nodes
-        ]
+PROOF_WITHIN = 0.25
+"""Seconds between two looks for a sign that the feed lives, while hosts are due to be judged by their age."""
 
 
 class Hosts:
     """A live view of the hosts of a service: the snapshot is complete when the context manager has been entered.
 
-    It outlives an outage: what is known goes on ageing meanwhile, and the store is read again as soon as it can be.
+    It outlives an outage. While it hears nothing (`live` is false) it shows what it knew before: no host becomes
+    stale or leaves by its age, as their silence proves nothing. The store is read again as soon as it can be.
 
     Parameters
     ----------
     transport
         An open `Transport`, or a URL that is opened and closed with this.
     service
-        The service to watch; `None` = all of them.
+        The service to watch; `None` means all of them.
 
     Raises
     ------
@@ -112,27 +59,30 @@ class Hosts:
         On entering: the store cannot be read.
     """
 
-    # Of the time from entering to leaving.
+    # These are set while the view is open.
     _complete: asyncio.Future[None]
     _retries: Retries
+    _ageing: Ageing
     _ended: bool
 
     def __init__(self, transport: Transport | str, service: str | None = None) -> None:
         self._given = transport
         self._service = service
         self._prefix = "" if service is None else encode_token(service, "service name")
-        self._known: dict[str, _Known] = {}
-        self._malformed: set[str] = set()
+        self._registry = Registry()
+        self._malformed = MalformedKeys()
+        self._feed: Watch | None = None
+        """The watch whose snapshot was read and which has not failed."""
         self._taken = 0
         # Weak: an iterator that nobody reads any more takes its buffer along.
-        self._readers: WeakSet[_Reader] = WeakSet()
-        self._ager: asyncio.TimerHandle | None = None
+        self._readers: WeakSet[ChangeStream] = WeakSet()
         self._open: AsyncExitStack | None = None
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
             raise ServiceStateError("this Hosts is open already; make another one")
         self._ended = False
+        self._ageing = Ageing(self._age)
         async with AsyncExitStack() as stack:
             stack.callback(self._forget)
             transport = self._given
@@ -150,7 +100,7 @@ class Hosts:
             await stack.aclose()
 
     async def _begin_following(self, transport: Transport, stack: AsyncExitStack) -> None:
-        """Returns when the first snapshot has been taken in."""
+        """Return when the first snapshot has been taken in."""
         self._complete = asyncio.get_running_loop().create_future()
         keys = {} if self._service is None else {"service": self._service}
         self._retries = Retries(
@@ -165,13 +115,15 @@ class Hosts:
 
     # Reading
 
+    @property
+    def live(self) -> bool:
+        """Whether changes reach this view now. If not, it shows what it knew last."""
+        return self._feed is not None
+
     def snapshot(self) -> tuple[HostState, ...]:
         """All nodes that are fresh or stale now, by service, host and node."""
         self._check_open()
-        now = _now()
-        live = (known for known in self._known.values() if now < known.gone_at)
-        states = [state for known in live for state in known.states(now)]
-        return tuple(sorted(states, key=lambda state: (state.service, state.host, state.node)))
+        return tuple(self._registry.states(_now()))
 
     def select(
         self, filters: Iterable[Filter] = (), weighers: Iterable[Weigher] = (), count: int = 1
@@ -179,34 +131,26 @@ class Hosts:
         """The best `count` nodes, best first; fewer where fewer pass. Of equals, those first in `snapshot` win.
 
         Only fresh nodes that every filter passes are weighed. Each weigher's values are normalised to 0..1 over
-        those nodes, so that none of them outweighs the others by its unit, then multiplied by its `multiplier`, if
-        it has that attribute, and added up.
+        those nodes, so that no weigher outweighs the others by its unit. They are then multiplied by the weigher's
+        attribute `multiplier`, where it has one, and added up.
 
         Raises
         ------
+        TypeError
+            A filter or weigher is `async def`, or cannot be called.
         ValueError
             A weigher gave something else than a finite number, or `count` is negative.
         """
-        if count < 0:
-            raise ValueError(f"count is {count}; give 0 or more")
-        filters = tuple(filters)
-        passing = [
-            state
-            for state in self.snapshot()
-            if state.state == "fresh" and all(passes(state) for passes in filters)
-        ]
-        totals = _add_weights(passing, weighers)
-        ranked = sorted(range(len(passing)), key=lambda index: -totals[index])
-        return [passing[index] for index in ranked[:count]]
+        return choose(self.snapshot(), filters, weighers, count)
 
     def changes(self) -> AsyncIterator[HostChange]:
         """What becomes different from this call on, so that ``snapshot()`` right after it misses nothing.
 
-        Ends when this view is left or its transport closed. A reader that is slow gets the net difference of each
-        node, and so never more than one change of it at once.
+        The iteration ends when this view is left or its transport is closed. A slow reader gets the net difference
+        of each node, and so at most one change of it at once.
         """
         self._check_open()
-        reader = _Reader()
+        reader = ChangeStream()
         if self._ended:
             reader.end()
         self._readers.add(reader)
@@ -216,10 +160,10 @@ class Hosts:
         if self._open is None:
             raise ServiceStateError("Hosts is not open; use it as 'async with Hosts(...) as hosts'")
 
-    def _tell(self, kind: Kind, states: Iterable[HostState]) -> None:
-        for state in states:
+    def _tell(self, changes: Iterable[HostChange]) -> None:
+        for change in changes:
             for reader in self._readers:
-                reader.deliver(HostChange(kind, state))
+                reader.deliver(change)
 
     # Following the store
 
@@ -239,9 +183,11 @@ class Hosts:
         except TransportClosed:
             return True
         except Exception as exc:
-            # Whatever a transport raises: the view goes on ageing, and is completed later.
+            # Whatever a transport raises, the view is completed later.
             if not self._complete.done():
                 raise
+            self._feed = None
+            self._registry.hold()
             self._retries.failed(exc)
             return False
         return True
@@ -250,24 +196,31 @@ class Hosts:
         seen: set[str] = set()
         async for change in watch:
             if change is SNAPSHOT_DONE:
-                self._expect_back(self._known.keys() - seen)
-                self._retries.succeeded()
-                if not self._complete.done():
-                    self._complete.set_result(None)
+                self._begin_hearing(watch, seen)
                 return
             if isinstance(change, Entry):
                 seen.add(change.key)
-                # A deletion may have been missed, after which what came later need not look so.
-                self._take(change, also_older=True)
+                self._take(change, self._registry.take_snapshot)
             await self._let_others_run()
+
+    def _begin_hearing(self, watch: Watch, seen: set[str]) -> None:
+        now = _now()
+        self._registry.release(seen, seen_until=now + HELD_FOR, unseen_until=now + RETURN_WITHIN)
+        self._feed = watch
+        self._ageing.plan(self._registry.changes_at)
+        self._retries.succeeded()
+        if not self._complete.done():
+            self._complete.set_result(None)
 
     async def _take_changes(self, watch: Watch) -> None:
         async for change in watch:
             if isinstance(change, Entry):
-                self._take(change)
+                self._ageing.note_read(change.age)
+                self._take(change, self._registry.take)
+                self._ageing.plan(self._registry.changes_of(change.key))
             elif isinstance(change, Deleted):
-                self._malformed.discard(change.key)
-                self._drop(change.key)
+                self._malformed.forget(change.key)
+                self._tell(self._registry.drop(change.key, _now()))
             await self._let_others_run()
 
     async def _let_others_run(self) -> None:
@@ -275,172 +228,49 @@ class Hosts:
         if self._taken % AT_ONCE == 0:
             await asyncio.sleep(0)
 
-    def _expect_back(self, keys: Iterable[str]) -> None:
-        """Not there after an outage: withdrawn, or lost with the engine, and then announced again in a moment."""
-        for key in keys:
-            known = self._known[key]
-            known.gone_at = min(known.gone_at, _now() + RETURN_WITHIN)
-            self._age_at(known.gone_at)
-
-    def _take(self, entry: Entry, *, also_older: bool = False) -> None:
-        announcement = self._read(entry)
-        if announcement is None:
-            return
-        now, before = _now(), self._known.get(entry.key)
-        born = now - entry.age
-        if before is None or announcement.order > before.announcement.order:
-            self._put(entry.key, _Known(announcement, born, now))
-        elif announcement.order == before.announcement.order:
-            before.set_born(min(born, before.born))  # this clock may have stood still while the machine slept
-            self._age_at(before.changes_at)
-        elif also_older:
-            self._put(entry.key, _Known(announcement, born, now))
-
-    def _read(self, entry: Entry) -> Announcement | None:
+    def _take(
+        self, entry: Entry, take: Callable[[str, Announcement, float, float], list[HostChange]]
+    ) -> None:
         try:
             announcement = Announcement.decode(entry.key, entry.value)
         except ValueError as exc:
-            if entry.key not in self._malformed:
-                self._malformed.add(entry.key)
-                log.warning("announcement.malformed", key=entry.key, error=str(exc))
-            return None
-        self._malformed.discard(entry.key)
-        return announcement
-
-    # What is known
-
-    def _put(self, key: str, known: _Known) -> None:
+            self._malformed.note(entry.key, exc)
+            return
+        self._malformed.forget(entry.key)
         now = _now()
-        if now >= known.gone_at:
-            return self._drop(key)
-        before = self._known.get(key)
-        self._known[key] = known
-        self._age_at(known.changes_at)
-        self._tell_differences(before.states(now) if before is not None else [], known.states(now))
-        return None
+        self._tell(take(entry.key, announcement, now - entry.age, now))
 
-    def _drop(self, key: str) -> None:
-        known = self._known.pop(key, None)
-        if known is not None:
-            self._tell("left", known.states(_now()))
+    # Ageing
 
-    def _tell_differences(self, before: list[HostState], after: list[HostState]) -> None:
-        old = {state.node: state for state in before}
-        for state in after:
-            kind = _difference(old.pop(state.node, None), state)
-            if kind is not None:
-                self._tell(kind, [state])
-        self._tell("left", old.values())
-
-    def _age(self) -> None:
-        self._ager = None
-        now = _now()
-        for key, known in tuple(self._known.items()):
-            if now >= known.gone_at:
-                self._drop(key)
-            elif now >= known.changes_at:
-                known.told_stale = True
-                self._tell("stale", known.states(now))
-        if self._known:
-            self._age_at(min(known.changes_at for known in self._known.values()))
-
-    def _age_at(self, when: float) -> None:
-        if self._ager is not None:
-            if self._ager.when() <= when:
-                return
-            self._ager.cancel()
-        self._ager = asyncio.get_running_loop().call_at(when, self._age)
+    def _age(self, now: float) -> float:
+        """Judge hosts by their age, as far as the feed is known to have lived; return when to do so again."""
+        if self._feed is None and not self._ended:
+            return math.inf  # planned again when the feed is back
+        heard_until = now if self._feed is None else min(now, self._feed.heard_at)
+        self._tell(self._registry.age(heard_until, now))
+        changes_at = self._registry.changes_at
+        return changes_at if changes_at > now else now + PROOF_WITHIN
 
     def _end(self) -> None:
-        """Nothing more will be learnt. What is known goes on ageing for as long as this view is open."""
+        """Nothing more will be heard. What is known goes by its age for as long as this view is open."""
+        self._feed = None
         self._ended = True
+        self._registry.free()
+        self._ageing.plan(self._registry.changes_at)
         for reader in self._readers:
             reader.end()
 
     def _forget(self) -> None:
         self._end()
-        self._known.clear()
-        if self._ager is not None:
-            self._ager.cancel()
-            self._ager = None
-
-
-class _Reader(Stream[HostChange]):
-    """The changes that one reader has not read yet: at most one for each node, the net difference."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._pending: OrderedDict[tuple[str, str, str], HostChange] = OrderedDict()
-
-    def deliver(self, change: HostChange) -> None:
-        if self._ended:
-            return
-        node = (change.host.service, change.host.host, change.host.node)
-        pending = self._pending.pop(node, None)
-        kind = change.kind if pending is None else _net(pending.kind, change.kind)
-        if kind is not None:
-            self._pending[node] = HostChange(kind, change.host)
-            self._wake.set()
-
-    def _has_items(self) -> bool:
-        return bool(self._pending)
-
-    def _take(self) -> HostChange:
-        return self._pending.popitem(last=False)[1]
-
-
-def _net(first: Kind, then: Kind) -> Kind | None:
-    """Two changes of one node as one; `None` = it came and went."""
-    if first == "joined":
-        return None if then == "left" else "joined"
-    if then == "joined":
-        return "updated"
-    return "updated" if first == "updated" and then == "stale" else then
-
-
-def _difference(before: HostState | None, after: HostState) -> Kind | None:
-    """What became different about a node, other than its age."""
-    if before is None:
-        return "joined"
-    if before.incarnation != after.incarnation or not same(before.capabilities, after.capabilities):
-        return "updated"
-    if before.state == after.state:
-        return None
-    return "updated" if after.state == "fresh" else "stale"
-
-
-def _add_weights(states: list[HostState], weighers: Iterable[Weigher]) -> list[float]:
-    totals = [0.0] * len(states)
-    for weigher in weighers:
-        multiplier = getattr(weigher, "multiplier", 1.0)
-        for index, weight in enumerate(_normalise([_weigh(weigher, state) for state in states])):
-            totals[index] += multiplier * weight
-    return totals
-
-
-def _weigh(weigher: Weigher, state: HostState) -> float:
-    weight = weigher(state)
-    try:
-        if math.isfinite(number := float(weight)):
-            return number
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(
-        f"the weigher {weigher!r} gave {weight!r} for {state.service}/{state.host}/{state.node}; "
-        "give a finite number, or filter such nodes out"
-    )
-
-
-def _normalise(weights: list[float]) -> list[float]:
-    lowest, highest = min(weights, default=0.0), max(weights, default=0.0)
-    spread = highest - lowest
-    return [(weight - lowest) / spread if spread else 0.0 for weight in weights]
+        self._registry.clear()
+        self._ageing.stop()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-    _ = task.cancelled() or task.exception()  # else asyncio logs an error that was told to whoever entered
+    if not task.cancelled():
+        task.exception()  # read, or asyncio logs an error that __aenter__ has raised already
 
 
 def _now() -> float:

@@ -1,18 +1,96 @@
-"""Ready-made filters and weighers for `Hosts.select`, by capabilities. Pure.
+"""Chooses nodes by filters and weighers, as Nova's scheduler does; has ready-made ones, by capabilities. Pure.
 
 ``hosts.select(filters=[at_least("memory.free", 512)], weighers=[weigh("memory.free"), weigh("load", multiplier=-1)])``
-takes the host with most memory and least load, after the filters and weighers of Nova's scheduler.
+takes the host with the most memory and the least load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asyncmgr.capabilities._hosts import HostState
+from asyncmgr._common.functions import is_async
+from asyncmgr._common.safe_text import callable_name, printable, safe_repr
+from asyncmgr.capabilities._states import Filter, HostState, Weigher
 
 _NOTHING: Any = object()
+
+
+def choose(
+    states: Iterable[HostState], filters: Iterable[Filter], weighers: Iterable[Weigher], count: int
+) -> list[HostState]:
+    """The best `count` of the fresh states that pass; see `Hosts.select`."""
+    if count < 0:
+        raise ValueError(f"count is {count}; give 0 or more")
+    filters = _plain_functions(filters, "filter", "bool")
+    weighers = _plain_functions(weighers, "weigher", "float")
+    passing = [
+        state for state in states if state.state == "fresh" and all(passes(state) for passes in filters)
+    ]
+    totals = _total_weights(passing, weighers)
+    ranked = sorted(range(len(passing)), key=lambda index: -totals[index])
+    return [passing[index] for index in ranked[:count]]
+
+
+def _plain_functions(functions: Iterable[Any], what: str, gives: str) -> tuple[Any, ...]:
+    functions = tuple(functions)
+    for function in functions:
+        if is_async(function):
+            raise TypeError(
+                f"the {what} {callable_name(function)} is async, and nobody would await it; "
+                f"write it as 'def {what}(host: HostState) -> {gives}', and fetch what it needs before select()"
+            )
+        if not callable(function):
+            raise TypeError(
+                f"the {what} {safe_repr(function)} cannot be called; give a function, 'def {what}(host) -> {gives}'"
+            )
+    return functions
+
+
+def _total_weights(states: list[HostState], weighers: Iterable[Weigher]) -> list[float]:
+    totals = [0.0] * len(states)
+    for weigher in weighers:
+        multiplier = _multiplier(weigher)
+        for index, weight in enumerate(_normalised([_weigh(weigher, state) for state in states])):
+            totals[index] += multiplier * weight
+    return totals
+
+
+def _multiplier(weigher: Weigher) -> float:
+    given = getattr(weigher, "multiplier", 1.0)
+    if (multiplier := _finite(given)) is None:
+        raise ValueError(
+            f"the weigher {callable_name(weigher)} has the multiplier {safe_repr(given, 100)}; give a finite number"
+        )
+    return multiplier
+
+
+def _weigh(weigher: Weigher, state: HostState) -> float:
+    given = weigher(state)
+    if (weight := _finite(given)) is None:
+        node = printable(f"{state.service}/{state.host}/{state.node}")
+        raise ValueError(
+            f"the weigher {callable_name(weigher)} gave {safe_repr(given, 100)} for {node}; "
+            "give a finite number, or filter such nodes out"
+        )
+    return weight
+
+
+def _finite(given: Any) -> float | None:
+    try:
+        number = float(given)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _normalised(weights: list[float]) -> list[float]:
+    # Halves, as the whole from the lowest to the highest may be beyond the range of a float.
+    lowest, highest = min(weights, default=0.0) / 2, max(weights, default=0.0) / 2
+    spread = highest - lowest
+    return [(weight / 2 - lowest) / spread if spread else 0.0 for weight in weights]
 
 
 def capability(host: HostState, path: str, default: Any = None) -> Any:

@@ -1,15 +1,12 @@
-"""What a host offers: capabilities as JSON values, the announcement that carries them, and the manager that has them.
-
-`asyncmgr.wire` is the format of announcements, and what writers and readers do with them.
-"""
+"""Capabilities as JSON values that nobody can change, and the nodes of a host that have them. Pure."""
 
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
+from asyncmgr._common.safe_text import error_text, printable, safe_repr, type_name
 from asyncmgr.errors import InvalidCapabilities, InvalidName
 from asyncmgr.transports._base import VALUE_LIMIT
 from asyncmgr.transports._tokens import encode_token
@@ -26,13 +23,22 @@ Node: TypeAlias = tuple[str, Mapping[str, Any]]
 
 C = TypeVar("C")
 
+_SHOWN = 60
+"""Characters of a wrong value in an error."""
+
+_STEP_SHOWN = 60
+"""Characters of a key in the path of an error."""
+
+_SECRET = "**********"
+"""What pydantic writes in place of a secret."""
+
 
 def _refuse(self: Any, *args: object, **kwargs: object) -> NoReturn:
     raise TypeError("capabilities cannot be changed; change a copy, which copy.deepcopy() makes")
 
 
 def _refuses(*methods: str) -> Callable[[type[C]], type[C]]:
-    """Make methods of a class refuse: set afterwards, as type checkers would have each of them typed as its base's."""
+    """Replace methods of a class by one that refuses. In the class body each would need the signature of its base."""
 
     def decorate(cls: type[C]) -> type[C]:
         for method in methods:
@@ -70,14 +76,15 @@ PRESENCE: tuple[Node, ...] = (("", FrozenDict()),)
 
 
 def to_json(value: object, path: str, depth: int = 1) -> Any:
-    """A copy of `value` in JSON values that cannot be changed; `path` says where it is, for the error.
+    """A copy of `value` in JSON values that nobody can change; `path` is its place, for errors.
 
     Raises
     ------
     InvalidCapabilities
-        Something in it is not JSON: another type, a key that is no string, NaN or infinity, `None`, too deep.
+        Something in it is not JSON: another type, a key that is no string, NaN or infinity, an integer beyond the
+        range of a float, `None`, too deep. Or a pydantic model holds a secret.
     """
-    # The types' own conversions: a subclass, such as that of an enum, may have other ideas.
+    # The conversion of the type itself is used: a subclass, such as that of an enum, may have another one.
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -92,26 +99,57 @@ def to_json(value: object, path: str, depth: int = 1) -> Any:
 def _composite(value: object, path: str, depth: int) -> Any:
     if not isinstance(value, Mapping | list | tuple):
         raise InvalidCapabilities(
-            f"{path} is {reprlib.repr(value)} ({type(value).__name__}), which is not a JSON value; "
+            f"{path} is {safe_repr(value, _SHOWN)} ({type_name(value)}), which is not a JSON value; "
             "give a mapping, list, string, number or bool, and leave out what is not known"
         )
     if depth > NESTING:
         raise InvalidCapabilities(f"{path} is nested deeper than {NESTING} levels; flatten it")
     if isinstance(value, Mapping):
-        return FrozenDict(
-            (_key(key, path), to_json(item, f"{path}.{key}", depth + 1)) for key, item in value.items()
-        )
+        items = [(_key(key, path), item) for key, item in value.items()]
+        return FrozenDict((key, to_json(item, _below(path, key), depth + 1)) for key, item in items)
     return FrozenList(to_json(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value))
 
 
-def _dumped(value: Any, path: str) -> object:
-    """A pydantic model as what it is made of, all else as it is."""
-    if not hasattr(value, "model_dump") or isinstance(value, type):
+def _below(path: str, key: str) -> str:
+    return f"{path}.{key if key.isidentifier() and len(key) <= _STEP_SHOWN else printable(key, _STEP_SHOWN)}"
+
+
+def _dumped(value: Any, path: str) -> Any:
+    """A pydantic model as what it is made of; anything else as it is."""
+    if isinstance(value, dict | list | tuple | type) or not hasattr(value, "model_dump"):
         return value
     try:
-        return value.model_dump(mode="json")
+        dumped = value.model_dump(mode="json")
     except ValueError as exc:  # what pydantic's own errors are
-        raise InvalidCapabilities(f"{path} is a {type(value).__name__} that is not JSON: {exc}") from exc
+        raise InvalidCapabilities(
+            f"{path} is a {type_name(value)} that is not JSON: {error_text(exc, 200)}; change its fields"
+        ) from exc
+    if _holds(dumped, _SECRET):
+        _refuse_secrets(value.model_dump(), path)
+    return dumped
+
+
+def _holds(value: object, text: str) -> bool:
+    if isinstance(value, dict):
+        return any(_holds(item, text) for item in value.values())
+    if isinstance(value, list):
+        return any(_holds(item, text) for item in value)
+    return value == text
+
+
+def _refuse_secrets(value: object, path: str) -> None:
+    """Capabilities are read by everybody, so a secret is neither told nor replaced by asterisks."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_secrets(item, f"{path}.{key if isinstance(key, str) else safe_repr(key, _STEP_SHOWN)}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(value):
+            _refuse_secrets(item, f"{path}[{index}]")
+    elif hasattr(value, "get_secret_value"):
+        raise InvalidCapabilities(
+            f"{path} is a {type_name(value)}, and every reader of capabilities could see it; "
+            "leave it out, with Field(exclude=True)"
+        )
 
 
 def _text(value: str, path: str) -> str:
@@ -120,14 +158,18 @@ def _text(value: str, path: str) -> str:
             value.encode()
         except UnicodeEncodeError:
             raise InvalidCapabilities(
-                f"{path} is {reprlib.repr(value)}, which is no Unicode text; decode it with errors='replace'"
+                f"{path} is {safe_repr(value, _SHOWN)}, which is no Unicode text; decode it with errors='replace'"
             ) from None
     return value
 
 
 def _whole(value: int, path: str) -> int:
-    if value.bit_length() > 1024:
-        raise InvalidCapabilities(f"{path} is a number beyond the range of a float; give it as a string")
+    try:
+        float(value)
+    except OverflowError:
+        raise InvalidCapabilities(
+            f"{path} is a number beyond the range of a float; give it as a string"
+        ) from None
     return value
 
 
@@ -140,18 +182,18 @@ def _finite(value: float, path: str) -> float:
 def _key(key: object, path: str) -> str:
     if not isinstance(key, str):
         raise InvalidCapabilities(
-            f"{path} has the key {reprlib.repr(key)}; keys of JSON are strings, so write str() around it"
+            f"{path} has the key {safe_repr(key, _SHOWN)}; keys of JSON are strings, so write str() around it"
         )
     return _text(str.__str__(key), f"the key of {path}")
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two JSON values are the same; to Python, but not in JSON, True is 1 and 1 is 1.0."""
+    """Whether two JSON values are the same. To Python True is 1 and 1 is 1.0, in JSON they differ."""
     return one == other and repr(one) == repr(other)
 
 
 def read_capabilities(capabilities: object) -> tuple[Node, ...]:
-    """One mapping or model, or a list of them, as nodes.
+    """Turn one mapping or model, or a list of them, into nodes.
 
     Raises
     ------
@@ -168,14 +210,14 @@ def read_capabilities(capabilities: object) -> tuple[Node, ...]:
 def _read_node(item: object, path: str) -> Node:
     item = _dumped(item, path)
     if not isinstance(item, Mapping):
-        raise InvalidCapabilities(f"{path} is {reprlib.repr(item)}; give a mapping or a pydantic model")
+        raise InvalidCapabilities(f"{path} is {safe_repr(item, _SHOWN)}; give a mapping or a pydantic model")
     values = to_json(item, path)
     return node_name(values.get("node", ""), path), values
 
 
 def node_name(name: object, path: str) -> str:
     if not isinstance(name, str):
-        raise InvalidCapabilities(f"{path}.node is {reprlib.repr(name)}; a node's name is a string")
+        raise InvalidCapabilities(f"{path}.node is {safe_repr(name, _SHOWN)}; a node's name is a string")
     try:
         encode_token(name, "node name")
     except InvalidName as exc:
@@ -184,12 +226,12 @@ def node_name(name: object, path: str) -> str:
 
 
 def check_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
-    """`nodes` themselves, where they can be announced together.
+    """Return `nodes` if they can be announced together.
 
     Raises
     ------
     InvalidCapabilities
-        Two have one name, or all of them are too much for one value of a store.
+        Two have one name, or all together are too large for one value of a store.
     """
     nodes = refuse_doubles(nodes)
     if (size := len(encode_json(to_fields(nodes)))) > NODES_LIMIT:
@@ -204,7 +246,8 @@ def refuse_doubles(nodes: Iterable[Node]) -> tuple[Node, ...]:
     for name, _ in nodes:
         if name in seen:
             raise InvalidCapabilities(
-                f"two capabilities are for the node {name!r}; give each its own name under the key 'node'"
+                f"two capabilities are for the node {safe_repr(name, _SHOWN)}; "
+                "give each its own name under the key 'node'"
             )
         seen.add(name)
     return nodes

@@ -161,6 +161,22 @@ class Watch(Stream[Change]):
         super().__init__()
         self._pending: OrderedDict[str | Marker, tuple[Change, float]] = OrderedDict()
         self._now = asyncio.get_running_loop().time
+        self._heard_at: float | None = None
+
+    @property
+    def heard_at(self) -> float:
+        """The loop time until which no change is missing here: now, unless the transport notes what it hears."""
+        return self._now() if self._heard_at is None else self._heard_at
+
+    def note_heard(self) -> None:
+        """For transports whose feed may die without a sign: something of it has come."""
+        if not self._ended:
+            self._heard_at = self._now()
+
+    def end(self, failure: Exception | None = None) -> None:
+        if not self._ended:
+            self._heard_at = self.heard_at
+        super().end(failure)
 
     def deliver(self, change: Change) -> None:
         """For transports: buffer `change`, instead of one that waits for the same key. Ignored after the end.

@@ -29,7 +29,7 @@ from asyncmgr._cli.output import (
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.durations import format_duration
 from asyncmgr._common.safe_text import printable, safe_repr
-from asyncmgr.capabilities._hosts import Hosts, HostState
+from asyncmgr.capabilities import Hosts, HostState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -18,7 +18,7 @@ from asyncmgr._rpc.declare import rpc
 from asyncmgr._service.capability_manager import SchedulerDependentManager
 from asyncmgr._service.manager import Manager
 from asyncmgr._tasks.declare import periodic_task
-from asyncmgr.capabilities._hosts import Hosts, HostState
+from asyncmgr.capabilities import Hosts, HostState
 from asyncmgr.errors import RpcError
 
 SHARE_VARIABLE = "DEMO_SHARE"

@@ -12,7 +12,7 @@ from typing import Any
 from asyncmgr._cli.demo.processes import DemoFailed, Processes
 from asyncmgr._rpc.client import RpcClient
 from asyncmgr._settings.model import Settings
-from asyncmgr.capabilities._hosts import Hosts, HostState
+from asyncmgr.capabilities import Hosts, HostState
 from asyncmgr.errors import AsyncmgrError, NoResponders
 from asyncmgr.transports import Transport, open_transport
 

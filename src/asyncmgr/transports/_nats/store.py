@@ -22,8 +22,11 @@ T = TypeVar("T")
 ANSWER_WITHIN = 5.0
 """Seconds that JetStream gets for one request."""
 
-HEARTBEAT = 5.0
-"""Seconds after which an idle watch is told that it lives; it is given up after three."""
+HEARTBEAT = 1.0
+"""Seconds after which an idle watch is told that it lives."""
+
+SILENT_FOR = 15.0
+"""Seconds without a word after which a watch is given up."""
 
 _NANO = 1_000_000_000
 _DUPLICATES_KNOWN_FOR = 120.0
@@ -278,7 +281,7 @@ class _Feed:
         self._ahead = _seconds(consumer["ts"]) - self._loop.time()
         self._expected = consumer["num_pending"] + consumer["delivered"]["consumer_seq"]
         early, self._early = self._early or [], None
-        self._heard = self._loop.time()
+        self._hear()
         self._watch_over()
         if not self._expected:
             self._end_snapshot()
@@ -293,11 +296,14 @@ class _Feed:
         if self._early is not None:
             self._early.append((subject, reply, data, headers))
             return
-        self._heard = self._loop.time()
+        self._hear()
         if headers and headers.startswith(b"NATS/1.0 100"):
             self._control(reply.decode(), _parsed_headers(headers))
         elif reply:
-            self._take(subject.decode()[self._prefix :], reply.split(b"."), data, headers)
+            # Any NATS client may write a key that is not UTF-8; it is shown as text that no key of ours has.
+            self._take(
+                subject.decode(errors="backslashreplace")[self._prefix :], reply.split(b"."), data, headers
+            )
 
     def _take(self, key: str, reply: list[bytes], data: bytes, headers: bytes | None) -> None:
         # $JS.ACK.stream.consumer.deliveries.revision.number.time.pending, in clusters with two more before the stream
@@ -341,12 +347,16 @@ class _Feed:
         elif self._in_snapshot:  # the last keys of it expired before they were sent
             self._end_snapshot()
 
+    def _hear(self) -> None:
+        self._heard = self._loop.time()
+        self._watch.note_heard()
+
     def _watch_over(self) -> None:
         silent = self._loop.time() - self._heard
-        if silent >= 3 * HEARTBEAT:
+        if silent >= SILENT_FOR:
             self._fail(f"nothing came for {silent:.0f} s")
         else:
-            self._timer = self._loop.call_later(3 * HEARTBEAT - silent, self._watch_over)
+            self._timer = self._loop.call_later(SILENT_FOR - silent, self._watch_over)
 
     def _fail(self, fact: str) -> None:
         self.stop()
