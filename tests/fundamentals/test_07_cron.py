@@ -53,3 +53,21 @@ async def test_a_night_that_was_slept_through() -> None:
         await backups.periodic_tasks(context=None)
         await backups.periodic_tasks(context=None)
     assert backups.nights == ["11 13:00"]
+
+
+class Reports(Manager):
+    """Two tasks of the long weekend: a range may wrap, and without a zone it is UTC (the setting `timezone`)."""
+
+    @periodic_task(cron="0 8 * * FRI-MON", tz=BERLIN)
+    async def in_berlin(self, context: object) -> None: ...
+
+    @periodic_task(cron="0 8 * * FRI-MON")
+    async def anywhere(self, context: object) -> None: ...
+
+
+def test_a_weekend_that_goes_round_the_end_of_the_week() -> None:
+    """On Tuesday the next slot is on Friday, at eight in each task's zone."""
+    with time_machine.travel(datetime(2026, 6, 2, 12, tzinfo=UTC), tick=False):
+        berlin, anywhere = Reports().task_status()
+    assert berlin.next_due == datetime(2026, 6, 5, 8, tzinfo=BERLIN)
+    assert anywhere.next_due == datetime(2026, 6, 5, 8, tzinfo=UTC)
