@@ -15,6 +15,8 @@ from pydantic import ValidationError, model_validator
 
 from asyncmgr._settings.matching import is_slip
 from asyncmgr._settings.model import Settings, TaskSettings
+from asyncmgr._tasks.declare import declare
+from asyncmgr._tasks.schedules import Cron
 from asyncmgr.errors import InvalidSettings
 
 if TYPE_CHECKING:
@@ -328,6 +330,33 @@ def test_no_task_for_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         "(did you mean 'Volumes.sync'?); accepted: Volumes.heartbeat, Volumes.sync, Snapshots.sweep"
     )
     assert settings.overrides_for(TASKS, strict=False) == {}
+
+
+def test_a_setting_that_means_nothing_beside_the_declaration(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused with its own place, also where another one says something else of the task."""
+    (here / "asyncmgr.toml").write_text(
+        '[tasks."Volumes.sync"]\njitter = 1\n[tasks."Snapshots.sweep"]\ntolerance = 1'
+    )
+    monkeypatch.setenv(f"{SYNC}TZ", "Europe/Berlin")
+    settings = Settings()
+    found = settings.overrides_for(TASKS)
+    spaced, cron = declare({"spacing": 5}), declare({"cron": "@daily"})
+    with pytest.raises(InvalidSettings) as caught:
+        settings.put_over(spaced, "Volumes.sync", found["Volumes.sync"])
+    assert str(caught.value) == (
+        f"{SYNC}TZ: Volumes.sync: tz= is the zone of a cron expression; give cron= too, or leave it out"
+    )
+    with pytest.raises(InvalidSettings) as caught:
+        settings.put_over(cron, "Snapshots.sweep", found["Snapshots.sweep"])
+    assert str(caught.value) == (
+        f'{here / "asyncmgr.toml"}: [tasks."Snapshots.sweep"] tolerance: Snapshots.sweep: '
+        "tolerance= has no meaning with cron=: a cron task is never early"
+    )
+    assert settings.put_over(cron, "Volumes.sync", found["Volumes.sync"]).schedule == Cron(
+        "@daily", "Europe/Berlin"
+    )
 
 
 # Of other services

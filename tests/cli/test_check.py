@@ -52,6 +52,20 @@ def test_everything_that_is_wrong_is_said_at_once(invoke: Invoke, monkeypatch: p
     assert result.stdout.endswith("4 problems\n")
 
 
+def test_what_is_another_services_is_told_and_is_no_problem(invoke: Invoke) -> None:
+    """A file that two services share."""
+    Path("asyncmgr.toml").write_text(
+        '[tasks."Volumes.sync"]\nspacing = 5\n[tasks."Compute.reserve"]\ntimeout = 5\n[managers.Compute]\nsize = 1'
+    )
+    file, others = Path("asyncmgr.toml").absolute(), "here; it may be another service's"
+    result = invoke("check", "@Volumes")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[:-1] == [
+        f"warning: {file}: [managers.Compute] size: there is no manager 'Compute' {others}",
+        f"warning: {file}: [tasks.\"Compute.reserve\"] timeout: there is no task 'Compute.reserve' {others}",
+    ]
+
+
 def test_each_target_is_tried(invoke: Invoke) -> None:
     """A wrong target does not hide the next one."""
     lines = invoke("check", "@Volums", "@number").stdout.splitlines()

@@ -246,7 +246,10 @@ def test_a_start_that_asyncmgr_refuses_is_one_line(invoke: Invoke) -> None:
     """What asyncmgr raises on purpose has no traceback, but says where in the user's code it was."""
     result = invoke("run", "@Misdeclared", "--log-format", "console")
     assert result.exit_code == 1
-    assert "\nError: print is a plain function; @periodic_task needs 'async def'\n" in result.stderr
+    assert (
+        "\nError: print is a plain function; @periodic_task needs 'async def'; for work that blocks, "
+        in result.stderr
+    )
     assert "targets.py:" in result.stderr
     assert "Traceback" not in result.stderr
 

@@ -10,7 +10,7 @@ import pytest
 import time_machine
 
 from asyncmgr import Manager, RunContext, Service, Settings, periodic_task
-from asyncmgr._cli.task_views import TaskView, relative, view_tasks
+from asyncmgr._cli.task_views import TaskView, paragraphs, relative, rows, view_tasks
 from asyncmgr._cli.tasks import tasks_of_manager
 from asyncmgr._common.clock import Moment, to_us
 from asyncmgr.testing import VirtualTime
@@ -60,6 +60,25 @@ def test_slots_are_those_of_a_service_that_starts_now(options: dict[str, Any], o
     """The first slot and those after it are where a service would put them."""
     slots = list(islice(view(**options).slots(), 3))
     assert slots == [NOON + timedelta(seconds=offset) for offset in offsets]
+
+
+def test_one_off_slots_end() -> None:
+    """After the last there is nothing to show, and that is said."""
+    week = [NOON + timedelta(days=day) for day in (-1, 1, 2)]
+    assert [slot - NOON for slot in view(at=week).slots()] == [timedelta(days=1), timedelta(days=2)]
+    over = view(at=NOON)
+    assert (over.first_slot, over.as_json()["first_slot"], over.as_json()["in"]) == (None, None, None)
+    assert list(rows([over])) == [
+        ("Volumes.sync", "once at 2026-03-27 12:00:00 UTC", "over: no slot is left", "")
+    ]
+    assert "  over: no slot is left" in paragraphs([over])[0]
+
+
+def test_a_cron_of_the_local_zone_is_shown_in_local_time() -> None:
+    """`None` is local time, for tables; a named zone is that zone."""
+    assert view(cron="@daily", tz="local").zone is None
+    assert str(view(cron="@daily", tz="Europe/Berlin").zone) == "Europe/Berlin"
+    assert view(cron="@daily", tz="local").first_slot is not None
 
 
 def test_looking_moves_no_slot() -> None:

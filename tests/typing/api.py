@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, assert_type
+from zoneinfo import ZoneInfo
 
 from asyncmgr import Manager, RunContext, SchedulerDependentManager, TaskHandle, TaskStatus, periodic_task
 
@@ -43,6 +44,15 @@ class Volumes(Manager):
 
     @periodic_task(cron="30 2 * * *", tz="Europe/Berlin", name="nightly-trim", enabled=False)
     async def trim(self, context: RunContext) -> None: ...
+
+    @periodic_task(cron="@daily", tz=ZoneInfo("Europe/Berlin"), misfire_grace=60)
+    async def zoned(self, context: RunContext) -> None: ...
+
+    @periodic_task(at=datetime(2027, 1, 1, tzinfo=UTC), misfire_grace=timedelta(minutes=5))
+    async def once(self, context: RunContext) -> None: ...
+
+    @periodic_task(at=[datetime(2027, 1, 1, tzinfo=UTC), datetime(2028, 1, 1, tzinfo=UTC)])
+    async def twice(self, context: RunContext) -> None: ...
 
     @periodic_task(initial_delay=timedelta(seconds=5), external_process_ok=True)
     async def elsewhere(self, context: object) -> None: ...
@@ -179,4 +189,6 @@ def refused() -> None:
     periodic_task(spacing=None)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
     periodic_task(ticks_between_runs=3)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
     periodic_task(overlap="drop")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    periodic_task(at=5)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    periodic_task(tz=1)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
     periodic_task(enabled=None)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, tzinfo
+from datetime import tzinfo
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
 import click
 from click.shell_completion import CompletionItem
 
 from asyncmgr._common.durations import parse_duration
 from asyncmgr._settings.sources import APP_VARIABLE, CONFIG_VARIABLE
+from asyncmgr._tasks.schedules import load_zone
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,11 +35,9 @@ def read_zone(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     if value is None:
         return None
     try:
-        return UTC if value == "UTC" else ZoneInfo(value)
-    except Exception:
-        raise click.BadParameter(
-            f"{value!r} is not a time zone of this machine; write e.g. 'Europe/Berlin'"
-        ) from None
+        return load_zone(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from None
 
 
 def examples(*lines: str) -> str:

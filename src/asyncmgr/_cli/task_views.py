@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from asyncmgr._cli.tasks import Task, tasks_of
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.durations import format_duration
 from asyncmgr._service.service import Service
-from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Cron, EveryPass
+from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, LOCAL, Cron, EveryPass
 
 _UNITS = ((86400, 3600), (3600, 60))
 """From so many seconds on, what is less than so many is left out."""
+
+OVER = "over: no slot is left"
+"""In place of a first slot."""
 
 HEADERS = ("task", "schedule", "first slot, local", "in")
 """Of `rows`."""
@@ -61,8 +63,9 @@ class TaskView:
         return self.task.window(self.moment)
 
     @property
-    def first_slot(self) -> datetime:
-        return next(self.slots())
+    def first_slot(self) -> datetime | None:
+        """`None` = there is none: all its one-off slots are past."""
+        return next(self.slots(), None)
 
     def slots(self) -> Iterator[datetime]:
         """The slots to come, aware, in UTC; ends where the calendar does."""
@@ -71,13 +74,12 @@ class TaskView:
     @property
     def zone(self) -> tzinfo | None:
         """Where its slots are read; `None` = local time."""
-        if self.cron is None:
-            return None
-        return UTC if self.cron.tz == "UTC" else ZoneInfo(self.cron.tz)
+        return None if self.cron is None or self.cron.tz == LOCAL else self.cron.zone
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for programs: seconds, and times in UTC."""
         options = self.task.options
+        first = None if self.off is not None else self.first_slot
         return {
             "task": self.name,
             "manager": self.name.rpartition(".")[0],
@@ -93,8 +95,8 @@ class TaskView:
             "timeout": None if options.timeout is None else options.timeout / SECOND,
             "overlap": options.overlap,
             "overridden": self.task.is_overridden,
-            "first_slot": self.first_slot.isoformat() if self.off is None else None,
-            "in": self.seconds_to(self.first_slot) if self.off is None else None,
+            "first_slot": None if first is None else first.isoformat(),
+            "in": None if first is None else self.seconds_to(first),
         }
 
     def seconds_to(self, slot: datetime) -> float:
@@ -132,8 +134,10 @@ def rows(views: Iterable[TaskView]) -> Iterator[tuple[str, ...]]:
     for view in views:
         if view.off is not None:
             yield view.name, view.schedule, f"off: {view.off}", ""
+        elif (first := view.first_slot) is None:
+            yield view.name, view.schedule, OVER, ""
         else:
-            yield view.name, view.schedule, local(view.first_slot), relative(view.seconds_to(view.first_slot))
+            yield view.name, view.schedule, local(first), relative(view.seconds_to(first))
 
 
 def paragraphs(views: Iterable[TaskView], *, in_full: bool = False) -> list[str]:
@@ -145,11 +149,11 @@ def _paragraph(view: TaskView, *, in_full: bool) -> str:
     lines = [f"{view.marked_name if in_full else view.name}: {view.schedule}"]
     if view.off is not None:
         lines.append(f"  off: {view.off}")
+    elif (first := view.first_slot) is None:
+        lines.append(f"  {OVER}")
     else:
-        away = relative(view.seconds_to(view.first_slot))
-        lines.append(
-            f"  first slot {local(view.first_slot)} local, {away if away == 'now' else f'in {away}'}"
-        )
+        away = relative(view.seconds_to(first))
+        lines.append(f"  first slot {local(first)} local, {away if away == 'now' else f'in {away}'}")
     if in_full:
         timeout = seconds_in_words(view.task.options.timeout)
         lines.append(

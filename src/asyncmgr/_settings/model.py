@@ -30,7 +30,17 @@ from asyncmgr._settings import sources
 from asyncmgr._settings.matching import Matches, fits_a_manager, match
 from asyncmgr._settings.problems import fact, invalid_settings, listed, redacted, suggestion
 from asyncmgr._settings.sources import read_layers
-from asyncmgr._tasks.options import LONGEST, OPTIONS, SETTABLE, Overlap, check_setting, conflict
+from asyncmgr._tasks.options import (
+    LONGEST,
+    OPTIONS,
+    SETTABLE,
+    Overlap,
+    PeriodicTask,
+    check_setting,
+    conflict,
+)
+from asyncmgr._tasks.overrides import override_options
+from asyncmgr.errors import InvalidPeriodicTaskArg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -312,6 +322,18 @@ class Settings(BaseModel):
     def arguments_for(self, names: Iterable[str], *, strict: bool = True) -> dict[str, dict[str, Any]]:
         """Find the constructor arguments set for each of these managers; raises as `overrides_for` does."""
         return _matched(self.match_managers(names), strict=strict)
+
+    def put_over(self, declared: PeriodicTask, full_name: str, override: TaskSettings) -> PeriodicTask:
+        """Give the options in force of a task: its declaration with what these settings say of it laid over it.
+
+        What means nothing beside the declaration raises `InvalidSettings` with its place.
+        """
+        try:
+            return override_options(declared, override)
+        except InvalidPeriodicTaskArg as exc:
+            text = str(exc)
+            place = self.place_of("tasks", full_name, text.partition("=")[0])
+            raise invalid_settings([f"{place}: {full_name}: {text}"]) from None
 
     def place_of(self, *path: str) -> str:
         """Say where a value was written, for messages: ``place_of("managers", "Volumes", "driver")``."""

@@ -53,6 +53,9 @@ class _LocalZone(tzinfo):
     def tzname(self, dt: datetime | None) -> str:
         return LOCAL
 
+    def __str__(self) -> str:
+        return LOCAL
+
     def fromutc(self, dt: datetime) -> datetime:
         # By way of the naive local time, which knows the first and the second passing of an hour.
         return datetime.fromtimestamp(dt.replace(tzinfo=UTC).timestamp()).replace(tzinfo=self)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._tasks.declare import declared
 from asyncmgr._tasks.runs import RunContext, Trigger
 
@@ -40,7 +41,7 @@ def context(
     if slot is not None and slot.tzinfo is None:
         raise ValueError(f"slot={slot!r} has no time zone; write e.g. datetime(2026, 1, 1, tzinfo=UTC)")
     name = task if isinstance(task, str) else _full_name(task)
-    planned = (slot or datetime.now(UTC)).astimezone(UTC)
+    planned = (slot or to_datetime(read_wall())).astimezone(UTC)
     return _made(name, planned, lateness, run_id, trigger, host, service)
 
 

@@ -136,7 +136,11 @@ def _check_tasks(findings: Findings, service: Service) -> None:
     findings.off = sum(view.off is not None for view in views)
     if findings.tasks == findings.off:
         findings.warnings.append(_idle(findings))
-    service.settings.overrides_for(view.name for view in views)
+    names = [view.name for view in views]
+    of_managers = service.settings.match_managers([manager.name for manager in service.managers])
+    of_tasks = service.settings.match_tasks(names)
+    findings.warnings += map(str, [*of_managers.foreign, *of_tasks.foreign])
+    of_tasks.raise_problems()
 
 
 def _idle(findings: Findings) -> str:

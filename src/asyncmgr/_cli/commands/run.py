@@ -24,6 +24,7 @@ from asyncmgr._cli.output import write_table
 from asyncmgr._cli.setting_changes import changes
 from asyncmgr._cli.task_views import (
     HEADERS,
+    OVER,
     TaskView,
     off_rows,
     paragraphs,
@@ -225,7 +226,9 @@ def _introduce(service: Service, log_format: LogFormat) -> None:
 
 def _brief(view: TaskView) -> dict[str, str]:
     facts = {"task": view.name, "schedule": view.schedule}
-    return {**facts, "off": view.off} if view.off else {**facts, "first_slot": view.first_slot.isoformat()}
+    if view.off:
+        return {**facts, "off": view.off}
+    return {**facts, "first_slot": OVER if view.first_slot is None else view.first_slot.isoformat()}
 
 
 def _write_banner(service: Service, transport: str, views: Sequence[TaskView]) -> None:
