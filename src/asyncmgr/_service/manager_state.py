@@ -21,7 +21,6 @@ from asyncmgr._service.handles import TaskHandle
 from asyncmgr._tasks.declare import Addition, check_function, declare, declare_addition, declared
 from asyncmgr._tasks.managed import ManagedTask, Standing, TaskStatus, status_of
 from asyncmgr._tasks.options import PeriodicTask
-from asyncmgr._tasks.overrides import override_options
 from asyncmgr._tasks.passes import Passes
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run, Site
@@ -245,7 +244,8 @@ class ManagerState:
         for task in tasks:
             override = overrides.get(task.full_name)
             if override is not None:
-                task.plan.adopt(override_options(task.declared, override).with_zone(self.settings.timezone))
+                options = self.settings.put_over(task.declared, task.full_name, override)
+                task.plan.adopt(options.with_zone(self.settings.timezone))
                 task.log_level = override.log_level
                 self._set_share(task)
 
@@ -303,7 +303,7 @@ class ManagerState:
     def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
         self.check_thread(f"{task.full_name}: reschedule()")
         self._refuse_removed(task)
-        self._plan_anew(task, options)
+        self._plan_anew(task, options.with_zone(self.settings.timezone))
 
     def _refuse_removed(self, task: ManagedTask) -> None:
         if self.tasks().get(task.full_name) is not task:
@@ -373,15 +373,15 @@ class ManagerState:
         names = [task.full_name for task in tasks]
         before = self.settings.overrides_for(names, strict=False)
         after = settings.overrides_for(names, strict=False)
-        old_zone, self._settings = self.settings.timezone, settings
+        old_settings, self._settings = self.settings, settings
         for task in tasks:
             old, new = before.get(task.full_name), after.get(task.full_name)
-            if old != new or old_zone != settings.timezone:
+            if old != new or old_settings.timezone != settings.timezone:
                 task.log_level = None if new is None else new.log_level
                 self._change(
                     task,
-                    _in_force(task.declared, old, old_zone),
-                    _in_force(task.declared, new, settings.timezone),
+                    _in_force(task, old, old_settings),
+                    _in_force(task, new, settings),
                 )
 
     def _change(self, task: ManagedTask, before: PeriodicTask, after: PeriodicTask) -> None:
@@ -467,9 +467,11 @@ class ManagerState:
         return self._last
 
 
-def _in_force(declared: PeriodicTask, override: Any, zone: str) -> PeriodicTask:
-    options = declared if override is None else override_options(declared, override)
-    return options.with_zone(zone)
+def _in_force(task: ManagedTask, override: Any, settings: Settings) -> PeriodicTask:
+    options = task.declared
+    if override is not None:
+        options = settings.put_over(options, task.full_name, override)
+    return options.with_zone(settings.timezone)
 
 
 def _end_of_pause(moment: Moment, for_: float | timedelta | None, until: datetime | None) -> datetime | None:

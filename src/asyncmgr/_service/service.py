@@ -35,7 +35,6 @@ from asyncmgr._service.plugins import call_plugins
 from asyncmgr._service.reload import Reload
 from asyncmgr._service.steps import Hook, Step
 from asyncmgr._tasks.managed import ManagedTask, TaskStatus
-from asyncmgr._tasks.overrides import override_options
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Site
@@ -536,7 +535,10 @@ class Service:
 
     async def _start_tasks(self) -> None:
         # Now, since the start hooks may have added tasks.
-        self.settings.overrides_for([task.full_name for task in self._tasks()])
+        matches = self.settings.match_tasks([task.full_name for task in self._tasks()])
+        matches.raise_problems()
+        for foreign in matches.foreign:
+            log.debug("settings.foreign", service=self.name, setting=str(foreign))
         runner = Runner(
             Site(self.host, self.name, secrets.token_hex(4)),
             self._reporter,
@@ -592,7 +594,7 @@ class Service:
         overrides = settings.overrides_for([task.full_name for task in self._tasks()])
         for task in self._tasks():
             if task.full_name in overrides:
-                override_options(task.declared, overrides[task.full_name])
+                settings.put_over(task.declared, task.full_name, overrides[task.full_name])
         return settings
 
     def _put_in_force(self, settings: Settings) -> None:

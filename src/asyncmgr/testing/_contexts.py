@@ -61,7 +61,7 @@ def _made(
 ) -> RunContext:
     # `RunContext` takes the runner's own record of a run: these are the facts that it reads of one.
     facts: Any = types.SimpleNamespace(
-        entry=types.SimpleNamespace(full_name=task),
+        full_name=task,
         slot=slot,
         lateness=lateness,
         run_id=run_id,
