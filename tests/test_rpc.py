@@ -411,7 +411,7 @@ async def test_methods_get_the_services_context_each_its_own() -> None:
 # Clients
 
 
-def test_a_client_checks_what_it_is_given() -> None:
+async def test_a_client_checks_what_it_is_given() -> None:
     """At once, and each narrowed copy too."""
 
     class Fake:
@@ -433,7 +433,7 @@ def test_a_client_checks_what_it_is_given() -> None:
         client.at(version="x")
 
 
-def test_narrowing_makes_copies() -> None:
+async def test_narrowing_makes_copies() -> None:
     """What is left out stays; None is given where it is meant."""
     transport: Any = None
     client = RpcClient(transport, "s", version="2.5", namespace="a", timeout=3)
@@ -444,7 +444,7 @@ def test_narrowing_makes_copies() -> None:
     assert (client.host, client.version, client.namespace, client.timeout) == (None, "2.5", "a", 3)
 
 
-def test_covers() -> None:
+async def test_covers() -> None:
     """While some hosts are old, callers ask before they use what is new."""
     transport: Any = None
     client = RpcClient(transport, "s", version="2.5")
@@ -1277,7 +1277,7 @@ async def test_a_service_without_methods_has_its_own_interface() -> None:
             await RpcClient(transport, "quiet").call("anything")
 
 
-def test_errors_survive_pickling_and_copying() -> None:
+async def test_errors_survive_pickling_and_copying() -> None:
     """They travel between processes of the user's own."""
     import copy
     import pickle
@@ -1287,11 +1287,11 @@ def test_errors_survive_pickling_and_copying() -> None:
             assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
 
 
-def test_callers_are_values() -> None:
+async def test_callers_are_values() -> None:
     """Compared by what they are."""
     assert Caller("s", "h") == Caller("s", "h") != Caller(None, "h")
 
 
-def test_transports_are_what_clients_take() -> None:
+async def test_transports_are_what_clients_take() -> None:
     """The client's type says so; nothing of it is a connection of its own."""
     assert RpcClient.__init__.__annotations__["transport"] == Transport.__name__
