@@ -97,6 +97,21 @@ async def test_a_result_that_is_not_what_the_caller_says() -> None:
         assert type(raised.value) is RpcError
 
 
+async def test_an_argument_may_be_called_into_too() -> None:
+    """No JSON value is a type, and no type is one."""
+
+    class Odd(Manager):
+        service_name = "volumes"
+
+        @rpc
+        async def take(self, into: Any) -> Any:
+            return into
+
+    async with hosts(n1=Odd()) as client:
+        for value in ("list[int]", 7, None, [1], {"a": 1}):
+            assert await client.call("take", into=value) == value
+
+
 # Hosts of another version
 
 

@@ -35,7 +35,7 @@ VECTORS = {
 }
 
 
-def vectors(name: str) -> Any:
+def vectors(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("vector", VECTORS[name], ids=range(len(VECTORS[name])))
 
 

@@ -10,7 +10,9 @@ import math
 import secrets
 import socket
 from functools import cached_property
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, get_origin, overload
+
+from typing_extensions import TypeAliasType
 
 from asyncmgr._common.safe_text import safe_str
 from asyncmgr._rpc.context import Caller, remaining_time, speaking_as, way_here
@@ -38,6 +40,7 @@ from asyncmgr.transports._base import Transport
 T = TypeVar("T")
 
 _KEEP: Any = object()
+"""Nothing was given."""
 
 _withdrawals: set[asyncio.Task[None]] = set()
 """Under way; the loop itself holds tasks weakly."""
@@ -142,8 +145,8 @@ class RpcClient:
     @overload
     async def call(self, method: str, /, *, into: type[T], **arguments: Any) -> T: ...
     @overload
-    async def call(self, method: str, /, *, into: Any = None, **arguments: Any) -> Any: ...
-    async def call(self, method: str, /, *, into: Any = None, **arguments: Any) -> Any:
+    async def call(self, method: str, /, *, into: Any = ..., **arguments: Any) -> Any: ...
+    async def call(self, method: str, /, *, into: Any = _KEEP, **arguments: Any) -> Any:
         """Have the method run on one host, and return its result as JSON values, or as `into`.
 
         A caller that gives up withdraws the call, whether it is cancelled or its timeout passes: what has begun is
@@ -153,7 +156,8 @@ class RpcClient:
         Parameters
         ----------
         into
-            What the result is to be: a pydantic model, or any other type hint. So no argument can have this name.
+            What the result is to be: a pydantic model, or any other type hint. What is no type is an argument of this
+            name.
 
         Raises
         ------
@@ -172,6 +176,8 @@ class RpcClient:
         TransportError
             The transport is down, or another event loop's, or the arguments are more than it carries.
         """
+        if into is not _KEEP and not _is_hint(into):
+            arguments, into = {**arguments, "into": into}, _KEEP
         timeout = min(self.timeout, remaining_time())
         if timeout <= 0:
             raise RpcTimeout(f"{self._called(method)}: the call being served here has no time left")
@@ -186,7 +192,7 @@ class RpcClient:
             left = deadline - asyncio.get_running_loop().time()
             reply = await self._ask(host, method, arguments, left)
             result = read_reply(reply)
-        return result if into is None else self._read_into(into, reply, method)
+        return result if into is _KEEP else self._read_into(into, reply, method)
 
     async def _ask(self, host: str | None, method: str, arguments: dict[str, Any], timeout: float) -> bytes:
         """Send a request and wait for its reply; one that nobody waits for any more is withdrawn."""
@@ -289,3 +295,8 @@ def _check(client: RpcClient) -> None:
     if not 0 < client.timeout < math.inf:
         raise ValueError(f"timeout is {client.timeout}; give a positive and finite number of seconds")
     subject_of_host(client.service, client.host or "")
+
+
+def _is_hint(value: object) -> bool:
+    """Whether this says a type: a class, ``list[int]``, ``int | None``, or an alias that has a name."""
+    return isinstance(value, type | TypeAliasType) or get_origin(value) is not None

@@ -49,7 +49,9 @@ class Method:
             raise InvalidRpcMethod(
                 f"{name} has a hint that cannot be validated: {_first_line(exc)}; use types that pydantic knows"
             ) from exc
-        self._validates_result = self._result is None or not transforms(_schema_of(self._result, "validation"))
+        self._validates_result = self._result is None or not transforms(
+            _schema_of(self._result, "validation")
+        )
         if secrets := secret_fields(self._result_schema):
             raise InvalidRpcMethod(
                 f"{name} returns {', '.join(secrets)}, which pydantic hides as '**********'; return a str where "
