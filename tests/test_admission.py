@@ -7,7 +7,7 @@ import collections
 import gc
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,12 @@ def request(call_id: str, method: str = "echo", **fields: Any) -> bytes:
 
 def deliver(site: Site, data: bytes, subject: str = subject_of_any("volumes"), **fields: Any) -> None:
     site.transport._fabric.deliver(Message(subject, data, **fields))
+
+
+def answer_by(monkeypatch: pytest.MonkeyPatch, site: Site, send: Callable[..., Any]) -> None:
+    """Have the service's replies go to `send`, which gets the subject and the data."""
+    for way in ("publish", "reply"):
+        monkeypatch.setattr(site.service.transport, way, send, raising=False)
 
 
 # Time that is over
@@ -242,7 +248,7 @@ async def test_each_of_a_burst_of_requests_gets_one_reply(monkeypatch: pytest.Mo
             answers[subject] += 1
             kinds["result" if b'"result"' in data else json.loads(data)["error"]["kind"]] += 1
 
-        monkeypatch.setattr(site.service.transport, "publish", publish)
+        answer_by(monkeypatch, site, publish)
         for number in range(40_000):
             deliver(site, request(f"r{number}"), reply_to=f"replies.{number}")
         await asyncio.sleep(1)
@@ -251,7 +257,7 @@ async def test_each_of_a_burst_of_requests_gets_one_reply(monkeypatch: pytest.Mo
         assert kinds["busy"] == 40_000 - kinds["result"]
 
 
-async def test_replies_never_go_to_the_servers_own_subjects() -> None:
+async def test_replies_never_go_to_the_servers_own_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
     """There they might be taken for orders."""
     async with serve() as site, site.transport.subscribe("replies") as replies:
         sent: list[str] = []
@@ -259,13 +265,11 @@ async def test_replies_never_go_to_the_servers_own_subjects() -> None:
         async def publish(subject: str, data: bytes, **_: Any) -> None:
             sent.append(subject)
 
-        publishing = pytest.MonkeyPatch()
-        publishing.setattr(site.service.transport, "publish", publish)
+        answer_by(monkeypatch, site, publish)
         for subject in ("$JS.API.STREAM.DELETE.orders", "$SYS.x", "_INBOX.a+b", "user@corp", "replies"):
             deliver(site, request("a"), reply_to=subject)
             deliver(site, b"x", reply_to=subject)
         await turns(20)
-        publishing.undo()
         assert sorted(sent) == ["_INBOX.a+b"] * 2 + ["replies"] * 2 + ["user@corp"] * 2
         assert len(site.manager.began) == 5
         assert not replies._pending
