@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,16 @@ from asyncmgr import (
     InvalidPeriodicTaskArg,
     InvalidRpcMethod,
     Manager,
+    NoResponders,
+    RpcClient,
     RpcError,
+    TransportError,
     current_call,
+    open_transport,
     periodic_task,
     rpc,
 )
+from asyncmgr._common.functions import signature_of
 from asyncmgr._rpc.declare import callable_methods
 from asyncmgr._rpc.versions import Endpoint, choose, is_compatible, parse_version
 
@@ -279,3 +286,50 @@ def test_no_call_is_served_outside_of_one() -> None:
 def test_a_task_error_is_no_rpc_error() -> None:
     """The two kinds of declarations have errors of their own."""
     assert not issubclass(InvalidRpcMethod, InvalidPeriodicTaskArg)
+
+
+# Another event loop
+
+
+def test_a_client_in_another_event_loop_is_told_so_at_once() -> None:
+    """It would wait for an answer that nobody can hand over."""
+
+    async def main() -> list[BaseException]:
+        raised: list[BaseException] = []
+        async with open_transport("memory://") as transport:
+            client = RpcClient(transport, "s")
+
+            async def use(send: Any) -> None:
+                try:
+                    await send("m")
+                except Exception as exc:
+                    raised.append(exc)
+
+            def elsewhere() -> None:
+                for send in (client.call, client.cast, client.fanout):
+                    asyncio.run(use(send))
+                asyncio.run(use(lambda _: client.offered()))
+
+            await asyncio.to_thread(elsewhere)
+            with pytest.raises(NoResponders):
+                await client.call("m")
+        return raised
+
+    raised = asyncio.run(main())
+    assert [type(error) for error in raised] == [TransportError] * 4
+    assert all("opened in another event loop" in str(error) for error in raised)
+
+
+# Annotations that only type checkers import
+
+
+def test_a_method_may_be_annotated_with_what_only_type_checkers_import() -> None:
+    """Where it is written and where its signature is read, nothing of it is resolved."""
+    namespace: dict[str, Any] = {"rpc": rpc}
+    # Without the future import: since Python 3.14 these annotations are evaluated when somebody asks.
+    source = "@rpc\nasync def method(self, value: 'Missing', other: 'Missing' = 1) -> 'Missing': ...\n"
+    if sys.version_info >= (3, 14):
+        source = source.replace("'", "")
+    exec(compile(source, "<checked>", "exec", dont_inherit=True), namespace)
+    signature = signature_of(namespace["method"])
+    assert list(signature.parameters) == ["self", "value", "other"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -105,6 +108,20 @@ def test_churn_keeps_memory_flat() -> None:
         heap.push(10**9 + round_, item)
         assert heap.places <= 2 * len(kept) + LazyHeap.FEW
     assert len(heap) == 10
+
+
+@pytest.mark.parametrize("way", ["pop", "remove"])
+def test_a_place_that_was_given_up_keeps_nothing_alive(way: str) -> None:
+    """A call that has ended is freed at once, with all its arguments, and not when its deadline would have been."""
+    heap: LazyHeap[Item] = LazyHeap()
+    heap.push(2, Item())
+    item = Item(1)
+    heap.push(1, item)
+    reference = weakref.ref(item)
+    heap.head()
+    heap.pop() if way == "pop" else heap.remove(item)
+    del item
+    assert reference() is None
 
 
 def test_near_and_far_keys_keep_one_order() -> None:

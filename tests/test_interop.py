@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import nats
@@ -10,8 +12,10 @@ import pytest
 
 from asyncmgr import (
     Hosts,
+    Manager,
     NoSuchMethod,
     RpcClient,
+    RpcTimeout,
     SchedulerDependentManager,
     Service,
     Settings,
@@ -102,3 +106,41 @@ async def test_a_foreign_program_announces_and_watches_hosts(nats_server: NatsSe
         await bucket.delete("interop.go-1")
         await eventually(lambda: "go-1" not in {state.host for state in hosts.snapshot()})
     await other.close()
+
+
+async def test_calls_that_were_given_up_while_the_service_stood_still_never_begin(
+    nats_server: NatsServer,
+) -> None:
+    """They and their withdrawals wait in its socket; whoever calls later is served."""
+    begun: list[int] = []
+    still, goes_on, over = threading.Event(), threading.Event(), threading.Event()
+
+    class Standing(Manager):
+        @rpc
+        async def note(self, number: int) -> int:
+            begun.append(number)
+            return number
+
+    async def serve() -> None:
+        async with Service(Standing(), host="n1", transport=nats_server.url, settings=Settings(seed=1)):
+            still.set()
+            goes_on.wait(30)  # in the event loop, on purpose
+            await asyncio.to_thread(over.wait, 30)
+
+    serving = asyncio.create_task(asyncio.to_thread(asyncio.run, serve()))
+    await asyncio.to_thread(still.wait, 30)
+    try:
+        async with open_transport(nats_server.url) as transport:
+            client = RpcClient(transport, "standing", timeout=0.2)
+            calls = [client.call("note", number=number) for number in range(3)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(result) for result in results] == [RpcTimeout] * 3
+            await transport.publish("asyncmgr.flushed", b"")
+            async with transport.subscribe("asyncmgr.flushed"):  # the server has the withdrawals by now
+                goes_on.set()
+            assert await client.at(timeout=20).call("note", number=9) == 9
+            assert begun == [9]
+    finally:
+        goes_on.set()
+        over.set()
+        await serving

@@ -41,6 +41,7 @@ from asyncmgr import (
     periodic_task,
     rpc,
 )
+from asyncmgr._rpc import admission
 from asyncmgr._rpc import server as serving
 from asyncmgr._rpc.messages import (
     decode_request,
@@ -279,7 +280,7 @@ async def test_nothing_but_rpc_methods_can_be_reached(name: str) -> None:
         ("plain timeout", "TimeoutError"),
         ("stray", "CancelledError: nobody asked"),
         ("base", "Unusual: not an Exception"),
-        ("unspeakable", "Unspeakable"),
+        ("unspeakable", "Unspeakable: <Unspeakable whose str() raised RuntimeError>"),
         ("group", "ExceptionGroup: several (1 sub-exception)"),
     ],
 )
@@ -410,7 +411,7 @@ async def test_methods_get_the_services_context_each_its_own() -> None:
 # Clients
 
 
-def test_a_client_checks_what_it_is_given() -> None:
+async def test_a_client_checks_what_it_is_given() -> None:
     """At once, and each narrowed copy too."""
 
     class Fake:
@@ -432,7 +433,7 @@ def test_a_client_checks_what_it_is_given() -> None:
         client.at(version="x")
 
 
-def test_narrowing_makes_copies() -> None:
+async def test_narrowing_makes_copies() -> None:
     """What is left out stays; None is given where it is meant."""
     transport: Any = None
     client = RpcClient(transport, "s", version="2.5", namespace="a", timeout=3)
@@ -443,16 +444,16 @@ def test_narrowing_makes_copies() -> None:
     assert (client.host, client.version, client.namespace, client.timeout) == (None, "2.5", "a", 3)
 
 
-def test_can_send() -> None:
+async def test_covers() -> None:
     """While some hosts are old, callers ask before they use what is new."""
     transport: Any = None
     client = RpcClient(transport, "s", version="2.5")
-    assert client.can_send("2.5")
-    assert client.can_send("2.0")
-    assert not client.can_send("2.6")
-    assert not client.can_send("1.5")
+    assert client.covers("2.5")
+    assert client.covers("2.0")
+    assert not client.covers("2.6")
+    assert not client.covers("1.5")
     with pytest.raises(ValueError, match="is no version"):
-        client.can_send("2")
+        client.covers("2")
 
 
 async def test_any_host_a_certain_one_or_all() -> None:
@@ -585,7 +586,8 @@ async def test_a_call_that_is_cancelled_before_its_first_step() -> None:
         assert site.service._server is not None
         request = decode_request(b'{"v":1,"id":"a","method":"echo"}')
         async with site.transport.subscribe("replies") as replies:
-            site.service._server._admit(request, "replies")  # type: ignore[arg-type]
+            message = Message(subject_of_any("volumes"), b'{"v":1,"id":"a","method":"echo"}', "replies")
+            site.service._server._admit(request, message)  # type: ignore[arg-type]
             site.service._server.cancel(site.service._server.waiting)
             answer = await asyncio.wait_for(anext(replies), timeout=5)
         assert b"the service stops" in answer.data
@@ -692,8 +694,8 @@ async def test_withdrawals_of_calls_that_others_serve_are_not_kept_for_ever() ->
         await turns(10)
         server = site.service._server
         assert server is not None
-        assert list(server._early)[-1] == "w2999"
-        assert len(server._early) == serving._EARLY_KEPT
+        assert list(server._admission._early)[-1] == "w2999"
+        assert len(server._admission._early) == admission.EARLY_KEPT
 
 
 # Limits
@@ -735,7 +737,7 @@ async def test_a_call_whose_deadline_passes_while_it_waits_is_never_started() ->
 
 async def test_more_calls_than_may_wait_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an error of its own, so that a caller may try another host; `ping` still answers."""
-    monkeypatch.setattr(serving, "WAITING_LIMIT", 4)
+    monkeypatch.setattr(admission, "WAITING_LIMIT", 4)
     async with serve(rpc_concurrency=2) as site:
         calls = [asyncio.create_task(site.client.call("pass_gate", number=number)) for number in range(6)]
         await turns(20)
@@ -1275,7 +1277,7 @@ async def test_a_service_without_methods_has_its_own_interface() -> None:
             await RpcClient(transport, "quiet").call("anything")
 
 
-def test_errors_survive_pickling_and_copying() -> None:
+async def test_errors_survive_pickling_and_copying() -> None:
     """They travel between processes of the user's own."""
     import copy
     import pickle
@@ -1285,11 +1287,11 @@ def test_errors_survive_pickling_and_copying() -> None:
             assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
 
 
-def test_callers_are_values() -> None:
+async def test_callers_are_values() -> None:
     """Compared by what they are."""
     assert Caller("s", "h") == Caller("s", "h") != Caller(None, "h")
 
 
-def test_transports_are_what_clients_take() -> None:
+async def test_transports_are_what_clients_take() -> None:
     """The client's type says so; nothing of it is a connection of its own."""
     assert RpcClient.__init__.__annotations__["transport"] == Transport.__name__

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,7 @@ from asyncmgr.errors import (
     ServiceBusy,
     UnsupportedVersion,
 )
-from asyncmgr.wire import NESTING, decode_json, encode_json
+from asyncmgr.wire import NESTING, SIZE, decode_json, encode_json
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -57,6 +58,7 @@ REQUESTS = st.builds(
     arguments=st.dictionaries(TEXT, JSON, max_size=4),
     timeout=st.none() | st.floats(1e-9, 1e9),
     caller=st.none() | CALLERS,
+    through=st.lists(NAMES, max_size=5).map(tuple),
 )
 
 
@@ -102,15 +104,26 @@ def test_brackets_side_by_side_are_not_deep() -> None:
         b'{"\\udfff":1}',
     ]
     + [text.encode("utf-16") for text in ("1", "[]")]
-    + [b"9" * 5000],
+    + [b"9" * 5000, b"1" + b"0" * 309, b"-" + b"9" * 309, b" " * SIZE + b"1"],
 )
 def test_what_is_not_json_here(data: bytes) -> None:
-    """Not finite, not Unicode, not UTF-8, more than one value, too long a number."""
+    """Not finite, not Unicode, not UTF-8, more than one value, too large a number, too long."""
     with pytest.raises(ValueError):  # noqa: PT011 - of many texts, some of them Python's own
         decode_json(data)
 
 
-@pytest.mark.parametrize("value", [math.nan, [math.inf], {"a": "\ud800"}, {"\udfff": 1}])
+def test_integers_are_exact_within_the_range_of_a_float() -> None:
+    """However many digits they have; a text may have any."""
+    for number in (2**53 + 1, -(2**63), int(sys.float_info.max), -(10**308)):
+        assert decode_json(encode_json([number])) == [number]
+    assert decode_json(encode_json("9" * 5000)) == "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, [math.inf], {"a": "\ud800"}, {"\udfff": 1}, [10**309], -2 * 10**308, [10**5000]],
+    ids=range(7),
+)
 def test_what_json_cannot_say_is_not_written(value: Any) -> None:
     """It is refused where it is, and not where it would be read."""
     with pytest.raises(ValueError):  # noqa: PT011 - likewise
@@ -175,6 +188,60 @@ def test_subjects_are_tokens() -> None:
     assert subject_of_host("s", "n1.example") == "asyncmgr.rpc.s.host.n1=2Eexample"
     with pytest.raises(InvalidName, match="service name"):
         subject_of_any("s" * 129)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b'{"id":"a"}', "the field 'v' is missing"),
+        (b'{"v":true}', "'v': true is not an integer"),
+        (b'{"v":1,"id":"a"}', "the field 'method' is missing"),
+        (b'{"v":1,"method":"m"}', "the field 'id' is missing"),
+        (b'{"v":1,"id":null,"method":"m"}', "'id': null is not a string"),
+        (b'{"v":1,"id":"a","method":"m","arguments":[]}', "'arguments': [] is not an object"),
+        (b'{"v":1,"id":"a","method":"m","timeout":false}', "'timeout': false is not a number"),
+        (b'{"v":1,"id":"a","method":"m","timeout":0}', "'timeout': 0.0 is not positive and finite"),
+        (b'{"v":1,"id":"a","method":"m","caller":{}}', "the field 'host' is missing"),
+        (b'{"v":1,"id":"a","method":"m","through":["a",1]}', "'through': 1 is not a string"),
+        (b'{"v":1,"id":"a","method":"m","through":[' + b'"a",' * 32 + b'"a"]}', "'through' has 33 items"),
+        (b'{"v":1,"id":"a","method":{"\x7f":"x"}}', '\'method\': {"\\x7f":"x"} is not a string'),
+        (b'{"v":1,"id":"' + b"a" * 65 + b'"}', "'id' has 65 characters, at most 64 fit"),
+        (b"\xff", "not UTF-8, at byte 0"),
+        (b'"\\ud800"', "a string holds half a character"),
+        (b"[]", "[] is not an object"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_told_in_words_of_json(data: bytes, told: str) -> None:
+    """Whoever wrote the other program may never have seen Python."""
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the text is compared
+        decode_request(data)
+    assert str(raised.value).startswith(told)
+
+
+def test_an_acknowledgement_of_jetstream_is_no_reply() -> None:
+    """A stream that captures the subjects of calls answers each before any host can; the cure is told."""
+    for answer in (b'{"stream":"ORDERS", "seq":5}', b'{"error":{"code":503},"stream":"ORDERS","seq":0}'):
+        with pytest.raises(
+            RpcError, match='stream "ORDERS" captures .* take asyncmgr.rpc.> out of its subjects'
+        ):
+            read_reply(answer)
+
+
+def test_the_texts_of_a_reply_can_be_shown() -> None:
+    """At a terminal, whatever another host wrote; and no longer than a host should write."""
+    evil = "\x1b[2J" * 5000
+    for error in (
+        {"kind": "busy", "text": evil},
+        {"kind": "remote_error", "type": evil, "text": evil},
+        {"kind": "unsupported_version", "text": evil, "offered": ["1.0"]},
+    ):
+        with pytest.raises(RpcError) as raised:
+            read_reply(json.dumps({"v": 1, "error": error}).encode())
+        assert str(raised.value).isprintable()
+        assert len(str(raised.value)) <= 2 * TEXT_LIMIT + 2
+    many = {"kind": "unsupported_version", "text": "x", "offered": ["1.0"] * 65}
+    with pytest.raises(RpcError, match="'offered' has 65 items, at most 64 fit"):
+        read_reply(json.dumps({"v": 1, "error": many}).encode())
 
 
 # Whatever anybody sends

@@ -1,88 +1,30 @@
-r"""The wire format, all of it, and the JSON in it: written compactly, read with suspicion. Pure.
+"""Reads and writes the JSON of the wire format, with suspicion. Pure.
 
-Whoever speaks this can serve, call and watch in any language. Version 1.
-
-JSON
-    UTF-8, one object, at most 1 MiB and 64 levels deep, without NaN, infinities, numbers beyond the range of a
-    float, and half characters (``"\ud800"``). A reader ignores fields that it does not know. ``v`` is the version of
-    the format; a reader refuses another one than it speaks.
-
-Tokens
-    ``SERVICE``, ``HOST`` below are names as tokens: bytes (of UTF-8) outside ``A-Za-z0-9_-`` are written ``=XX`` in
-    upper case, the empty name ``=``; at most 128 bytes.
-
-Calls
------
-Instances of a service subscribe to three subjects. Over NATS groups are queue groups.
-
-=================================  ==================================================================
-``asyncmgr.rpc.SERVICE.any``       in the group ``servers``: each message reaches one of them
-``asyncmgr.rpc.SERVICE.all``       in no group: each message reaches all of them
-``asyncmgr.rpc.SERVICE.host.HOST`` in the group ``servers``: for the instance on this host
-=================================  ==================================================================
-
-A *request* is published there. One with a subject to reply to (NATS: the reply subject) gets exactly one reply,
-unless its caller withdrew it or its deadline passed. ::
-
-    {"v": 1, "id": "9f86d081-17", "method": "resize", "namespace": null, "version": "1.0",
-     "arguments": {"volume": "v1", "gib": 20}, "timeout": 59.98, "caller": {"service": "api", "host": "n7"}}
-
-``v``, ``id`` (at most 64 characters, unique to the call) and ``method`` must be there. Without ``namespace`` it is
-null, without ``version`` ``"1.0"``, without ``arguments`` ``{}``. ``timeout`` is in seconds from when the request is
-received, after which the method is cancelled; without it there is no limit. ``caller`` is told to the method and to
-logs, and proves nothing; ``service`` in it may be null. Names have at most 256 characters.
-
-Of the interfaces with this namespace the first one serves whose major version is the same, whose minor is not less
-(both as integers), and which has the method. Every service has the namespace ``asyncmgr`` in version ``1.0``, with
-the methods ``ping`` and ``info`` (see `asyncmgr._service.builtin_rpc`).
-
-A *reply* holds the result or an error. ::
-
-    {"v": 1, "result": {"gib": 20}}
-    {"v": 1, "error": {"kind": "remote_error", "type": "ValueError", "text": "no such volume"}}
-
-``kind`` is one of ``malformed``, ``no_such_method``, ``unsupported_version`` (with ``offered``, a list of versions),
-``invalid_arguments``, ``remote_error`` (with ``type``, a class name), ``timeout`` and ``busy``; a caller takes one
-that it does not know for an error without a name. ``text`` is for people, at most 4,096 characters.
-
-A *withdrawal* tells that nobody waits any more: the method is cancelled, nothing is replied. It goes to the host's
-subject, or to ``all`` where the request went to ``any``. As subjects have no common order it may be read before its
-request, which then does not begin; so an ``id`` is never used again. ::
-
-    {"v": 1, "withdraw": "9f86d081-17"}
-
-Capabilities
-------------
-The store ``asyncmgr-capabilities``, whose keys live 3,600 s, holds one value for each service instance, under
-``SERVICE.HOST``. Over NATS it is the JetStream key-value bucket of this name, with one value a key. ::
-
-    {"v": 1, "service": "compute", "host": "n1", "incarnation": 1767225600000000, "sequence": 7, "ttl": 60.0,
-     "nodes": [{"node": "", "capabilities": {"memory": 1024}}]}
-
-It is the whole truth of that instance: nodes that are not in it are gone. ``incarnation`` is greater for each later
-start of the host (microseconds since 1970 will do), ``sequence`` for each later announcement of a start; both are
-integers from 0 to 2^63 - 1. An instance that has reported nothing yet has one node, ``""``, with no capabilities: its
-presence; one that reports that it has no nodes has none. Capabilities hold no null; all nodes together take at most
-1 MiB less 2 KiB.
-
-``ttl`` is in seconds from the writing. The instance writes again every third of it, give or take 10 %, and deletes
-the key at a clean stop. A write names the revision that it replaces: on a conflict the writer reads; what an earlier
-incarnation left it replaces, and to a later one that is younger than its ``ttl`` it leaves the name. A reader takes
-the snapshot, then the changes; it ages each entry on its own monotonic clock, from the age that the store's stamps
-imply, and takes it for stale after half of ``ttl`` and for gone after all of it: expiry in the store is announced by
-nothing. It ignores what has an older incarnation or sequence than it has seen.
+The format itself, all of it, is on the page ``docs/wire.md``, for programs in other languages: subjects, requests,
+replies, withdrawals, announcements, a table of the fields, and example messages that the test suite reads from there.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import reprlib
+import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from asyncmgr._common.safe_text import printable
+
 NESTING = 64
 """Levels of objects and arrays that a message may have."""
+
+SIZE = 1024 * 1024
+"""Bytes of a message; readers take no more either, whatever an engine would carry."""
+
+_SHOWN = 60
+"""Characters of a value that an error shows."""
+
+_LONG = re.compile(r"[0-9]{309}")
+"""A number of so many digits may be beyond the range of a float."""
 
 
 def encode_json(value: object) -> bytes:
@@ -91,7 +33,8 @@ def encode_json(value: object) -> bytes:
     Raises
     ------
     ValueError
-        It holds NaN, an infinity, or text that is no Unicode, or is nested deeper than `NESTING` levels.
+        It holds NaN, an infinity, a number beyond the range of a float, or text that is no Unicode, or is nested
+        deeper than `NESTING` levels.
     TypeError
         It holds something that is not JSON.
     """
@@ -101,6 +44,8 @@ def encode_json(value: object) -> bytes:
         raise _too_deep() from None
     if _is_deep(text, value):
         raise _too_deep()
+    if _LONG.search(text):
+        _CAREFUL.decode(text)
     return text.encode()
 
 
@@ -110,24 +55,29 @@ def decode_json(data: bytes) -> Any:
     Raises
     ------
     ValueError
-        It is not such a value in UTF-8.
+        It is not such a value in UTF-8, or has more than `SIZE` bytes.
     """
-    text = str(data, "utf-8")
+    if len(data) > SIZE:
+        raise ValueError(f"{len(data)} bytes, at most {SIZE} are read")
     try:
-        value = _DECODER.decode(text)
+        text = str(data, "utf-8")
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"not UTF-8, at byte {exc.start}") from None
+    try:
+        value = (_CAREFUL if _LONG.search(text) else _DECODER).decode(text)
     except RecursionError:
         raise _too_deep() from None
     if _is_deep(text, value):
         raise _too_deep()
     if "\\u" in text:
-        encode_json(value)  # an escape may stand for half a character
+        _refuse_halves(value)
     return value
 
 
 def typed(value: Any, *kinds: type) -> Any:
     """`value` itself if it is of one of these types, and no bool unless that is one of them; else a `TypeError`."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise TypeError(f"{reprlib.repr(value)} is no {kinds[-1].__name__}")
+        raise TypeError(f"{shown(value)} is not {_WORDS.get(kinds[-1], kinds[-1].__name__)}")
     return value
 
 
@@ -137,6 +87,29 @@ def positive(value: Any) -> float:
     if not 0 < number < math.inf:
         raise ValueError(f"{number} is not positive and finite")
     return number
+
+
+def shown(value: Any) -> str:
+    """A decoded value for people, as JSON: one line, shortened."""
+    return printable(_ENCODER.encode(value), _SHOWN)
+
+
+_WORDS: dict[type, str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def _refuse_halves(value: object) -> None:
+    """An escape may stand for half a character."""
+    try:
+        encode_json(value)
+    except UnicodeEncodeError:
+        raise ValueError("a string holds half a character") from None
 
 
 def _too_deep() -> ValueError:
@@ -162,13 +135,27 @@ def _items(value: object) -> Iterable[Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{reprlib.repr(text)} is beyond the range of a float")
+        raise _out_of_range(text)
     return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS or math.isinf(float(text)):
+        raise _out_of_range(text)
+    return int(text)
+
+
+def _out_of_range(text: str) -> ValueError:
+    return ValueError(f"{printable(text, 20)} is beyond the range of a float")
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
+_DIGITS = 310
+"""More digits, with a sign, no float has before its point."""
+
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
+_CAREFUL = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_refuse)

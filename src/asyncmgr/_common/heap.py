@@ -1,4 +1,4 @@
-"""A heap whose places can be given up in O(1): a place is valid while its item carries the place's ticket."""
+"""A heap whose places can be given up in O(1): a place is valid while the heap knows an item by its ticket."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Ticketed(Protocol):
 
 T = TypeVar("T", bound=Ticketed)
 
-# The ticket is unique, so two items are never compared.
-Place: TypeAlias = tuple[int, int, T]
+# The ticket is unique and names the item. A place that was given up so keeps nothing alive, however long it stays.
+Place: TypeAlias = tuple[int, int]
 
 
 class LazyHeap(Generic[T]):
@@ -34,38 +34,39 @@ class LazyHeap(Generic[T]):
     the cache, where a heap of them all would cost a miss of the cache at each of its levels.
     """
 
-    __slots__ = ("_buckets", "_heaped", "_numbers", "_stale", "_valid")
+    __slots__ = ("_buckets", "_heaped", "_items", "_numbers", "_stale")
 
     FEW = 64
     """So many stale places are not worth clearing out."""
 
     def __init__(self) -> None:
-        self._buckets: dict[int, list[Place[T]]] = {}
+        self._buckets: dict[int, list[Place]] = {}
         self._numbers: list[int] = []
         """The buckets' numbers, as a heap."""
         self._heaped: int | None = None
         """The number of the bucket that is in the order of a heap."""
-        self._valid = 0
+        self._items: dict[int, T] = {}
+        """By ticket."""
         self._stale = 0
 
     def __len__(self) -> int:
-        return self._valid
+        return len(self._items)
 
     def __iter__(self) -> Iterator[T]:
-        return (item for number in self._buckets for _, _, item in self._valid_places(number))
+        return iter(self._items.values())
 
     @property
     def places(self) -> int:
         """How many places are kept, those that were given up too."""
-        return self._valid + self._stale
+        return len(self._items) + self._stale
 
     def push(self, key: int, item: T) -> None:
         ticket = item.ticket = next(_tickets)
-        self._valid += 1
-        self._put((key, ticket, item))
+        self._items[ticket] = item
+        self._put((key, ticket))
 
-    def head(self) -> Place[T] | None:
-        """The valid place with the smallest key: (key, ticket, item)."""
+    def head(self) -> tuple[int, int, T] | None:
+        """The valid place with the smallest key, and its item: (key, ticket, item)."""
         while self._numbers:
             number = self._numbers[0]
             bucket = self._buckets[number]
@@ -73,8 +74,10 @@ class LazyHeap(Generic[T]):
                 bucket.sort()  # a sorted list is a heap
                 self._heaped = number
             while bucket:
-                if bucket[0][1] == bucket[0][2].ticket:
-                    return bucket[0]
+                key, ticket = bucket[0]
+                item = self._items.get(ticket)
+                if item is not None:
+                    return key, ticket, item
                 heapq.heappop(bucket)
                 self._stale -= 1
             del self._buckets[heapq.heappop(self._numbers)]
@@ -82,29 +85,30 @@ class LazyHeap(Generic[T]):
 
     def pop(self) -> None:
         """Take out the head, which `head()` has just returned."""
-        heapq.heappop(self._buckets[self._numbers[0]])[2].ticket = NO_TICKET
-        self._valid -= 1
+        _, ticket = heapq.heappop(self._buckets[self._numbers[0]])
+        self._items.pop(ticket).ticket = NO_TICKET
 
     def replace_head(self, key: int) -> None:
         """Give the head, which `head()` has just returned, a new key: at most one operation on a heap."""
         bucket = self._buckets[self._numbers[0]]
-        item = bucket[0][2]
+        item = self._items.pop(bucket[0][1])
         ticket = item.ticket = next(_tickets)
+        self._items[ticket] = item
         if key >> _STRETCH == self._heaped:
-            heapq.heapreplace(bucket, (key, ticket, item))
+            heapq.heapreplace(bucket, (key, ticket))
         else:
             heapq.heappop(bucket)
-            self._put((key, ticket, item))
+            self._put((key, ticket))
 
     def remove(self, item: T) -> None:
-        """Give up the place of an item that is in this heap."""
+        """Give up the place of an item that is in this heap, and let go of it."""
+        del self._items[item.ticket]
         item.ticket = NO_TICKET
-        self._valid -= 1
         self._stale += 1
-        if self._stale > self.FEW and self._stale > self._valid:
+        if self._stale > self.FEW and self._stale > len(self._items):
             self._clear_out()
 
-    def _put(self, place: Place[T]) -> None:
+    def _put(self, place: Place) -> None:
         number = place[0] >> _STRETCH
         bucket = self._buckets.get(number)
         if bucket is None:
@@ -122,5 +126,5 @@ class LazyHeap(Generic[T]):
         self._heaped = None
         self._stale = 0
 
-    def _valid_places(self, number: int) -> list[Place[T]]:
-        return [place for place in self._buckets[number] if place[1] == place[2].ticket]
+    def _valid_places(self, number: int) -> list[Place]:
+        return [place for place in self._buckets[number] if place[1] in self._items]

@@ -10,10 +10,15 @@ import math
 import secrets
 import socket
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeVar, get_origin, overload
 
-from asyncmgr._rpc.context import Caller, remaining_time, speaking_as
+from typing_extensions import TypeAliasType
+
+from asyncmgr._common.safe_text import safe_str
+from asyncmgr._rpc.context import Caller, remaining_time, speaking_as, way_here
+from asyncmgr._rpc.elsewhere import Elsewhere, serves
 from asyncmgr._rpc.messages import (
+    THROUGH_LIMIT,
     Request,
     Withdrawal,
     read_reply,
@@ -22,10 +27,20 @@ from asyncmgr._rpc.messages import (
     subject_of_host,
 )
 from asyncmgr._rpc.versions import is_compatible, parse_version
-from asyncmgr.errors import InvalidArguments, NoResponders, RpcTimeout, TransportError
+from asyncmgr.errors import (
+    InvalidArguments,
+    NoResponders,
+    RpcError,
+    RpcTimeout,
+    TransportError,
+    UnsupportedVersion,
+)
 from asyncmgr.transports._base import Transport
 
+T = TypeVar("T")
+
 _KEEP: Any = object()
+"""Nothing was given."""
 
 _withdrawals: set[asyncio.Task[None]] = set()
 """Under way; the loop itself holds tasks weakly."""
@@ -73,6 +88,7 @@ class RpcClient:
         self.timeout: float = timeout
         self._numbers = itertools.count(1)
         self._nobody = Caller(None, socket.gethostname())
+        self._elsewhere = Elsewhere(transport, service)
         _check(self)
 
     def at(
@@ -96,11 +112,8 @@ class RpcClient:
         _check(narrowed)
         return narrowed
 
-    def can_send(self, version: str) -> bool:
-        """Whether hosts that offer this client's version serve calls of `version` too.
-
-        While a service is upgraded host by host, its clients keep the version of the oldest host, and ask this before
-        they use what is newer.
+    def covers(self, version: str) -> bool:
+        """Whether every host that serves this client's version serves `version` too. Asks nobody; see `offered`.
 
         Raises
         ------
@@ -109,10 +122,42 @@ class RpcClient:
         """
         return is_compatible(version, self.version)
 
-    async def call(self, method: str, /, **arguments: Any) -> Any:
-        """Have the method run on one host, and return its result as JSON values.
+    async def offered(self, *, within: float = 1.0) -> dict[str, tuple[str, ...]]:
+        """Ask every host of the service which versions of this namespace it serves.
 
-        Where the caller is cancelled, the method is cancelled too.
+        While a service is upgraded host by host, what is newer can be used once every host offers it.
+
+        Parameters
+        ----------
+        within
+            Seconds that the answers get. A host that does not answer in this time is not in the result.
+
+        Raises
+        ------
+        TransportError
+            The transport is down.
+        """
+        return {
+            host: tuple(each["version"] for each in managers if each["namespace"] == self.namespace)
+            for host, managers in (await self._elsewhere.ask(within)).items()
+        }
+
+    @overload
+    async def call(self, method: str, /, *, into: type[T], **arguments: Any) -> T: ...
+    @overload
+    async def call(self, method: str, /, *, into: Any = ..., **arguments: Any) -> Any: ...
+    async def call(self, method: str, /, *, into: Any = _KEEP, **arguments: Any) -> Any:
+        """Have the method run on one host, and return its result as JSON values, or as `into`.
+
+        A caller that gives up withdraws the call, whether it is cancelled or its timeout passes: what has begun is
+        cancelled, and what has not never begins. A call to any host that meets one without this version is sent once
+        more, to a host that has it, where there is one.
+
+        Parameters
+        ----------
+        into
+            What the result is to be: a pydantic model, or any other type hint. What is no type is an argument of this
+            name.
 
         Raises
         ------
@@ -126,26 +171,57 @@ class RpcClient:
             The host is at its limits.
         RpcTimeout
             No answer came in time.
+        RpcError
+            The answer is no reply, or its result not what `into` says.
         TransportError
-            The transport is down, or the arguments are more than it carries.
+            The transport is down, or another event loop's, or the arguments are more than it carries.
         """
+        if into is not _KEEP and not _is_hint(into):
+            arguments, into = {**arguments, "into": into}, _KEEP
         timeout = min(self.timeout, remaining_time())
         if timeout <= 0:
             raise RpcTimeout(f"{self._called(method)}: the call being served here has no time left")
+        deadline = asyncio.get_running_loop().time() + timeout
+        try:
+            reply = await self._ask(self.host, method, arguments, timeout)
+            result = read_reply(reply)
+        except UnsupportedVersion:
+            host = await self._find_other_host(method, deadline)
+            if host is None:
+                raise
+            left = deadline - asyncio.get_running_loop().time()
+            reply = await self._ask(host, method, arguments, left)
+            result = read_reply(reply)
+        return result if into is _KEEP else self._read_into(into, reply, method)
+
+    async def _ask(self, host: str | None, method: str, arguments: dict[str, Any], timeout: float) -> bytes:
+        """Send a request and wait for its reply; one that nobody waits for any more is withdrawn."""
+        self._transport.check_loop()
         call_id, request = self._encode(method, arguments, timeout)
         try:
-            return read_reply(await self._transport.request(self._subject, request, timeout=timeout))
+            return await self._transport.request(self._subject_at(host), request, timeout=timeout)
         except NoResponders:
             raise NoResponders(
                 f"{self._called(method)}: no instance can be reached; is it running?"
             ) from None
-        except RpcTimeout:
-            raise
         except TimeoutError:
+            self._withdraw(call_id, host)
             raise RpcTimeout(f"{self._called(method)}: no answer within {timeout:.3g} s") from None
         except asyncio.CancelledError:
-            self._withdraw(call_id)
+            self._withdraw(call_id, host)
             raise
+
+    async def _find_other_host(self, method: str, deadline: float) -> str | None:
+        """A host that serves the method in this version, for a call to any host."""
+        if self.host is not None:
+            return None
+        left = deadline - asyncio.get_running_loop().time()
+        return await self._elsewhere.find(serves(method, self.version, self.namespace), left)
+
+    def _read_into(self, into: Any, reply: bytes, method: str) -> Any:
+        from asyncmgr._rpc.validation import read_result
+
+        return read_result(reply, into, self._called(method))
 
     async def cast(self, method: str, /, **arguments: Any) -> None:
         """Send the call to one host and wait for nothing: whether it arrives, or fails there, is not told.
@@ -157,10 +233,12 @@ class RpcClient:
         TransportError
             The transport is down, or the arguments are more than it carries.
         """
-        await self._transport.publish(self._subject, self._encode(method, arguments)[1])
+        self._transport.check_loop()
+        await self._transport.publish(self._subject_at(self.host), self._encode(method, arguments)[1])
 
     async def fanout(self, method: str, /, **arguments: Any) -> None:
         """Send the call to every instance of the service, whatever the host of this client; otherwise like `cast`."""
+        self._transport.check_loop()
         await self._transport.publish(subject_of_all(self.service), self._encode(method, arguments)[1])
 
     @cached_property
@@ -168,29 +246,36 @@ class RpcClient:
         """Drawn at the first call: processes that fork after construction would have one id, and withdraw by it."""
         return secrets.token_hex(8)
 
-    @property
-    def _subject(self) -> str:
-        return subject_of_any(self.service) if self.host is None else subject_of_host(self.service, self.host)
+    def _subject_at(self, host: str | None) -> str:
+        return subject_of_any(self.service) if host is None else subject_of_host(self.service, host)
 
     def _encode(
         self, method: str, arguments: dict[str, Any], timeout: float | None = None
     ) -> tuple[str, bytes]:
         """The id of a new call, and its request."""
-        from asyncmgr._rpc.validation import to_json_values  # pydantic is slow to import
+        from asyncmgr._rpc.values import check_secrets, to_json_values  # pydantic is slow to import
 
         call_id = f"{self._id}-{next(self._numbers)}"
         caller = speaking_as.get(self._nobody)
+        through = () if timeout is None else way_here()  # nobody waits for a cast
+        if len(through) > THROUGH_LIMIT:
+            raise RpcError(
+                f"{self._called(method)}: {len(through)} calls wait for it already; do not nest so deep"
+            )
         try:
             values = to_json_values(arguments)
-            request = Request(call_id, method, self.namespace, self.version, values, timeout, caller)
-            return call_id, request.encode()
+            request = Request(
+                call_id, method, self.namespace, self.version, values, timeout, caller, through
+            ).encode()
+            check_secrets(arguments, request)
         except ValueError as exc:
             raise InvalidArguments(
-                f"{self._called(method)}: {exc}; give what JSON can say, models or dates"
+                f"{self._called(method)}: {safe_str(exc)}; give what JSON can say, models or dates"
             ) from None
+        return call_id, request
 
-    def _withdraw(self, call_id: str) -> None:
-        where = self._subject if self.host is not None else subject_of_all(self.service)
+    def _withdraw(self, call_id: str, host: str | None) -> None:
+        where = subject_of_all(self.service) if host is None else subject_of_host(self.service, host)
         task = asyncio.get_running_loop().create_task(self._tell(where, Withdrawal(call_id)))
         _withdrawals.add(task)
         task.add_done_callback(_withdrawals.discard)
@@ -210,3 +295,8 @@ def _check(client: RpcClient) -> None:
     if not 0 < client.timeout < math.inf:
         raise ValueError(f"timeout is {client.timeout}; give a positive and finite number of seconds")
     subject_of_host(client.service, client.host or "")
+
+
+def _is_hint(value: object) -> bool:
+    """Whether this says a type: a class, ``list[int]``, ``int | None``, or an alias that has a name."""
+    return isinstance(value, type | TypeAliasType) or get_origin(value) is not None

@@ -31,6 +31,8 @@ class Call:
     caller: Caller | None
     deadline: float
     """In loop time; infinite for a cast."""
+    through: tuple[str, ...] = ()
+    """The services that wait for this call, each in a call of its own, the first caller's first."""
 
     @property
     def remaining(self) -> float:
@@ -58,6 +60,14 @@ def current_call() -> Call:
     if call is None:
         raise RpcError("no call is being served here; current_call() is for methods with @rpc")
     return call
+
+
+def way_here() -> tuple[str, ...]:
+    """The services that wait for what the present code calls: those of the call being served, and this one."""
+    call, speaker = served.get(), speaking_as.get(None)
+    if call is None or speaker is None or speaker.service is None:
+        return ()
+    return (*call.through, speaker.service)
 
 
 def remaining_time() -> float:

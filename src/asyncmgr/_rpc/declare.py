@@ -7,7 +7,8 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from asyncmgr._common.functions import RPC_MARK, kind_of
+from asyncmgr._common.functions import RPC_MARK, kind_of, signature_of
+from asyncmgr._common.safe_text import safe_repr
 from asyncmgr._tasks.declare import declared
 from asyncmgr.errors import InvalidRpcMethod
 
@@ -31,7 +32,7 @@ def rpc(function: Function, /) -> Function:
     """
     if not inspect.isfunction(function):
         raise InvalidRpcMethod(
-            f"@rpc got {function!r}, {kind_of(function)}; write it bare, above 'async def method(self, ...)'"
+            f"@rpc got {safe_repr(function)}, {kind_of(function)}; write it bare, above 'async def method(self, ...)'"
         )
     check_method(function, function.__qualname__)
     setattr(function, RPC_MARK, True)
@@ -46,13 +47,13 @@ def check_method(function: Any, name: str) -> None:
         raise InvalidRpcMethod(f"{name} has the name of a private method; @rpc makes it public, so rename it")
     if declared(function) is not None:
         raise InvalidRpcMethod(f"{name} is a periodic task; call it from a method of its own that has @rpc")
-    parameters = list(inspect.signature(function).parameters.values())
+    parameters = list(signature_of(function).parameters.values())
     if not parameters or parameters[0].kind not in _FOR_SELF:
         raise InvalidRpcMethod(f"{name} does not take 'self'; @rpc is for methods of a manager")
     for parameter in parameters[1:]:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise InvalidRpcMethod(
-                f"{name} takes {str(parameter).partition(':')[0]}, which has no name on the wire; "
+                f"{name} takes {_as_written(parameter)}, which has no name on the wire; "
                 "make it a named parameter"
             )
 
@@ -99,10 +100,5 @@ def _is_marked(value: object) -> bool:
     return inspect.isfunction(value) and RPC_MARK in vars(value)
 
 
-# Versions
-
-
-# Endpoints
-
-
-# The call that is being served
+def _as_written(parameter: inspect.Parameter) -> str:
+    return f"*{parameter.name}" if parameter.kind is parameter.VAR_POSITIONAL else parameter.name

@@ -1,12 +1,12 @@
-"""Requests and replies, and the subjects that they go to; `asyncmgr.wire` is the format. Pure."""
+"""Requests and replies, and the subjects that they go to; ``docs/wire.md`` is the format. Pure."""
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from asyncmgr._common.safe_text import printable, safe_str
 from asyncmgr._rpc.context import Caller
 from asyncmgr.errors import (
     InvalidArguments,
@@ -18,7 +18,7 @@ from asyncmgr.errors import (
     UnsupportedVersion,
 )
 from asyncmgr.transports._tokens import encode_token
-from asyncmgr.wire import decode_json, encode_json, positive, typed
+from asyncmgr.wire import decode_json, encode_json, positive, shown, typed
 
 SERVERS = "servers"
 """The group in which the instances of a service share what is for any of them."""
@@ -30,6 +30,12 @@ ID_LIMIT = 64
 
 TEXT_LIMIT = 4096
 """Characters of an error's text; the rest is in the log of the host that wrote it."""
+
+THROUGH_LIMIT = 32
+"""Services that a call may come through: each waits in a call for the next one."""
+
+OFFERED_LIMIT = 64
+"""Versions that an error tells of."""
 
 _VERSION = 1
 
@@ -77,6 +83,8 @@ class Request:
     timeout: float | None
     """Seconds; `None` = no limit."""
     caller: Caller | None
+    through: tuple[str, ...] = ()
+    """The services that wait for this call, each in a call of its own, the first caller's first."""
 
     def encode(self) -> bytes:
         """The message.
@@ -87,18 +95,17 @@ class Request:
             The arguments hold NaN, an infinity, or text that is no Unicode.
         """
         caller = None if self.caller is None else {"service": self.caller.service, "host": self.caller.host}
-        return encode_json(
-            {
-                "v": _VERSION,
-                "id": self.id,
-                "method": self.method,
-                "namespace": self.namespace,
-                "version": self.version,
-                "arguments": self.arguments,
-                "timeout": self.timeout,
-                "caller": caller,
-            }
-        )
+        fields = {
+            "v": _VERSION,
+            "id": self.id,
+            "method": self.method,
+            "namespace": self.namespace,
+            "version": self.version,
+            "arguments": self.arguments,
+            "timeout": self.timeout,
+            "caller": caller,
+        }
+        return encode_json({**fields, "through": self.through} if self.through else fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,45 +129,92 @@ def decode_request(data: bytes) -> Request | Withdrawal:
     """
     try:
         fields = _decode(data)
-        return (
-            Withdrawal(_text(fields["withdraw"], ID_LIMIT)) if "withdraw" in fields else _read_request(fields)
-        )
-    except (KeyError, TypeError, OverflowError) as exc:
-        raise ValueError(f"not a request: {exc!r}") from exc
+        if "withdraw" in fields:
+            return Withdrawal(_text(fields, "withdraw", ID_LIMIT))
+        return _read_request(fields)
+    except (TypeError, OverflowError) as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def withdrawn_id(data: bytes) -> str | None:
+    """The id of the call that a message withdraws; `None` for any other message, and for what is none."""
+    if b'"withdraw"' not in data:  # as in nearly all
+        return None
+    try:
+        message = decode_request(data)
+    except ValueError:
+        return None
+    return message.id if isinstance(message, Withdrawal) else None
 
 
 def _decode(data: bytes) -> dict[str, Any]:
-    fields: dict[str, Any] = typed(decode_json(data), dict)
-    if typed(fields["v"], int) != _VERSION:
-        raise ValueError(
-            f"version {reprlib.repr(fields['v'])} of the wire format; this host reads {_VERSION}"
-        )
+    return _checked(typed(decode_json(data), dict))
+
+
+def _checked(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields themselves, where they are of this version of the format."""
+    if _typed(fields, "v", int) != _VERSION:
+        raise ValueError(f"version {shown(fields['v'])} of the wire format; this host reads {_VERSION}")
     return fields
 
 
 def _read_request(fields: Mapping[str, Any]) -> Request:
-    namespace, timeout, caller = (fields.get(key) for key in ("namespace", "timeout", "caller"))
+    timeout, caller = fields.get("timeout"), fields.get("caller")
     return Request(
-        _text(fields["id"], ID_LIMIT),
-        _text(fields["method"], NAME_LIMIT),
-        None if namespace is None else _text(namespace, NAME_LIMIT),
-        _text(fields.get("version", "1.0"), NAME_LIMIT),
-        typed(fields.get("arguments", {}), dict),
-        None if timeout is None else positive(timeout),
-        None if caller is None else _read_caller(typed(caller, dict)),
+        _text(fields, "id", ID_LIMIT),
+        _text(fields, "method", NAME_LIMIT),
+        _optional_text(fields, "namespace"),
+        _text(fields, "version", NAME_LIMIT) if "version" in fields else "1.0",
+        _typed(fields, "arguments", dict) if "arguments" in fields else {},
+        None if timeout is None else _positive(fields, "timeout"),
+        None if caller is None else _read_caller(_typed(fields, "caller", dict)),
+        _texts(fields, "through", THROUGH_LIMIT) if "through" in fields else (),
     )
 
 
 def _read_caller(fields: Mapping[str, Any]) -> Caller:
-    service = fields.get("service")
-    return Caller(None if service is None else _text(service, NAME_LIMIT), _text(fields["host"], NAME_LIMIT))
+    return Caller(_optional_text(fields, "service"), _text(fields, "host", NAME_LIMIT))
 
 
-def _text(value: Any, limit: int) -> str:
-    text: str = typed(value, str)
+# What is wrong with a field is told in words of JSON, and with its name: the sender may be of any language.
+
+
+def _member(fields: Mapping[str, Any], name: str) -> Any:
+    if name not in fields:
+        raise ValueError(f"the field {name!r} is missing")
+    return fields[name]
+
+
+def _typed(fields: Mapping[str, Any], name: str, kind: type) -> Any:
+    try:
+        return typed(_member(fields, name), kind)
+    except TypeError as exc:
+        raise ValueError(f"{name!r}: {exc}") from None
+
+
+def _positive(fields: Mapping[str, Any], name: str) -> float:
+    try:
+        return positive(fields[name])
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise ValueError(f"{name!r}: {exc}") from None
+
+
+def _optional_text(fields: Mapping[str, Any], name: str) -> str | None:
+    return None if fields.get(name) is None else _text(fields, name, NAME_LIMIT)
+
+
+def _text(fields: Mapping[str, Any], name: str, limit: int) -> str:
+    text: str = _typed(fields, name, str)
     if len(text) > limit:
-        raise ValueError(f"{reprlib.repr(text)} has {len(text)} characters, at most {limit} fit")
+        raise ValueError(f"{name!r} has {len(text)} characters, at most {limit} fit")
     return text
+
+
+def _texts(fields: Mapping[str, Any], name: str, limit: int) -> tuple[str, ...]:
+    texts = _typed(fields, name, list)
+    if len(texts) > limit:
+        raise ValueError(f"{name!r} has {len(texts)} items, at most {limit} fit")
+    return tuple(_text({name: text}, name, NAME_LIMIT) for text in texts)
 
 
 def encode_result(result: object) -> bytes:
@@ -176,17 +230,20 @@ def encode_result(result: object) -> bytes:
 
 def encode_error(error: RpcError) -> bytes:
     """The reply that holds an error; of a text that is too long the beginning."""
-    fields: dict[str, Any] = {"kind": _NAMES.get(type(error), "malformed"), "text": _short(str(error))}
+    fields: dict[str, Any] = {
+        "kind": _NAMES.get(type(error), "malformed"),
+        "text": _short(safe_str(error, TEXT_LIMIT)),
+    }
     if isinstance(error, RemoteError):
         fields |= {"type": _short(error.type), "text": _short(error.text)}
     if isinstance(error, UnsupportedVersion):
-        fields["offered"] = error.offered
+        fields["offered"] = error.offered[:OFFERED_LIMIT]
     return encode_json({"v": _VERSION, "error": fields})
 
 
 def _short(text: str) -> str:
-    """At most `TEXT_LIMIT` characters, with what is no Unicode written as escapes."""
-    return text[:TEXT_LIMIT].encode(errors="backslashreplace").decode()
+    """One line of at most `TEXT_LIMIT` characters: people read it, at a terminal perhaps."""
+    return printable(text, TEXT_LIMIT)[:TEXT_LIMIT]
 
 
 def read_reply(data: bytes) -> Any:
@@ -198,19 +255,33 @@ def read_reply(data: bytes) -> Any:
         The error that it holds instead, or this class itself where it is no reply.
     """
     try:
-        fields = _decode(data)
+        fields = _decode_reply(data)
         if "error" not in fields:
-            return fields["result"]
-        error = _read_error(typed(fields["error"], dict))
-    except (KeyError, TypeError, ValueError, OverflowError) as exc:
-        raise RpcError(f"the answer is not a reply: {exc!r}") from exc
-    raise error
+            return _member(fields, "result")
+        error = _read_error(_typed(fields, "error", dict))
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise RpcError(f"the answer is not a reply: {exc}") from None
+    try:
+        raise error
+    finally:
+        del error  # else it and its traceback, which holds the request, would wait for the garbage collector
+
+
+def _decode_reply(data: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = typed(decode_json(data), dict)
+    if "v" not in fields and "stream" in fields:
+        raise ValueError(
+            f"the JetStream stream {shown(fields['stream'])} captures the subjects of calls and acknowledged the "
+            "request; take asyncmgr.rpc.> out of its subjects"
+        )
+    return _checked(fields)
 
 
 def _read_error(fields: Mapping[str, Any]) -> RpcError:
-    kind, text = _KINDS.get(typed(fields["kind"], str), RpcError), typed(fields["text"], str)
+    kind = _KINDS.get(_typed(fields, "kind", str), RpcError)
+    text = _short(_typed(fields, "text", str))
     if issubclass(kind, RemoteError):
-        return kind(typed(fields["type"], str), text)
+        return kind(_short(_typed(fields, "type", str)), text)
     if issubclass(kind, UnsupportedVersion):
-        return kind(text, tuple(typed(version, str) for version in typed(fields["offered"], list)))
+        return kind(text, _texts(fields, "offered", OFFERED_LIMIT))
     return kind(text)

@@ -1,9 +1,8 @@
-"""Serves calls: takes requests off the transport, runs the methods, a bounded number at once, and replies.
+"""Serves calls: takes requests off the transport, runs the methods that `admission` lets begin, and replies.
 
-A request is read at once and then waits for one of the places (the setting `rpc_concurrency`); one that finds
-`WAITING_LIMIT` others waiting is refused, and so are those that come faster than they can be read. The service's own
-interface needs no place, so that a busy host still answers there. Whatever a request holds and a method raises, the
-service goes on.
+A request is read at once and then waits for one of the places (the setting `rpc_concurrency`). Every request gets one
+reply, unless it was withdrawn; one that comes faster than it can be read, or that finds too many others waiting, is
+refused. Whatever a request holds and a method raises, the service goes on.
 """
 
 from __future__ import annotations
@@ -17,16 +16,20 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any
 
 from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.deadlines import Deadlines
 from asyncmgr._common.heap import NO_TICKET
-from asyncmgr._common.log import is_reminder, log
-from asyncmgr._rpc.context import Call, Caller, served
+from asyncmgr._common.log import log
+from asyncmgr._common.safe_text import error_text, printable, safe_str, type_name
+from asyncmgr._rpc.admission import Admission
+from asyncmgr._rpc.context import Caller, served
 from asyncmgr._rpc.declare import callable_methods
+from asyncmgr._rpc.floods import Counts, kind_of_error
 from asyncmgr._rpc.messages import (
     SERVERS,
+    TEXT_LIMIT,
     Request,
     Withdrawal,
     decode_request,
@@ -35,8 +38,11 @@ from asyncmgr._rpc.messages import (
     subject_of_all,
     subject_of_any,
     subject_of_host,
+    withdrawn_id,
 )
+from asyncmgr._rpc.served_call import Cause, Needs, ServedCall, in_words
 from asyncmgr._rpc.validation import Method
+from asyncmgr._rpc.values import check_secrets
 from asyncmgr._rpc.versions import Endpoint, choose, parse_version
 from asyncmgr.errors import (
     InvalidRpcMethod,
@@ -50,22 +56,19 @@ from asyncmgr.transports._base import Transport
 from asyncmgr.transports._retries import Retries
 from asyncmgr.transports._streams import Message, Subscription
 
-WAITING_LIMIT = 1024
-"""Requests that wait for a place; one more is refused."""
-
 ANSWER_WITHIN = 5.0
 """Seconds that the transport gets to subscribe, and again to leave."""
 
 _CHOICES_KEPT = 256
 
-_EARLY_KEPT = 1024
-"""Withdrawals that are kept in case that they came before what they withdraw."""
-
-_UNREAD_KEPT = 16 * 1024
-"""Requests that are told to try later, of those that came faster than they could be read."""
-
 _AT_ONCE = 50
 """Requests that are taken before other code gets its turn."""
+
+_REFUSED_AT_ONCE = 500
+"""Refusals that are sent before other code gets its turn: they must keep pace with what comes."""
+
+_UNREAD_KEPT = 1024 * 1024
+"""Requests whose refusal is still to be sent: 100 MB of subjects. More than these are lost."""
 
 
 def endpoint_of(manager: Any) -> Endpoint[Method]:
@@ -86,42 +89,6 @@ def endpoint_of(manager: Any) -> Endpoint[Method]:
         for name in callable_methods(type(manager))
     }
     return Endpoint(manager.name, namespace, version, methods)
-
-
-class ServedCall:
-    """One call from its request to its reply."""
-
-    __slots__ = ("arguments", "begun", "cause", "facts", "has_place", "method", "reply_to", "task", "ticket")
-
-    def __init__(
-        self, request: Request, method: Method, arguments: dict[str, Any], reply_to: str | None
-    ) -> None:
-        timeout = math.inf if request.timeout is None else request.timeout
-        self.facts: Call = Call(
-            request.id,
-            request.method,
-            request.namespace,
-            request.version,
-            request.caller,
-            deadline=asyncio.get_running_loop().time() + timeout,
-        )
-        self.arguments: dict[str, Any] = arguments
-        self.method: Method = method
-        self.reply_to: str | None = reply_to
-        self.has_place: bool = False
-        self.task: asyncio.Task[None] | None = None
-        """`None` while it waits for a place."""
-        self.begun: bool = False
-        """Whether the task has made its first step."""
-        self.ticket: int = NO_TICKET
-        """Of its deadline."""
-        self.cause: Literal["withdrawn", "stopping", "timed_out"] | None = None
-        """Why it is cancelled: its caller wants no answer any more, the service stops, or its deadline passed."""
-
-    @property
-    def full_name(self) -> str:
-        """``manager.method``."""
-        return self.method.name
 
 
 class CallServer:
@@ -158,18 +125,15 @@ class CallServer:
         # Callers ask for the same few methods again and again; errors are not kept.
         self._choose = lru_cache(_CHOICES_KEPT)(partial(choose, (*endpoints, inside)))
         self._inside = inside
-        self._places = places
         self._context = context
         self._on_exit = on_exit
-        self._waiting: deque[ServedCall] = deque()
+        self._admission = Admission(self._host, places, self._start)
         self._running: set[ServedCall] = set()
         self._by_id: dict[str, ServedCall] = {}
-        self._early: dict[str, None] = {}
-        """Withdrawn and not known, the oldest first."""
         self._unread: deque[str] = deque(maxlen=_UNREAD_KEPT)
         """Where those that were never read want their answer."""
         self._deadlines: Deadlines[ServedCall] = Deadlines(lambda call: self._cancel(call, "timed_out"))
-        self._malformed = self._refused_casts = 0
+        self._told = Counts()
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -193,22 +157,17 @@ class CallServer:
     @property
     def waiting(self) -> frozenset[ServedCall]:
         """The calls that have come and not ended."""
-        return frozenset((*self._waiting, *self._running))
+        return frozenset((*self._admission, *self._running))
 
     def cancel(self, calls: Iterable[ServedCall]) -> None:
         """Ask these calls to end; those that wait for a place are refused."""
         for call in calls:
-            if call in self._waiting:
-                self._waiting.remove(call)
-                call.cause = "stopping"
-                self._start(call)
-            else:
-                self._cancel(call, "stopping")
+            self._cancel(call, "stopping")
 
     def give_up(self) -> frozenset[ServedCall]:
         """Report the calls that did not end although they were cancelled."""
         for call in self._running:
-            log.error("call.leaked", **_keys(call))
+            log.error("call.leaked", **call.keys)
         return frozenset(self._running)
 
     # Taking requests
@@ -245,6 +204,7 @@ class CallServer:
                 )
             ]
         for subscription in subscriptions:
+            subscription.take_at_once = self._take_withdrawal
             subscription.on_drop = self._note_unread
         return subscriptions
 
@@ -277,8 +237,15 @@ class CallServer:
         while self._unread:
             await self._reply(self._unread.popleft(), refusal)
             refused += 1
-            if refused % _AT_ONCE == 0:
+            if refused % _REFUSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+
+    def _take_withdrawal(self, message: Message) -> bool:
+        """Withdraw on arrival, before any request that waits to be read is begun; False for any other message."""
+        call_id = withdrawn_id(message.data)
+        if call_id is not None:
+            self._withdraw(call_id)
+        return call_id is not None
 
     async def _take(self, message: Message) -> None:
         """Start, keep or refuse what a message asks for. Raises nothing."""
@@ -290,115 +257,100 @@ class CallServer:
         if isinstance(request, Withdrawal):
             return self._withdraw(request.id)
         try:
-            self._admit(request, message.reply_to)
+            self._admit(request, message)
         except RpcError as exc:
             self._note_refused(request, message.reply_to, exc)
             await self._reply(message.reply_to, exc)
         except BaseException as exc:  # from a type that an argument is validated by; nothing here awaits
-            log.error("call.failed", method=request.method, id=request.id, exc_info=exc)
+            caller = in_words(request.caller)
+            keys = {"method": printable(request.method), "id": printable(request.id), "caller": caller}
+            await self._reply(message.reply_to, self._note_failure(keys, exc))
             if isinstance(exc, KeyboardInterrupt):
                 self._on_exit(exc)
-            await self._reply(message.reply_to, _remote(exc))
         return None
 
-    # Of both kinds the first is told, the second, the fourth and so on: whoever sends them must not fill the log too.
-
     def _note_malformed(self, subject: str, error: ValueError) -> None:
-        self._malformed += 1
-        if is_reminder(self._malformed):
-            log.warning("request.malformed", subject=subject, error=str(error), count=self._malformed)
+        if count := self._told.note("malformed"):
+            log.warning("request.malformed", subject=subject, error=safe_str(error), count=count)
 
     def _note_refused(self, request: Request, reply_to: str | None, error: RpcError) -> None:
         """A caller is told itself; of a cast that was refused nobody would know."""
-        if reply_to is not None:
-            return
-        self._refused_casts += 1
-        if is_reminder(self._refused_casts):
-            caller = _in_words(request.caller)
+        if reply_to is None and (count := self._told.note("cast refused")):
             log.warning(
                 "cast.refused",
-                method=request.method,
-                id=request.id,
-                caller=caller,
-                error=str(error),
-                count=self._refused_casts,
+                method=printable(request.method),
+                id=printable(request.id),
+                caller=in_words(request.caller),
+                error=safe_str(error),
+                count=count,
             )
 
-    def _admit(self, request: Request, reply_to: str | None) -> None:
+    def _admit(self, request: Request, message: Message) -> None:
         """Start the call, or let it wait; raises the `RpcError` for which it is refused."""
-        if request.id in self._early:
-            del self._early[request.id]
+        if self._admission.was_withdrawn(request.id):
             return
         endpoint = self._choose(request.method, request.version, request.namespace)
-        is_inside = endpoint is self._inside
-        if not (is_inside or self._places or len(self._waiting) < WAITING_LIMIT):
-            raise ServiceBusy(f"{self._host} is at its limit of calls, and {WAITING_LIMIT} wait; try later")
+        needs = self._needs_of(request, endpoint)
+        self._admission.check(needs)
         method = endpoint.methods[request.method]
-        call = ServedCall(request, method, method.read(request.arguments), reply_to)
+        call = ServedCall(
+            request,
+            method,
+            method.read(request.arguments, message.data),
+            arrived=min(message.arrived, self._loop.time()),
+            needs=needs,
+            reply_to=message.reply_to,
+        )
         self._by_id[call.facts.id] = call
-        if is_inside:
-            self._start(call)
-        elif self._places:
-            self._take_place(call)
-        else:
-            self._waiting.append(call)
+        if call.facts.deadline < math.inf:
+            self._deadlines.add(call, call.facts.deadline)
+        self._admission.admit(call)
+
+    def _needs_of(self, request: Request, endpoint: Endpoint[Method]) -> Needs:
+        if endpoint is self._inside:
+            return Needs.NOTHING
+        # Some call of this service, here or on another host, holds a place until this one has ended.
+        return Needs.ROOM if self._service in request.through else Needs.PLACE
 
     def _withdraw(self, call_id: str) -> None:
         call = self._by_id.get(call_id)
         if call is None:
-            # It has ended; or it has overtaken its request, as these come by other subjects.
-            if len(self._early) == _EARLY_KEPT:
-                del self._early[next(iter(self._early))]
-            self._early[call_id] = None
-        elif call in self._waiting:
-            self._waiting.remove(call)
-            self._forget(call)
+            self._admission.note_withdrawal(call_id)
         else:
             self._cancel(call, "withdrawn")
 
-    def _cancel(self, call: ServedCall, cause: Literal["withdrawn", "stopping", "timed_out"]) -> None:
-        """Have the method end; the first cause is the one that counts."""
+    def _cancel(self, call: ServedCall, cause: Cause) -> None:
+        """Have the call end, begun or not; the first cause is the one that counts."""
+        if call.cause is not None and cause != "stopping":
+            return  # a caller withdraws at its deadline, which passes here too; its method may be cleaning up
         call.cause = call.cause or cause
-        # One that has not begun sees the cause itself; a task that is cancelled so early would send no reply.
-        if call.task is not None and call.begun:
+        if self._admission.drop(call):
+            self._end(call) if cause == "withdrawn" else self._start(call)  # only to reply
+        elif call.task is not None and call.begun:
             call.task.cancel()
+        # One that has not begun sees the cause itself; a task that is cancelled so early would send no reply.
 
     # Running methods
-
-    def _take_place(self, call: ServedCall) -> None:
-        self._places -= 1
-        call.has_place = True
-        self._start(call)
 
     def _start(self, call: ServedCall) -> None:
         context = self._context.copy()
         context.run(served.set, call.facts)
-        name = f"{call.full_name} {call.facts.id}"
+        name = f"{call.full_name} {printable(call.facts.id)}"
         call.task = asyncio.Task(self._run(call), loop=self._loop, name=name, context=context)
         call.task.add_done_callback(lambda _: self._end(call))
         self._running.add(call)
-        if call.facts.deadline < math.inf:
-            self._deadlines.add(call, call.facts.deadline)
 
     def _end(self, call: ServedCall) -> None:
         self._running.discard(call)
         if call.ticket != NO_TICKET:
             self._deadlines.remove(call)
-        self._forget(call)
-        if call.has_place:
-            self._places += 1
-        while self._places and self._waiting:
-            following = self._waiting.popleft()
-            if following.facts.remaining:
-                self._take_place(following)
-            else:
-                self._forget(following)  # nobody waits for it any more
-
-    def _forget(self, call: ServedCall) -> None:
         if self._by_id.get(call.facts.id) is call:
             del self._by_id[call.facts.id]
+        self._admission.release(call)
 
     async def _run(self, call: ServedCall) -> None:
+        if not call.facts.remaining:
+            call.cause = call.cause or "timed_out"  # the loop stood still meanwhile
         call.begun = True
         reply = self._explain_end(call) if call.cause else await self._perform(call)
         if reply is not None:
@@ -408,55 +360,46 @@ class CallServer:
         """Run the method: its reply, or `None` where nobody wants one."""
         try:
             result = await call.method.function(**call.arguments)
-            return encode_result(call.method.write(result))
+            reply = encode_result(call.method.write(result))
+            check_secrets(result, reply)
+            return reply
         except asyncio.CancelledError as exc:  # without a cause by whoever got hold of the task, or at random
-            return self._note_failure(call, exc) if call.cause is None else self._explain_end(call)
+            return self._note_failure(call.keys, exc) if call.cause is None else self._explain_end(call)
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as exc:
             if isinstance(exc, SystemExit | KeyboardInterrupt):
                 self._on_exit(exc)
-            return self._note_failure(call, exc)
+            return self._note_failure(call.keys, exc)
 
     def _explain_end(self, call: ServedCall) -> RpcError | None:
-        """The reply to a call that was cancelled."""
+        """The reply to a call that was cancelled, or never begun."""
         if call.cause == "timed_out":
-            log.warning("call.timed_out", **_keys(call))
+            if count := self._told.note(("timed out", call.full_name)):
+                log.warning("call.timed_out", **call.keys, count=count)
             return RpcTimeout(f"{call.full_name} did not end within the time that the caller gave it")
         return _STOPPING if call.cause == "stopping" else None
 
-    def _note_failure(self, call: ServedCall, error: BaseException) -> RpcError:
-        log.error("call.failed", **_keys(call), exc_info=error)
-        return _remote(error)
+    def _note_failure(self, keys: dict[str, Any], error: BaseException) -> RpcError:
+        """Log what a method raised, the first of its kind with its traceback; what the caller is told."""
+        if count := self._told.note((keys["method"], kind_of_error(error))):
+            trace = {"exc_info": error} if count == 1 else {}
+            log.error("call.failed", **keys, error=error_text(error), count=count, **trace)
+        return RemoteError(type_name(error), safe_str(error, TEXT_LIMIT))
 
     async def _reply(self, subject: str | None, reply: bytes | RpcError) -> None:
         """Send a reply where one is wanted. Where the transport does not take it, the caller's deadline tells."""
         if subject is None:
             return
+        if subject.startswith("$"):  # the server's own, where an answer may be taken for an order
+            log.debug("reply.refused", service=self._service, host=self._host, subject=printable(subject))
+            return
         try:
             await self._transport.publish(subject, reply if isinstance(reply, bytes) else encode_error(reply))
         except MessageTooLarge as exc:
-            await self._reply(subject, _remote(exc))
+            await self._reply(subject, RemoteError(type_name(exc), safe_str(exc)))
         except Exception as exc:
-            log.debug("reply.lost", service=self._service, host=self._host, error=str(exc) or repr(exc))
+            log.debug("reply.lost", service=self._service, host=self._host, error=error_text(exc))
 
 
 _STOPPING = RemoteError("CancelledError", "the service stops")
-
-
-def _remote(error: BaseException) -> RemoteError:
-    """What a caller is told of an exception: its type and its text."""
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
-    return RemoteError(type(error).__name__, text)
-
-
-def _keys(call: ServedCall) -> dict[str, Any]:
-    """What a log line says of a call."""
-    return {"method": call.full_name, "id": call.facts.id, "caller": _in_words(call.facts.caller)}
-
-
-def _in_words(caller: Caller | None) -> str | None:
-    return None if caller is None else f"{caller.service or '-'}/{caller.host}"

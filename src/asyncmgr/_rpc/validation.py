@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import reprlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, NotRequired, Required, get_type_hints
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import cached_property, lru_cache
+from typing import Any, NotRequired, Required, get_args, get_origin
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, GetCoreSchemaHandler, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
-from typing_extensions import TypedDict
+from pydantic_core import CoreSchema
+from typing_extensions import TypedDict, Unpack, get_type_hints, is_typeddict
 
-from asyncmgr.errors import InvalidArguments, InvalidRpcMethod
-from asyncmgr.wire import encode_json
+from asyncmgr._common.functions import signature_of
+from asyncmgr._common.safe_text import printable, safe_repr, safe_str
+from asyncmgr._rpc.generics import bind
+from asyncmgr._rpc.values import secret_fields, to_json_values, transforms
+from asyncmgr.errors import InvalidArguments, InvalidRpcMethod, RpcError
 
 _SHOWN = 5
 """So many of the things that are wrong with arguments are told."""
+
+_NO_ARGUMENTS = b'{"arguments":{}}'
 
 
 class Method:
@@ -25,56 +30,65 @@ class Method:
     Raises
     ------
     InvalidRpcMethod
-        A hint names nothing, or nothing that can be validated.
+        A hint names nothing, or nothing that can be validated or that can travel.
     """
 
     def __init__(self, function: Callable[..., Awaitable[Any]], name: str) -> None:
         self.function: Callable[..., Awaitable[Any]] = function
         self.name: str = name
         """The full name, ``manager.method``."""
-        hints = _hints_of(function, name)
-        parameters = inspect.signature(function).parameters.values()
-        named = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-        others = [parameter.name for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
-        self._names = frozenset(parameter.name for parameter in named)
+        hints = bind(function, name)
         self._receiver = _receiver_of(function)
         try:
-            self._arguments: TypeAdapter[Any] = TypeAdapter(_arguments_type(named, hints))
-            self._others: TypeAdapter[Any] | None = _others_adapter(others, hints)
+            self._parameters = _Parameters(signature_of(function).parameters.values(), hints)
+            self._requests: TypeAdapter[Any] = TypeAdapter(
+                _object("Request", arguments=self._parameters.kind)
+            )
             self._result: TypeAdapter[Any] | None = _adapter_of(hints.get("return", Any))
         except (PydanticUserError, TypeError) as exc:
             raise InvalidRpcMethod(
                 f"{name} has a hint that cannot be validated: {_first_line(exc)}; use types that pydantic knows"
             ) from exc
+        self._validates_result = self._result is None or not transforms(
+            _schema_of(self._result, "validation")
+        )
+        if secrets := secret_fields(self._result_schema):
+            raise InvalidRpcMethod(
+                f"{name} returns {', '.join(secrets)}, which pydantic hides as '**********'; return a str where "
+                "a secret is meant to travel"
+            )
 
-    def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments that the method is called with, out of JSON values.
+    def read(self, arguments: Mapping[str, Any], request: bytes) -> dict[str, Any]:
+        """What the method is called with: out of `request`, whose arguments, as decoded, are `arguments`.
 
         Raises
         ------
         InvalidArguments
             They are not those of the method.
         """
-        unknown = {name: value for name, value in arguments.items() if name not in self._names}
-        refused = unknown if self._others is None else unknown.keys() & self._receiver
-        if refused:
-            raise InvalidArguments(
-                f"{self.name} has no argument {', '.join(map(repr, refused))}; it takes {self._taken()}"
-            )
+        self._check_names(arguments)
         try:
-            # In pydantic's JSON mode, so that strict types take what JSON has for them.
-            values: dict[str, Any] = self._arguments.validate_json(encode_json(arguments))
-            if unknown and self._others is not None:
-                values |= self._others.validate_json(encode_json(unknown))
+            # From the text as it came, as only out of JSON strict types take what JSON has for them.
+            read: dict[str, Any] = self._requests.validate_json(request if arguments else _NO_ARGUMENTS)
         except ValidationError as exc:
             raise InvalidArguments(f"{self.name}: {_problems(exc)}") from None
-        return values
+        return read["arguments"]  # type: ignore[no-any-return]
+
+    def _check_names(self, arguments: Mapping[str, Any]) -> None:
+        unknown = [name for name in arguments if name not in self._parameters.names]
+        refused = (
+            [name for name in unknown if name in self._receiver] if self._parameters.is_open else unknown
+        )
+        if refused:
+            raise InvalidArguments(
+                f"{self.name} has no argument {', '.join(map(safe_repr, refused[:_SHOWN]))}; it takes {self._taken()}"
+            )
 
     def _taken(self) -> str:
-        return ", ".join(sorted(self._names)) or "none"
+        return ", ".join(sorted(self._parameters.names)) or "none"
 
     def write(self, result: object) -> Any:
-        """The result as JSON values.
+        """The result as JSON values, fields by their alias.
 
         Raises
         ------
@@ -83,62 +97,66 @@ class Method:
         """
         if self._result is None:
             return to_json_values(result)
+        if not self._validates_result:
+            return self._result.dump_python(result, mode="json", by_alias=True, warnings="error")
         try:
-            return self._result.dump_python(self._result.validate_python(result), mode="json")
+            return self._result.dump_python(self._result.validate_python(result), mode="json", by_alias=True)
         except ValidationError as exc:
-            raise TypeError(f"{self.name} returned {reprlib.repr(result)}: {_problems(exc)}") from None
+            raise TypeError(f"{self.name} returned {safe_repr(result, 60)}: {_problems(exc, 0)}") from None
 
     def describe(self) -> dict[str, Any]:
         """JSON Schemas of `arguments` and `result`, and the first line of its documentation."""
-        arguments = _schema_of(self._arguments, "validation")
-        others = {} if self._others is None else _schema_of(self._others, "validation")
-        arguments["additionalProperties"] = others.get("additionalProperties", self._others is not None)
-        if "$defs" in others:
-            arguments["$defs"] = {**others["$defs"], **arguments.get("$defs", {})}
         return {
             "summary": (inspect.getdoc(self.function) or "").partition("\n")[0],
-            "arguments": arguments,
-            "result": {} if self._result is None else _schema_of(self._result, "serialization"),
+            "arguments": self._parameters.describe(),
+            "result": self._result_schema,
         }
 
-
-def to_json_values(value: object) -> Any:
-    """`value` as JSON values: models, dates, sets and the like as pydantic writes them.
-
-    Raises
-    ------
-    ValueError
-        There is no such way to write it.
-    """
-    return to_jsonable_python(value, inf_nan_mode="constants")
+    @cached_property
+    def _result_schema(self) -> dict[str, Any]:
+        return {} if self._result is None else _schema_of(self._result, "serialization")
 
 
-def _hints_of(function: Any, name: str) -> dict[str, Any]:
-    try:
-        return get_type_hints(function, include_extras=True)
-    except Exception as exc:  # a hint is any expression
-        raise InvalidRpcMethod(
-            f"{name} has a hint that cannot be resolved ({type(exc).__name__}: {exc}); "
-            "import what it names at the top of its module, and not only for type checkers"
-        ) from exc
+class _Parameters:
+    """What a method takes: the type of its arguments as one object, and their names."""
+
+    def __init__(self, parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]) -> None:
+        fields: dict[str, Any] = {}
+        self._others: Any = None
+        for parameter in parameters:
+            hint = hints.get(parameter.name, Any)
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                fields[parameter.name] = _field(parameter, hint)
+            elif get_origin(hint) is Unpack and is_typeddict(_unpacked(hint)):
+                fields |= _fields_of(_unpacked(hint))
+            else:
+                self._others = hint
+        self.names: frozenset[str] = frozenset(fields)
+        self.is_open: bool = self._others is not None
+        """Whether it takes arguments of other names too."""
+        self._named: Any = _object("Arguments", **fields)
+        self.kind: Any = _with_others(self._named, self._others) if self.is_open else self._named
+
+    def describe(self) -> dict[str, Any]:
+        """Their JSON Schema."""
+        schema = _schema_of(TypeAdapter(self._named), "validation")
+        others = _schema_of(TypeAdapter(dict[str, self._others]), "validation") if self.is_open else {}  # type: ignore[name-defined]
+        schema["additionalProperties"] = others.get("additionalProperties", self.is_open)
+        if "$defs" in others:
+            schema["$defs"] = {**others["$defs"], **schema.get("$defs", {})}
+        return schema
 
 
-def _receiver_of(function: Any) -> frozenset[str]:
-    """What ``self`` is called, where no argument can be called so, not even one of ``**others``."""
-    parameters = inspect.signature(getattr(function, "__func__", function)).parameters.values()
-    first = next(iter(parameters), None)
-    return frozenset([first.name] if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else [])
+def _object(title: str, /, **fields: Any) -> Any:
+    """A typed dict, made of what is found at run time."""
+    made: Any = TypedDict
+    return made(title, fields)
 
 
-def _arguments_type(parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]) -> Any:
-    """A typed dict of the parameters: what is left out is left to the method's own defaults."""
-    fields: dict[str, Any] = {}
-    for parameter in parameters:
-        hint = hints.get(parameter.name, Any)
-        _check_alias(parameter.name, hint)
-        is_required = parameter.default is parameter.empty
-        fields[parameter.name] = Required[hint] if is_required else NotRequired[hint]
-    return TypedDict("Arguments", fields)  # type: ignore[operator] # made of what is found at run time
+def _field(parameter: inspect.Parameter, hint: Any) -> Any:
+    """What is left out is left to the method's own default."""
+    _check_alias(parameter.name, hint)
+    return Required[hint] if parameter.default is parameter.empty else NotRequired[hint]
 
 
 def _check_alias(name: str, hint: Any) -> None:
@@ -147,10 +165,63 @@ def _check_alias(name: str, hint: Any) -> None:
         raise TypeError(f"{name!r} has an alias, though arguments are known by the names of the parameters")
 
 
-def _others_adapter(names: Sequence[str], hints: Mapping[str, Any]) -> TypeAdapter[Any] | None:
-    """What validates the arguments that ``**names`` takes; `None` where there is no such parameter."""
-    kind: Any = dict
-    return TypeAdapter(kind[str, hints.get(names[0], Any)]) if names else None
+def _unpacked(hint: Any) -> Any:
+    kind = get_args(hint)[0]
+    return get_origin(kind) or kind
+
+
+def _fields_of(kind: Any) -> dict[str, Any]:
+    """The fields of ``**options: Unpack[Options]``: each is an argument of its own."""
+    hints = get_type_hints(kind, include_extras=True)
+    for name, hint in hints.items():
+        _check_alias(name, hint)
+    return {name: _as_said(hint, name in kind.__required_keys__) for name, hint in hints.items()}
+
+
+def _as_said(hint: Any, is_required: bool) -> Any:
+    if get_origin(hint) in (Required, NotRequired):
+        return hint
+    return Required[hint] if is_required else NotRequired[hint]
+
+
+def _with_others(named: Any, others: Any) -> Any:
+    """A type of the fields of `named` and of others, each as `others` says."""
+
+    class WithOthers:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+            schema = handler(named)
+            fields: Any = handler.resolve_ref_schema(schema)
+            fields |= {"extra_behavior": "allow", "extras_schema": handler.generate_schema(others)}
+            return schema
+
+    return WithOthers
+
+
+def read_result(reply: bytes, into: Any, name: str) -> Any:
+    """The result that the text of a reply holds, as a type of the caller's; `name` is the method's, for errors.
+
+    Raises
+    ------
+    RpcError
+        It is no such value.
+    """
+    try:
+        return _replies_of(into).validate_json(reply)["result"]
+    except ValidationError as exc:
+        raise RpcError(f"{name}: the result is not what into= says: {_problems(exc)}") from None
+
+
+@lru_cache(256)
+def _replies_of(into: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_object("Reply", result=into))
+
+
+def _receiver_of(function: Any) -> frozenset[str]:
+    """What ``self`` is called, where no argument can be called so, not even one of ``**others``."""
+    parameters = signature_of(getattr(function, "__func__", function)).parameters.values()
+    first = next(iter(parameters), None)
+    return frozenset([first.name] if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else [])
 
 
 def _adapter_of(hint: Any) -> TypeAdapter[Any] | None:
@@ -171,17 +242,19 @@ def _schema_of(adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any]:
         return {}
 
 
-def _problems(error: ValidationError) -> str:
+def _problems(error: ValidationError, around: int = 1) -> str:
+    """What is wrong and where, without the first `around` steps of the way there."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    told = [_problem(problem["loc"], problem["msg"]) for problem in problems[:_SHOWN]]
+    told = [_problem(problem["loc"][around:], problem["msg"]) for problem in problems[:_SHOWN]]
     more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
     return "; ".join([*told, *more])
 
 
 def _problem(path: tuple[int | str, ...], message: str) -> str:
     where = ".".join(map(str, path))
-    return f"{where!r}: {message}" if where else message
+    text = printable(message)
+    return f"{safe_repr(where)}: {text}" if where else text
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return safe_str(error, 2000).partition("\\n")[0]

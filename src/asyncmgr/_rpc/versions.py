@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from asyncmgr._common.safe_text import printable, safe_repr
 from asyncmgr.errors import NoSuchMethod, UnsupportedVersion
 
 M = TypeVar("M")
@@ -25,7 +26,7 @@ def parse_version(version: str) -> tuple[int, int]:
     """
     match = _VERSION.fullmatch(version)
     if match is None:
-        raise ValueError(f"{version!r} is no version; write two whole numbers, such as '1.0'")
+        raise ValueError(f"{safe_repr(version)} is no version; write two whole numbers, such as '1.0'")
     return int(match[1]), int(match[2])
 
 
@@ -54,12 +55,20 @@ class Endpoint(Generic[M]):
 def choose(endpoints: Sequence[Endpoint[M]], method: str, version: str, namespace: str | None) -> Endpoint[M]:
     """The first endpoint that serves this call. The rule is that of oslo.messaging's dispatcher.
 
+    ==================  =====================  ==================  =================================
+    the namespace       the version            the method          raises
+    ==================  =====================  ==================  =================================
+    nobody has it       any                    any                 UnsupportedVersion, nothing offered
+    is there            is malformed           any                 UnsupportedVersion
+    is there            fits no endpoint       any                 UnsupportedVersion
+    is there            fits some endpoint     in other versions   UnsupportedVersion, those versions
+    is there            fits some endpoint     in no version       NoSuchMethod
+    ==================  =====================  ==================  =================================
+
     Raises
     ------
-    UnsupportedVersion
-        The version is none, no endpoint has the namespace, or the method is there in other versions only.
-    NoSuchMethod
-        The version is there, and the method in no version.
+    UnsupportedVersion, NoSuchMethod
+        As in the table.
     """
     named = [endpoint for endpoint in endpoints if endpoint.namespace == namespace]
     having = [endpoint for endpoint in named if method in endpoint.methods]
@@ -70,7 +79,7 @@ def choose(endpoints: Sequence[Endpoint[M]], method: str, version: str, namespac
     if fitting and not having:
         methods = ", ".join(sorted({name for endpoint in fitting for name in endpoint.methods})) or "none"
         raise NoSuchMethod(
-            f"{_called(namespace)} has no method {method!r} in version {version}; it has {methods}"
+            f"{_called(namespace)} has no method {safe_repr(method)} in version {printable(version)}; it has {methods}"
         )
     offered = tuple(endpoint.version for endpoint in having or named)
     raise UnsupportedVersion(_misfit(method, version, namespace, offered), offered)
@@ -86,8 +95,11 @@ def _fits(requested: str, offered: str) -> bool:
 def _misfit(method: str, version: str, namespace: str | None, offered: Sequence[str]) -> str:
     if not offered:
         return f"{_called(namespace)} is not served"
-    return f"{_called(namespace)} serves {method!r} in {', '.join(offered)}, and not in version {version!r}"
+    versions = ", ".join(offered)
+    return f"{_called(namespace)} serves {safe_repr(method)} in {versions}, and not in version {safe_repr(version)}"
 
 
 def _called(namespace: str | None) -> str:
-    return "the interface without a namespace" if namespace is None else f"the interface {namespace!r}"
+    return (
+        "the interface without a namespace" if namespace is None else f"the interface {safe_repr(namespace)}"
+    )

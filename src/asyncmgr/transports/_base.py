@@ -16,14 +16,16 @@ Rules for the whole interface:
 
 from __future__ import annotations
 
+import asyncio
 import re
 import reprlib
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from asyncmgr._common.log import log
-from asyncmgr.errors import InvalidName, MessageTooLarge, TransportClosed
+from asyncmgr.errors import InvalidName, MessageTooLarge, TransportClosed, TransportError
 from asyncmgr.transports._streams import PENDING_LIMIT, SNAPSHOT_DONE, Entry, Subscription, Watch
 
 if TYPE_CHECKING:
@@ -58,11 +60,24 @@ class Transport(ABC):
     def __init__(self) -> None:
         self._connected = True
         self._listeners: list[StateListener] = []
+        self._opened_in = _running_loop()
 
     @property
     def connected(self) -> bool:
         """Whether the fabric can be reached, as far as is known; False once closed."""
         return self._connected
+
+    def check_loop(self) -> None:
+        """Raises `TransportError` in another event loop than the one that this was opened in, where it would hang."""
+        if self._opened_in is not None and _running_loop() is not self._opened_in:
+            raise TransportError(
+                "this transport was opened in another event loop; open one in this loop, or hand the call over with "
+                "asyncio.run_coroutine_threadsafe()"
+            )
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses, for answers."""
+        return f"_INBOX.{secrets.token_hex(8)}"
 
     def add_state_listener(self, listener: StateListener) -> Callable[[], None]:
         """Have `listener` called in the event loop at each change of `connected`; returns what removes it.
@@ -211,6 +226,13 @@ class Store(ABC):
                 if isinstance(change, Entry):
                     found.append(change.key)
         raise TransportClosed("the transport was closed before all keys were read; open a new one")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def check_name(name: str, what: str = "subject") -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from asyncmgr._common.log import log
@@ -22,6 +23,13 @@ PENDING_LIMIT = 1024
 """Messages that a subscription holds for a slow reader, unless told otherwise."""
 
 
+def _loop_time() -> float:
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:  # made outside of any loop, by a test perhaps
+        return math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One published message, as a subscriber gets it."""
@@ -30,6 +38,8 @@ class Message:
     data: bytes
     reply_to: str | None = None
     """Where an answer is to be published; None where none is awaited."""
+    arrived: float = field(default_factory=_loop_time, compare=False)
+    """When it reached this process, in loop time: a reader may be late. Transports may know an earlier moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +127,15 @@ class Subscription(Stream[Message]):
         """Messages lost, the oldest first, because the reader was slow."""
         self.on_drop: Callable[[Message], object] | None = None
         """Is called with each message that is lost so; never waits, never raises."""
+        self.take_at_once: Callable[[Message], bool] | None = None
+        """Is called with each message on its arrival; one for which it returns True is not buffered. Never waits,
+        never raises."""
         self._pending: deque[Message] = deque()
         self._dropped_before = 0
 
     def deliver(self, message: Message) -> None:
         """For transports: buffer `message`; never waits and never runs the reader. Ignored after the end."""
-        if self._ended:
+        if self._ended or (self.take_at_once is not None and self.take_at_once(message)):
             return
         if len(self._pending) == self.pending_limit:
             self._drop_oldest()

@@ -1,0 +1,96 @@
+"""One call from its request to its reply, as the host that serves it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+from typing import Any, Literal, TypeAlias
+
+from asyncmgr._common.heap import NO_TICKET
+from asyncmgr._common.safe_text import printable
+from asyncmgr._rpc.context import Call, Caller
+from asyncmgr._rpc.messages import Request
+from asyncmgr._rpc.validation import Method
+
+_SHOWN = 80
+"""Characters of a name that somebody sent, in the log."""
+
+Cause: TypeAlias = Literal["withdrawn", "stopping", "timed_out"]
+"""Why a call is cancelled: its caller wants no answer any more, the service stops, or its deadline passed."""
+
+
+class Needs(enum.Enum):
+    """What a call must have before it may begin."""
+
+    PLACE = enum.auto()
+    """One of the service's places."""
+    ROOM = enum.auto()
+    """No place: a call of this service waits for it, and has one."""
+    NOTHING = enum.auto()
+    """It is for the service's own interface, which answers on a busy host too."""
+
+
+class ServedCall:
+    """A call that was let in.
+
+    Parameters
+    ----------
+    arrived
+        In loop time; what the caller allows counts from then.
+    """
+
+    __slots__ = ("arguments", "begun", "cause", "facts", "method", "needs", "reply_to", "task", "ticket")
+
+    def __init__(
+        self,
+        request: Request,
+        method: Method,
+        arguments: dict[str, Any],
+        *,
+        arrived: float,
+        needs: Needs,
+        reply_to: str | None,
+    ) -> None:
+        timeout = math.inf if request.timeout is None else request.timeout
+        self.facts: Call = Call(
+            request.id,
+            request.method,
+            request.namespace,
+            request.version,
+            request.caller,
+            deadline=arrived + timeout,
+            through=request.through,
+        )
+        self.arguments: dict[str, Any] = arguments
+        self.method: Method = method
+        self.needs: Needs = needs
+        self.reply_to: str | None = reply_to
+        self.task: asyncio.Task[None] | None = None
+        """`None` while it waits for a place."""
+        self.begun: bool = False
+        """Whether the task has made its first step."""
+        self.ticket: int = NO_TICKET
+        """Of its deadline."""
+        self.cause: Cause | None = None
+
+    @property
+    def full_name(self) -> str:
+        """``manager.method``."""
+        return self.method.name
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What a log line says of it."""
+        return {
+            "method": self.full_name,
+            "id": printable(self.facts.id),
+            "caller": in_words(self.facts.caller),
+        }
+
+
+def in_words(caller: Caller | None) -> str | None:
+    """A caller for people; it said itself who it is."""
+    if caller is None:
+        return None
+    return printable(f"{(caller.service or '-')[:_SHOWN]}/{caller.host[:_SHOWN]}", 2 * _SHOWN + 1)
