@@ -222,7 +222,7 @@ def test_an_acknowledgement_of_jetstream_is_no_reply() -> None:
     """A stream that captures the subjects of calls answers each before any host can; the cure is told."""
     for answer in (b'{"stream":"ORDERS", "seq":5}', b'{"error":{"code":503},"stream":"ORDERS","seq":0}'):
         with pytest.raises(
-            RpcError, match='stream "ORDERS" captures .* take asyncmgr.rpc.> out of its subjects'
+            RpcError, match=r'stream "ORDERS" captures .* take asyncmgr.rpc.> out of its subjects'
         ):
             read_reply(answer)
 
