@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeAlias
 from weakref import WeakSet
 
 from asyncmgr._common.log import log
+from asyncmgr._common.timer import Timer
 from asyncmgr.capabilities._announcement import STORE, STORE_TTL, Announcement
 from asyncmgr.capabilities._values import same
 from asyncmgr.errors import ServiceStateError, TransportClosed
@@ -126,7 +127,7 @@ class Hosts:
         self._taken = 0
         # Weak: an iterator that nobody reads any more takes its buffer along.
         self._readers: WeakSet[_Reader] = WeakSet()
-        self._ager: asyncio.TimerHandle | None = None
+        self._ager = Timer(self._age)
         self._open: AsyncExitStack | None = None
 
     async def __aenter__(self) -> Self:
@@ -280,7 +281,7 @@ class Hosts:
         for key in keys:
             known = self._known[key]
             known.gone_at = min(known.gone_at, _now() + RETURN_WITHIN)
-            self._age_at(known.gone_at)
+            self._ager.set_by(known.gone_at)
 
     def _take(self, entry: Entry, *, also_older: bool = False) -> None:
         announcement = self._read(entry)
@@ -292,7 +293,7 @@ class Hosts:
             self._put(entry.key, _Known(announcement, born, now))
         elif announcement.order == before.announcement.order:
             before.set_born(min(born, before.born))  # this clock may have stood still while the machine slept
-            self._age_at(before.changes_at)
+            self._ager.set_by(before.changes_at)
         elif also_older:
             self._put(entry.key, _Known(announcement, born, now))
 
@@ -315,7 +316,7 @@ class Hosts:
             return self._drop(key)
         before = self._known.get(key)
         self._known[key] = known
-        self._age_at(known.changes_at)
+        self._ager.set_by(known.changes_at)
         self._tell_differences(before.states(now) if before is not None else [], known.states(now))
         return None
 
@@ -333,7 +334,6 @@ class Hosts:
         self._tell("left", old.values())
 
     def _age(self) -> None:
-        self._ager = None
         now = _now()
         for key, known in tuple(self._known.items()):
             if now >= known.gone_at:
@@ -342,14 +342,7 @@ class Hosts:
                 known.told_stale = True
                 self._tell("stale", known.states(now))
         if self._known:
-            self._age_at(min(known.changes_at for known in self._known.values()))
-
-    def _age_at(self, when: float) -> None:
-        if self._ager is not None:
-            if self._ager.when() <= when:
-                return
-            self._ager.cancel()
-        self._ager = asyncio.get_running_loop().call_at(when, self._age)
+            self._ager.set_by(min(known.changes_at for known in self._known.values()))
 
     def _end(self) -> None:
         """Nothing more will be learnt. What is known goes on ageing for as long as this view is open."""
@@ -360,9 +353,7 @@ class Hosts:
     def _forget(self) -> None:
         self._end()
         self._known.clear()
-        if self._ager is not None:
-            self._ager.cancel()
-            self._ager = None
+        self._ager.drop()
 
 
 class _Reader(Stream[HostChange]):
