@@ -43,10 +43,10 @@ async def test_one_timer_at_most_and_none_for_nothing() -> None:
     items = [Item() for _ in range(1000)]
     for item in items:
         deadlines.add(item, now() + draw.uniform(1, 100))
-    assert deadlines._timer is not None
+    assert deadlines._timer.is_set
     for item in items:
         deadlines.remove(item)
-    assert deadlines._timer is None
+    assert not deadlines._timer.is_set
 
 
 async def test_an_item_may_be_added_when_another_expires() -> None:

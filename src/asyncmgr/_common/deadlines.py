@@ -8,6 +8,7 @@ from typing import Generic
 
 from asyncmgr._common.clock import SECOND, to_us
 from asyncmgr._common.heap import LazyHeap, T
+from asyncmgr._common.timer import Timer
 
 _NEVER = 1e12
 """Loop time that nobody lives to see. Later deadlines are taken for this one: not every float has microseconds."""
@@ -26,37 +27,26 @@ class Deadlines(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._expire = expire
         self._heap: LazyHeap[T] = LazyHeap()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._look, loop=self._loop)
 
     def add(self, item: T, when: float) -> None:
         """Have the item expire at `when`, unless it is removed before."""
         when = min(when, _NEVER)
         self._heap.push(to_us(when), item)
-        if self._timer is None or when < self._timer.when():
-            self._set_timer(when)
+        self._timer.set_by(when)
 
     def remove(self, item: T) -> None:
         """The item has met its deadline, which has not passed."""
         self._heap.remove(item)
         if not self._heap:
-            self._drop_timer()
+            self._timer.drop()
 
     def _look(self) -> None:
-        self._timer = None
         now = to_us(self._loop.time())
         while (head := self._heap.head()) is not None:
             due, _, item = head
             if due > now:
-                self._set_timer(due / SECOND)
+                self._timer.set(due / SECOND)
                 return
             self._heap.pop()
             self._expire(item)
-
-    def _set_timer(self, when: float) -> None:
-        self._drop_timer()
-        self._timer = self._loop.call_at(when, self._look)
-
-    def _drop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from asyncmgr._common.clock import SECOND, LoopClock, Moment, Step, to_us
 from asyncmgr._common.heap import LazyHeap
+from asyncmgr._common.timer import Timer
 from asyncmgr._tasks.agenda import Agenda, Batch
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import PeriodicTask
@@ -55,12 +56,11 @@ class Lookout:
         self.agenda: Agenda[Run] = Agenda(Run, random_source)
         self.deadlines: LazyHeap[Run] = LazyHeap()
         """By loop time in microseconds."""
-        self._context = context
         self._accept = accept
         self._expire = expire
         self._stepped = stepped
         self._die = die
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._wake, loop=self._loop, context=context)
         self._unfollow: Callable[[], None] = lambda: None
         self._found_nothing = False
         self.is_open = False
@@ -69,8 +69,8 @@ class Lookout:
     def open(self) -> None:
         """Begin to hand out what is planned."""
         self.is_open = True
-        self._set_timer(self._loop.time())
-        self._unfollow = self.clock.follow(lambda: self._wake_by(self._loop.time()))
+        self._timer.set(self._loop.time())
+        self._unfollow = self.clock.follow(lambda: self._timer.set_by(self._loop.time()))
 
     def close(self) -> None:
         """Hand out nothing more. Deadlines go on to expire."""
@@ -79,20 +79,18 @@ class Lookout:
     def end(self) -> None:
         """Look no more."""
         self._unfollow()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.drop()
 
     @property
     def is_alive(self) -> bool:
         """The timer that everything hangs on is set and not overdue by more than a look at the clock."""
-        return self._timer is not None and self._timer.when() + LoopClock.CHECK / SECOND > self._loop.time()
+        return self._timer.is_set and self._timer.when + LoopClock.CHECK / SECOND > self._loop.time()
 
     def add(self, task: ManagedTask) -> None:
         """Take in a planned task."""
         self.agenda.add(task)
         if self.is_open:
-            self._wake_by(self._next_look(self.clock.read()))
+            self._timer.set_by(self._next_look(self.clock.read()))
 
     def remove(self, task: ManagedTask) -> None:
         """Plan it no more. It may be absent."""
@@ -106,7 +104,7 @@ class Lookout:
     def set_deadline(self, run: Run, timeout: int) -> None:
         """Have the run expire so many microseconds after its start."""
         self.deadlines.push(to_us(run.started) + timeout, run)
-        self._wake_by(run.started + timeout / SECOND)
+        self._timer.set_by(run.started + timeout / SECOND)
 
     # Looking
 
@@ -124,7 +122,7 @@ class Lookout:
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
         self._expire_deadlines()
         # Before anything of the batch is told or started: whatever happens there, there will be another look.
-        self._set_timer(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
+        self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
 
     def _take_step(self, step: Step, moment: Moment) -> None:
@@ -156,13 +154,3 @@ class Lookout:
         if deadline is not None:
             looks.append(deadline[0] / SECOND)
         return min(looks)
-
-    def _wake_by(self, when: float) -> None:
-        if self._timer is None or when < self._timer.when():
-            self._set_timer(when)
-
-    def _set_timer(self, when: float) -> None:
-        # The new one first: a call that fails must not leave the schedule without a timer.
-        before, self._timer = self._timer, self._loop.call_at(when, self._wake, context=self._context)
-        if before is not None:
-            before.cancel()
