@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 by_others = pytest.mark.xfail(strict=True, reason="this part still formats without a guard")
 
-pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
+virtual_time = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
 
 
 def annotated(error: Exception) -> Exception:
@@ -91,6 +91,7 @@ async def well(context: Any) -> None:
 WELL = task(well, spacing=1, name="well")
 
 
+@virtual_time
 async def test_a_task(make: Callable[[], Exception], written: io.StringIO) -> None:
     """Its first failure, its reminders, its recovery and the record of each run."""
     fails = True
@@ -111,6 +112,7 @@ async def test_a_task(make: Callable[[], Exception], written: io.StringIO) -> No
     assert "in broken" in text  # of the traceback
 
 
+@virtual_time
 async def test_a_listener(make: Callable[[], Exception], written: io.StringIO) -> None:
     """Neither what it raises nor the object that it belongs to can be shown."""
 
@@ -144,6 +146,7 @@ class Broken(Manager):
 
 
 @pytest.mark.parametrize("hook", ["init_host", "pre_start_hook", "post_start_hook"])
+@virtual_time
 async def test_a_hook_of_the_start(hook: str, make: Callable[[], Exception]) -> None:
     """The start raises it as it is."""
     service = Service(Broken(hook, make), settings=Settings(seed=1))
@@ -151,6 +154,7 @@ async def test_a_hook_of_the_start(hook: str, make: Callable[[], Exception]) -> 
         await service.start()
 
 
+@virtual_time
 async def test_a_hook_of_the_end(make: Callable[[], Exception], written: io.StringIO) -> None:
     """The stop goes on to its end."""
     service = Service(Broken("cleanup_host", make), settings=Settings(seed=1))
@@ -160,6 +164,7 @@ async def test_a_hook_of_the_end(make: Callable[[], Exception], written: io.Stri
     assert "service.step_failed" in written.getvalue()
 
 
+@virtual_time
 async def test_a_reload(make: Callable[[], Exception], written: io.StringIO) -> None:
     """It is logged, and the other managers are asked."""
     recorded = Recorded(WELL)
@@ -171,6 +176,7 @@ async def test_a_reload(make: Callable[[], Exception], written: io.StringIO) -> 
     assert "reload.failed" in written.getvalue()
 
 
+@virtual_time
 async def test_a_plugin(
     make: Callable[[], Exception], written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +186,7 @@ async def test_a_plugin(
         raise make()
 
     monkeypatch.setattr(
-        "asyncmgr._service.service.load_plugins", lambda **_: [Plugin("broken", "a:b", hook, None)]
+        "asyncmgr._service.plugins.load_plugins", lambda **_: [Plugin("broken", "a:b", hook, None)]
     )
     recorded = Recorded(WELL)
     async with recorded.service:
@@ -201,6 +207,7 @@ class Calls(Manager):
         raise self._make()
 
 
+@virtual_time
 async def test_a_method_that_is_called(make: Callable[[], Exception], written: io.StringIO) -> None:
     """Its caller is told what can be, and the service goes on."""
     recorded = Recorded(WELL)
@@ -214,6 +221,7 @@ async def test_a_method_that_is_called(make: Callable[[], Exception], written: i
     assert "call.failed" in written.getvalue()
 
 
+@virtual_time
 async def test_a_log_processor(make: Callable[[], Exception]) -> None:
     """Whatever it raises, it is not shown anywhere."""
 
@@ -248,7 +256,7 @@ def unharmed(call: Callable[[], T]) -> T:
     raise AssertionError(f"it raised {raised}")
 
 
-@by_others
+@virtual_time
 async def test_a_service_that_ends() -> None:
     """What ended it is raised, and its health says so."""
 
@@ -269,6 +277,7 @@ async def test_a_service_that_ends() -> None:
 
 
 @by_others
+@virtual_time
 async def test_a_listener_of_a_transport(written: io.StringIO) -> None:
     """The connection is noted, and the other listeners are told."""
 
@@ -310,7 +319,6 @@ def test_a_weigher() -> None:
         _weigh(Weigher(), mock.Mock())
 
 
-@by_others
 @pytest.mark.parametrize("words", [in_words, in_short])
 def test_the_command_line(words: Callable[[BaseException], str]) -> None:
     """A target that raises while it is imported is told in a line."""

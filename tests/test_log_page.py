@@ -53,7 +53,7 @@ def rows() -> Iterator[tuple[str, list[str]]]:
             yield event.strip("`"), [level, keys, meaning]
 
 
-LOGGED = sorted(set(calls()))
+LOGGED = sorted(set(calls()), key=lambda one: (one.event, one.place))
 TOLD = dict(rows())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -26,7 +27,7 @@ def send(logger: logging.Logger, level: int, event: str, keys: dict[str, Any], *
     is_shown = error is not None and has_text(error)
     exc_info = (type(error), error, error.__traceback__) if error is not None and is_shown else None
     values = {key: _value(value) for key, value in keys.items()}
-    file, line, function, _ = logger.findCaller(False, stacklevel + 1)
+    file, line, function = _caller(stacklevel + 1)
     args = ({key: _in_message(value) for key, value in values.items()},) if values else ()
     record = logger.makeRecord(
         logger.name, level, file, line, template(event, tuple(values)), args, exc_info, function
@@ -35,6 +36,16 @@ def send(logger: logging.Logger, level: int, event: str, keys: dict[str, Any], *
         record.exc_text = plain_traceback(error)
     _add_extra(record, {"event": event, **values}.items())
     logger.handle(record)
+
+
+def _caller(stacklevel: int) -> tuple[str, int, str]:
+    # Not by the logger's findCaller: older versions of structlog put one in its place that ignores the level.
+    frame = inspect.currentframe()
+    for _ in range(stacklevel):
+        frame = frame and frame.f_back
+    if frame is None:
+        return "(unknown file)", 0, "(unknown function)"
+    return frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
 
 
 @functools.lru_cache(1024)

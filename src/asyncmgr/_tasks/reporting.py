@@ -101,13 +101,15 @@ class Reporter:
 
     def starting(self, run: Run) -> None:
         """A run starts after slots that had none: missed ones, or skipped ones."""
+        trouble = run.managed.standing.trouble
+        skipped = 0
+        if trouble is not None:
+            skipped, trouble.refused = trouble.refused, 0
+            _forget(run.managed.standing)
         if run.missed:
             self.missed(run)
-        trouble = run.managed.standing.trouble
-        if trouble is not None and trouble.refused:
-            log.info("slot.resumed", task=run.full_name, host=self._host, skipped=trouble.refused)
-            trouble.refused = 0
-            _forget(run.managed.standing)
+        if skipped:
+            log.info("slot.resumed", task=run.full_name, host=self._host, skipped=skipped)
 
     def missed(self, run: Run) -> None:
         """One run stands for slots that have passed."""
