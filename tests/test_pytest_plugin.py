@@ -347,7 +347,11 @@ PLAIN_TESTS = """
 def test_plain_tests_are_told_what_to_use(pytester: pytest.Pytester, mode: str) -> None:
     """A test that is not async is refused by name, not run in real time; the cure is said (50)."""
     project(pytester, PLAIN_TESTS, mode=mode)
-    result = run(pytester, errors=2)
+    pytester.makepyfile(
+        test_module="import pytest\npytestmark = pytest.mark.virtual_time\n"
+        "def test_plain(): pass\nasync def test_async(): pass\n"
+    )
+    result = run(pytester, errors=2, passed=2)
     for name in ("plain", "marked"):
         result.stdout.fnmatch_lines([f"*::test_{name}: virtual_time needs an async test*run_virtual*"])
 

@@ -814,7 +814,7 @@ async def test_wall_set_forward_runs_each_due_task_once(forward: timedelta) -> N
             assert len(short.at) == before + 11
     assert not never.at
     assert recorded.of(ClockStepped)[0].kind == "forward"
-    assert recorded.of(ClockStepped)[0].seconds == pytest.approx(forward.total_seconds(), abs=0.2)
+    assert recorded.of(ClockStepped)[0].seconds == pytest.approx(forward.total_seconds(), abs=0.7)
 
 
 async def test_standing_wall_clock_is_reported_once_and_stops_nothing() -> None:

@@ -296,8 +296,6 @@ def test_the_clock_looks_seldom_where_nothing_can_step_the_wall() -> None:
         clock.follow(pytest.fail)()
 
 
-# The runner has to ask its clock for `check`, and to `follow` it.
-@pytest.mark.xfail(reason="the runner looks at the wall each nine seconds", strict=False)
 def test_idle_days_cost_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 400 days of a nightly task, whose service nobody watches, time stops a few times a day (51)."""
     waits = 0

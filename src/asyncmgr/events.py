@@ -86,11 +86,11 @@ class SlotSkipped(_Record):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SlotsMissed(_Record):
-    """Several slots passed before the task could start; one run stands for all of them."""
+    """Several slots passed before the task could start; one run stands for all of them, or was refused itself."""
 
     task: str
     slot: datetime
-    """The slot of the run that catches up."""
+    """The slot of the run that catches up; where that is refused, a `SlotSkipped` tells so."""
     count: int
     """How many older ones; for cron counted up to 10. Where the reason is `late`, the slot itself too."""
     reason: Literal["late"] | None = None

@@ -118,10 +118,12 @@ class LoopClock:
     SELDOM = 24 * 3600 * SECOND
     """The same where the loop itself moves the wall, and tells when it no longer does."""
 
-    __slots__ = ("_behind", "_loop", "_loop_seen", "_skipped", "_stopped", "_wall_seen")
+    __slots__ = ("_behind", "_loop", "_loop_seen", "_mover", "_skipped", "_stopped", "_wall_seen")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # Asked once: there is a look each time that the runner wakes.
+        self._mover = loop if isinstance(loop, MovesWall) else None
         self._skipped = 0
         self._behind = 0
         """How far the wall has fallen behind since it was furthest ahead of the loop; never negative."""
@@ -135,11 +137,11 @@ class LoopClock:
     @property
     def check(self) -> int:
         """Microseconds within which the wall is to be looked at again: an idle day in virtual time costs one look."""
-        return self.SELDOM if isinstance(self._loop, MovesWall) and self._loop.moves_wall else self.CHECK
+        return self.SELDOM if self._mover is not None and self._mover.moves_wall else self.CHECK
 
     def follow(self, look: Callable[[], object]) -> Callable[[], None]:
         """Have `look` called when the wall may have been stepped between two looks; returns what ends that."""
-        return self._loop.add_wall_listener(look) if isinstance(self._loop, MovesWall) else _nothing
+        return _nothing if self._mover is None else self._mover.add_wall_listener(look)
 
     def loop_time(self, now: int) -> float:
         """The time of the loop, in its seconds, at which scheduling time will be `now`."""

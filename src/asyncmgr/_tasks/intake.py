@@ -53,6 +53,7 @@ class Intake:
         for run in batch.refused:
             run.look, run.number = look, next(numbers)
             run.managed.standing.skipped += 1
+            run.managed.standing.missed += run.missed
             self._report.skipped(run, "overlap", self._in_the_way(run))
         for task, error in batch.failed:
             self._report.schedule_failed(task, error, moment)
@@ -117,6 +118,7 @@ class Intake:
 
     def _queue(self, run: Run) -> None:
         run.managed.standing.queued = True
+        run.managed.standing.missed += run.missed
         self._queued[run.managed.standing] = run
 
     def _look_at(self, moment: Moment) -> Look:

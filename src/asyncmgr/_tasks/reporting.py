@@ -78,6 +78,8 @@ class Reporter:
 
     def skipped(self, run: Run, reason: Reason, in_the_way: tuple[str, float] | None = None) -> None:
         """A slot was refused. `in_the_way`: the run that it met, and its age in seconds."""
+        if run.missed:  # it is not the only one that has no run
+            self.missed(run)
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
@@ -112,7 +114,7 @@ class Reporter:
             log.info("slot.resumed", task=run.full_name, host=self._host, skipped=skipped)
 
     def missed(self, run: Run) -> None:
-        """One run stands for slots that have passed."""
+        """Slots have passed for which this run stands, or would have stood."""
         log.warning("slot.missed", **self._keys(run), count=run.missed)
         if self.listeners:
             self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed))

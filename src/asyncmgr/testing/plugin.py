@@ -13,6 +13,7 @@ Tests of anyio's own plugin choose their loop themselves, by its fixture, and ca
 from __future__ import annotations
 
 import asyncio
+import inspect
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -77,8 +78,14 @@ def pytest_pycollect_makeitem() -> Generator[None, Collected, Collected]:
 
 
 def _mark(item: pytest.Function) -> None:
-    if _asks_for_virtual_time(item) and not _is_anyios(item) and not item.get_closest_marker("asyncio"):
+    marked = item.get_closest_marker("asyncio") is not None
+    if _asks_for_virtual_time(item) and _is_async(item) and not _is_anyios(item) and not marked:
         item.add_marker("asyncio")
+
+
+def _is_async(item: pytest.Function) -> bool:
+    test = item.obj.hypothesis.inner_test if hasattr(item.obj, "hypothesis") else item.obj
+    return inspect.iscoroutinefunction(test)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -88,7 +95,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     if _is_anyios(item):
         pytest.fail(f"{item.nodeid}: {_ANYIO}", pytrace=False)
-    if not pytest_asyncio.is_async_test(item):
+    if not pytest_asyncio.is_async_test(item) and _asks_itself(item):
         pytest.fail(f"{item.nodeid}: {_NOT_ASYNC}", pytrace=False)
 
 
@@ -101,6 +108,12 @@ _ANYIO = (
     'write a fixture anyio_backend that returns ("asyncio", {"loop_factory": asyncmgr.testing.VirtualTimeLoop}), '
     "or leave the anyio mark out"
 )
+
+
+def _asks_itself(item: pytest.Item) -> bool:
+    """Not only as one of a module or class whose mark is for the async tests in it."""
+    marks = item.iter_markers_with_node(NAME)
+    return NAME in getattr(item, "fixturenames", ()) or any(node is item for node, _ in marks)
 
 
 def _is_anyios(item: pytest.Item) -> bool:

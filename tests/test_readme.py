@@ -1,0 +1,169 @@
+"""README and the pages of docs/: what is copied from them works, and what they promise is true."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncmgr import Manager, Service, Settings, periodic_task
+from asyncmgr.events import Event, RunFinished, SlotSkipped, SlotsMissed
+from asyncmgr.testing import VirtualTime, VirtualTimeLoop
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"# (conftest|test_\w+)\.py\n")
+_LINK = re.compile(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code on a page."""
+    return [text for found, text in _BLOCK.findall(page.read_text()) if found == language]
+
+
+def files(page: Path) -> dict[str, str]:
+    """The files that a page shows, by name."""
+    return {f"{match[1]}.py": text for text in blocks(page, "python") if (match := _FILE.match(text))}
+
+
+WITH_FILES = [page for page in PAGES if files(page)]
+
+
+@pytest.mark.parametrize("page", WITH_FILES, ids=lambda page: page.stem)
+def test_recipes_work_in_an_empty_directory(page: Path, tmp_path: Path) -> None:
+    """Copied as they stand, without any configuration, the files of a page are green under pytest (50)."""
+    shown = files(page)
+    shown.setdefault("conftest.py", files(ROOT / "README.md")["conftest.py"])
+    for name, text in shown.items():
+        (tmp_path / name).write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore::pytest.PytestWarning",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_is_python(page: Path) -> None:
+    """Every block of Python can be read as such, also the parts of programs."""
+    for text in blocks(page, "python"):
+        ast.parse(f"async def part():\n{textwrap.indent(text, '    ')}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    """What a page points to is in the tree."""
+    missing = [link for link in _LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert missing in ([], ["docs/cron.md"], ["cron.md"])
+
+
+def test_testing_has_more_room_than_speed() -> None:
+    """A user tests more often than they measure (54)."""
+    sections = {part.split("\n", 1)[0]: part for part in (ROOT / "README.md").read_text().split("\n## ")}
+    assert len(sections["Speed"]) < len(sections["Testing"])
+
+
+# Promises
+
+
+class Busy(Manager):
+    """Meets its own runs, a long block of the loop and a stop."""
+
+    @periodic_task(spacing=10)
+    async def slow(self, context: Any) -> None:
+        await asyncio.sleep(25)
+
+    @periodic_task(spacing=10, overlap="queue")
+    async def queued(self, context: Any) -> None:
+        await asyncio.sleep(25)
+
+    @periodic_task(spacing=10)
+    async def quick(self, context: Any) -> None: ...
+
+
+async def test_no_slot_is_dropped_in_silence(virtual_time: VirtualTime) -> None:
+    """Of every slot a listener learns: it was run, or refused, or passed and is stood for by a later run (54)."""
+    slots: dict[str, int] = {}
+
+    def note(event: Event) -> None:
+        if isinstance(event, RunFinished | SlotSkipped):
+            slots[event.task] = slots.get(event.task, 0) + 1
+        elif isinstance(event, SlotsMissed):
+            slots[event.task] = slots.get(event.task, 0) + event.count
+
+    service = Service(Busy())
+    service.add_listener(note)
+    async with service:
+        await virtual_time.advance(605)
+        block(300)
+        await virtual_time.advance(100)
+    assert slots == dict.fromkeys(["Busy.slow", "Busy.queued", "Busy.quick"], 100)
+
+
+def block(seconds: int) -> None:
+    """Do to the loop what `time.sleep` would: time goes on, and nothing else does."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop._advance(seconds * 1_000_000)
+
+
+async def test_a_blocked_loop_costs_one_late_run(virtual_time: VirtualTime) -> None:
+    """What a `time.sleep` in one task does to another: one run catches up, and is told what it stands for (54)."""
+    told: list[Any] = []
+
+    class Blocks(Manager):
+        @periodic_task(spacing=60, run_immediately=True)
+        async def block(self, context: Any) -> None:
+            if not told:
+                block(5)
+
+        @periodic_task(spacing=1, tolerance=0)
+        async def tick(self, context: Any) -> None:
+            told.append((context.trigger, round(context.lateness, 3)))
+
+    await virtual_time.run_for(Service(Blocks()), seconds=3)
+    assert told == [("catch_up", 0), ("schedule", 0), ("schedule", 0), ("schedule", 0)]
+
+
+SECRETS = {"password": "hunter2", "token": "t0psecret"}
+
+
+@pytest.mark.parametrize("kind", ["password", "token", "url"])
+def test_secrets_of_the_settings_are_shown_nowhere(kind: str, tmp_path: Path) -> None:
+    """Not in a `repr`, nor by a command that cannot connect, whatever its log says (54)."""
+    secret = SECRETS.get(kind, "hunter2")
+    url = "nats://me:hunter2@127.0.0.1:1" if kind == "url" else "nats://127.0.0.1:1"
+    nats = {"password": {"user": "me", "password": secret}, "token": {"token": secret}}.get(kind, {})
+    assert secret not in repr(Settings(transport=url, nats=nats))
+    assert secret not in str(Settings(transport=url, nats=nats))
+    table = "".join(f'{key} = "{value}"\n' for key, value in nats.items())
+    (tmp_path / "asyncmgr.toml").write_text(f'transport = "{url}"\n[nats]\nconnect_timeout = "50ms"\n{table}')
+    (tmp_path / "app.py").write_text("from asyncmgr import Manager\nclass App(Manager): ...\n")
+    for words in (["check", "app:App"], ["hosts"], ["run", "app:App", "--log-level", "debug"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "asyncmgr", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            timeout=60,
+        )
+        assert secret not in done.stdout + done.stderr
+        assert done.returncode in (0, 1)
