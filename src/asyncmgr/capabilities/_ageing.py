@@ -6,6 +6,8 @@ import asyncio
 import math
 from collections.abc import Callable
 
+from asyncmgr._common.timer import Timer
+
 LATE = 0.5
 """Seconds: a timer that is later than this shows that the loop was blocked, or the process stood still."""
 
@@ -28,7 +30,8 @@ class Ageing:
     def __init__(self, judge: Callable[[float], float]) -> None:
         self._judge = judge
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._wait_until_read, loop=self._loop)
+        self._planned = math.inf
         self._turn: asyncio.Handle | None = None
         self._read = 0
         self._not_before = -math.inf
@@ -38,11 +41,8 @@ class Ageing:
         if self._turn is not None or when == math.inf:
             return
         when = max(when, self._not_before)
-        if self._timer is not None:
-            if self._timer.when() <= when:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._wait_until_read)
+        self._timer.set_by(when)
+        self._planned = self._timer.when
 
     def note_read(self, age: float) -> None:
         """Note that a change was read, `age` seconds after it was written: an old one shows that more of them wait."""
@@ -51,16 +51,14 @@ class Ageing:
             self._not_before = self._loop.time() + CATCH_UP
 
     def stop(self) -> None:
-        for handle in (self._timer, self._turn):
-            if handle is not None:
-                handle.cancel()
-        self._timer = self._turn = None
+        self._timer.drop()
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
 
     def _wait_until_read(self) -> None:
-        assert self._timer is not None
-        now, planned = self._loop.time(), self._timer.when()
-        self._timer = None
-        if now - planned > LATE:
+        now = self._loop.time()
+        if now - self._planned > LATE:
             self._not_before = now + CATCH_UP
         if now < self._not_before:
             self.plan(self._not_before)
