@@ -105,7 +105,7 @@ class ManagedTask:
         """The level at which a successful run is logged; `None` = not at all."""
         self.plan = Plan(options, tolerance=tolerance, initial_delay=initial_delay, share=share)
         self.standing = standing or Standing()
-        self.ticket: int = NO_TICKET
+        self.ticket = NO_TICKET
         """The agenda's mark of this task's one valid place in a heap."""
         self.lane: Lane | None = None
         """The agenda's heap in which that place is."""

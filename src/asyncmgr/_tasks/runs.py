@@ -68,7 +68,7 @@ class Run(Due):
         self.managed = managed
         self.planned = planned
         self.missed = missed
-        self.ticket: int = NO_TICKET
+        self.ticket = NO_TICKET
         """Of its deadline."""
         self.asked: Literal["queue", "manual", "pass"] | None = None
         """What started it, where that is not its slot."""
