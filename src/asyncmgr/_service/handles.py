@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
-from asyncmgr._tasks.managed import ManagedTask, TaskStatus
+from asyncmgr._tasks.managed import TaskStatus
+from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.overrides import reschedule_options
 from asyncmgr.events import RunFinished
 
-if TYPE_CHECKING:
-    from asyncmgr._service.manager_state import ManagerState
+
+class Task(Protocol):
+    """What a handle reads of a `ManagedTask`."""
+
+    @property
+    def full_name(self) -> str: ...  # pragma: no cover
+    @property
+    def options(self) -> PeriodicTask: ...  # pragma: no cover
+
+
+class Owner(Protocol):
+    """What a handle asks of the `ManagerState` that made it, and that it therefore cannot import."""
+
+    def describe(self, task: Any) -> str: ...  # pragma: no cover
+    def status_of(self, task: Any) -> TaskStatus: ...  # pragma: no cover
+    def trigger(
+        self, task: Any, *, wait: bool
+    ) -> tuple[Any, Awaitable[RunFinished] | None]: ...  # pragma: no cover
+    def pause(
+        self, task: Any, *, for_: Any, until: datetime | None, note: str | None
+    ) -> None: ...  # pragma: no cover
+    def resume(self, task: Any) -> None: ...  # pragma: no cover
+    def remove(self, task: Any) -> None: ...  # pragma: no cover
+    def reschedule(self, task: Any, options: PeriodicTask) -> None: ...  # pragma: no cover
 
 
 class TaskHandle:
@@ -18,7 +42,7 @@ class TaskHandle:
 
     __slots__ = ("_managed", "_state")
 
-    def __init__(self, state: ManagerState, managed: ManagedTask) -> None:
+    def __init__(self, state: Owner, managed: Task) -> None:
         self._state = state
         self._managed = managed
 

@@ -47,9 +47,9 @@ class Life:
         self._context = context
         self._going_back = False
         self._step: _Step | None = None
-        self.asked: asyncio.Event = asyncio.Event()
+        self.asked = asyncio.Event()
         """Somebody wants the end."""
-        self.hurried: bool = False
+        self.hurried = False
         self.running: asyncio.Future[None] = self._loop.create_future()
         """Done when the way there is; for `there` to say."""
         self.over: asyncio.Future[None] = self._loop.create_future()

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from asyncmgr._common.clock import Moment
-from asyncmgr._common.heap import LazyHeap
-from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.managed import Lane, ManagedTask
 
 D = TypeVar("D", bound="Due")
 
@@ -53,17 +52,6 @@ class Batch(Generic[D]):
 
     def __len__(self) -> int:
         return len(self.due) + len(self.queued) + len(self.refused) + len(self.failed)
-
-
-class Lane(LazyHeap[ManagedTask]):
-    """The tasks of one window on one scale, by planned start."""
-
-    __slots__ = ("on_wall", "window")
-
-    def __init__(self, *, on_wall: bool, window: int) -> None:
-        super().__init__()
-        self.on_wall = on_wall
-        self.window = window
 
 
 class Agenda(Generic[D]):

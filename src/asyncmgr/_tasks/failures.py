@@ -35,7 +35,7 @@ class Episode:
     __slots__ = ("_kinds", "since")
 
     def __init__(self, since: datetime) -> None:
-        self.since: datetime = since
+        self.since = since
         """The slot of the first run that failed."""
         self._kinds: set[Kind] = set()
 

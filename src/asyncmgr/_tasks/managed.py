@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asyncmgr._common.clock import Moment, to_datetime
-from asyncmgr._common.heap import NO_TICKET
+from asyncmgr._common.heap import NO_TICKET, LazyHeap
 from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import Cron
 from asyncmgr.events import Outcome
-
-if TYPE_CHECKING:
-    from asyncmgr._tasks.agenda import Lane
 
 
 class Standing:
@@ -108,7 +105,7 @@ class ManagedTask:
         """The level at which a successful run is logged; `None` = not at all."""
         self.plan = Plan(options, tolerance=tolerance, initial_delay=initial_delay, share=share)
         self.standing = standing or Standing()
-        self.ticket: int = NO_TICKET
+        self.ticket = NO_TICKET
         """The agenda's mark of this task's one valid place in a heap."""
         self.lane: Lane | None = None
         """The agenda's heap in which that place is."""
@@ -127,6 +124,17 @@ class ManagedTask:
         """Call the body; a method is looked up now, so an overridden or patched one is what runs."""
         body = self.body
         return getattr(self.manager, body)(context) if isinstance(body, str) else body(context)
+
+
+class Lane(LazyHeap[ManagedTask]):
+    """The tasks of one window on one scale, by planned start."""
+
+    __slots__ = ("on_wall", "window")
+
+    def __init__(self, *, on_wall: bool, window: int) -> None:
+        super().__init__()
+        self.on_wall = on_wall
+        self.window = window
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Reporter:
     """Reports for one service, or for the passes of one manager."""
 
     def __init__(self, host: str) -> None:
-        self.listeners: Listeners = Listeners()
+        self.listeners = Listeners()
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:

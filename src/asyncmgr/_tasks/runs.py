@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._common.heap import NO_TICKET
@@ -68,7 +68,7 @@ class Run(Due):
         self.managed = managed
         self.planned = planned
         self.missed = missed
-        self.ticket: int = NO_TICKET
+        self.ticket = NO_TICKET
         """Of its deadline."""
         self.asked: Literal["queue", "manual", "pass"] | None = None
         """What started it, where that is not its slot."""
@@ -96,6 +96,14 @@ class Run(Due):
     @property
     def slot(self) -> datetime:
         return self.managed.plan.datetime_of(self.planned, self.look.moment)
+
+    @property
+    def host(self) -> str:
+        return self.look.site.host
+
+    @property
+    def service(self) -> str:
+        return self.look.site.service
 
     @property
     def run_id(self) -> str:
@@ -136,12 +144,31 @@ def _late(run: Run, cause: BaseException | None) -> TimeoutError:
     return late
 
 
+class RunFacts(Protocol):
+    """What a `RunContext` tells of its run."""
+
+    @property
+    def full_name(self) -> str: ...  # pragma: no cover
+    @property
+    def slot(self) -> datetime: ...  # pragma: no cover
+    @property
+    def lateness(self) -> float: ...  # pragma: no cover
+    @property
+    def run_id(self) -> str: ...  # pragma: no cover
+    @property
+    def trigger(self) -> Trigger: ...  # pragma: no cover
+    @property
+    def host(self) -> str: ...  # pragma: no cover
+    @property
+    def service(self) -> str: ...  # pragma: no cover
+
+
 class RunContext:
     """What a run's body gets as its `context`: facts about this run, fresh for each."""
 
     __slots__ = ("_run",)
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFacts) -> None:
         self._run = run
 
     @property
@@ -172,12 +199,12 @@ class RunContext:
     @property
     def host(self) -> str:
         """The name under which the service instance is known."""
-        return self._run.look.site.host
+        return self._run.host
 
     @property
     def service(self) -> str:
         """The service's name."""
-        return self._run.look.site.service
+        return self._run.service
 
     def __repr__(self) -> str:
         return f"<RunContext {self.task} slot={self.slot.isoformat()} run_id={self.run_id}>"

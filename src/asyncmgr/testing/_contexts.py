@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,8 +41,8 @@ def context(
     if slot is not None and slot.tzinfo is None:
         raise ValueError(f"slot={slot!r} has no time zone; write e.g. datetime(2026, 1, 1, tzinfo=UTC)")
     name = task if isinstance(task, str) else _full_name(task)
-    planned = (slot or to_datetime(read_wall())).astimezone(UTC)
-    return _made(name, planned, lateness, run_id, trigger, host, service)
+    planned = to_datetime(read_wall()) if slot is None else slot.astimezone(UTC)
+    return RunContext(_Facts(name, planned, lateness, run_id, trigger, host, service))
 
 
 def _full_name(task: Callable[..., Any]) -> str:
@@ -56,16 +56,14 @@ def _full_name(task: Callable[..., Any]) -> str:
     return f"{owner.name}.{record.name or task.__name__}"
 
 
-def _made(
-    task: str, slot: datetime, lateness: float, run_id: str, trigger: Trigger, host: str, service: str
-) -> RunContext:
-    # `RunContext` takes the runner's own record of a run: these are the facts that it reads of one.
-    facts: Any = types.SimpleNamespace(
-        full_name=task,
-        slot=slot,
-        lateness=lateness,
-        run_id=run_id,
-        trigger=trigger,
-        look=types.SimpleNamespace(site=types.SimpleNamespace(host=host, service=service)),
-    )
-    return RunContext(facts)
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """A run that never was."""
+
+    full_name: str
+    slot: datetime
+    lateness: float
+    run_id: str
+    trigger: Trigger
+    host: str
+    service: str

@@ -235,7 +235,7 @@ class Fabric:
     """What the transports of one name share: routes of subjects, and shelves of keys."""
 
     def __init__(self, name: str = "", neighbours: dict[str, Fabric] | None = None) -> None:
-        self.users: int = 0
+        self.users = 0
         self.inboxes: itertools.count[int] = itertools.count(1)
         self.shelves: dict[str, Shelf] = {}
         self._name = name
