@@ -42,12 +42,13 @@ pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
 
 
 async def test_an_unknown_task_override_stops_the_start(world: World) -> None:
-    """It raises before any hook is called, naming the key and what there is."""
+    """It raises when the start hooks are done, since they may add tasks; it names the key and what there is."""
     world.manager().add_periodic_task(nothing, name="sync")
     service = world.service(tasks={"a.synk": {"spacing": 5}})
     with pytest.raises(InvalidSettings, match=r"no task 'a\.synk' \(did you mean 'a\.sync'\?\)"):
         await service.start()
-    assert world.notes == []
+    assert "a.cleanup_host" in world.notes
+    assert "started" not in world.notes
     await world.assert_undone(service)
 
 
@@ -112,6 +113,63 @@ class File:
 def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> File:
     monkeypatch.chdir(tmp_path)
     return File(tmp_path)
+
+
+class Adds(Manager):
+    """Its start hook adds a task."""
+
+    hook = "init_host"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at: list[float] = []
+
+    async def _add(self) -> None:
+        async def sync(context: RunContext) -> None:
+            self.at.append(now())
+
+        self.add_periodic_task(sync, spacing=5)
+
+    async def init_host(self) -> None:
+        if self.hook == "init_host":
+            await self._add()
+
+    async def post_start_hook(self) -> None:
+        if self.hook == "post_start_hook":
+            await self._add()
+
+
+@pytest.mark.parametrize("hook", ["init_host", "post_start_hook"])
+async def test_settings_for_tasks_that_a_hook_adds(hook: str, file: File) -> None:
+    """They wait until the start hooks are done (10)."""
+    file.write_text('[tasks."Adds.sync"]\nspacing = 20\n')
+    manager = Adds()
+    manager.hook = hook
+
+    async with Service(manager):
+        await asyncio.sleep(45)
+    assert manager.at == [20, 40]
+
+
+async def test_a_typo_is_found_at_the_end_of_the_start(file: File) -> None:
+    """Also where a hook adds the task that was meant (10)."""
+    file.write_text('[tasks."Adds.snyc"]\nspacing = 20\n')
+    with pytest.raises(InvalidSettings, match=r"did you mean 'Adds\.sync'"):
+        await Service(Adds()).start()
+
+
+async def test_a_reload_leaves_a_live_reschedule_alone(file: File) -> None:
+    """Only what the files say otherwise than before is changed (9)."""
+    file.write_text('[tasks."Volumes.sync"]\nspacing = 5\n')
+    volumes = Volumes()
+    async with Service(volumes) as service:
+        service.task("Volumes.sync").reschedule(spacing=7)
+        file.write_text('[tasks."Volumes.sync"]\nspacing = 5\ntimeout = 3\n')
+        await service.reload()
+        assert service.task("Volumes.sync").status.spacing == 7
+        file.write_text('[tasks."Volumes.sync"]\nspacing = 11\ntimeout = 3\n')
+        await service.reload()
+        assert service.task("Volumes.sync").status.spacing == 11
 
 
 async def test_reload_puts_new_settings_in_force(file: File) -> None:

@@ -137,7 +137,7 @@ class Service:
             self.name,
             read=self._read_settings_again,
             put_in_force=self._put_in_force,
-            managers=lambda: self._joined,
+            managers=self._initialised_managers,
             on_exit=self._end_with,
         )
         self.failed_plugins: tuple[str, ...] = ()
@@ -415,7 +415,7 @@ class Service:
         yield Step("close transport", leave=self._close_transport)
         for manager in self._managers:
             yield Step(
-                f"{manager.name}.init_host",
+                _init_step(manager),
                 enter=_hook(manager, "init_host"),
                 leave=_hook(manager, "cleanup_host"),
                 leaving=f"{manager.name}.cleanup_host",
@@ -597,6 +597,11 @@ class Service:
                 settings.put_over(task.declared, task.full_name, overrides[task.full_name])
         return settings
 
+    def _initialised_managers(self) -> list[Manager]:
+        """Those whose `init_host` is done and not undone."""
+        entered = {step.name for step in self._entered}
+        return [manager for manager in self._managers if _init_step(manager) in entered]
+
     def _put_in_force(self, settings: Settings) -> None:
         self.settings = settings
         for manager in self._joined:
@@ -613,6 +618,10 @@ def _read_settings() -> Settings:
     from asyncmgr._settings.model import Settings
 
     return Settings()
+
+
+def _init_step(manager: Manager) -> str:
+    return f"{manager.name}.init_host"
 
 
 def _hook(manager: Manager, name: str) -> Hook:
