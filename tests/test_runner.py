@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import traceback
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -477,30 +476,6 @@ async def test_traceback_names_the_task(logs: list[Any]) -> None:
     (entry,) = [entry for entry in logs if entry["event"] == "task.failed"]
     assert entry["task"] == "M.t"
     assert "in broken" in "".join(traceback.format_exception(entry["exc_info"]))
-
-
-async def test_the_loop_gets_its_turn_between_batches() -> None:
-    """Starts that fall together come in bounded batches, and others in the loop get their turn between them."""
-    turns = 0
-    at_start: list[int] = []
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async def body(context: Any) -> None:
-        at_start.append(turns)
-
-    async with Recorded(*(task(body, spacing=10, name=f"t{n}") for n in range(1000))).service:
-        await asyncio.sleep(9.9)
-        counting = asyncio.create_task(count())
-        async with asyncio.timeout(0.2):
-            while len(at_start) < 1000:  # noqa: ASYNC110 - each turn is what is counted
-                await asyncio.sleep(0)
-        counting.cancel()
-    assert max(Counter(at_start).values()) <= 2 * 128
 
 
 async def test_ten_thousand_tasks_due_at_one_instant() -> None:
