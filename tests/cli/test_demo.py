@@ -82,7 +82,7 @@ def listens(port: int) -> bool:
 @needs_signals
 def test_the_whole_demonstration(tmp_path: Path) -> None:
     """Hosts come, memory is placed on them, one is killed and goes stale; afterwards nothing is left."""
-    with demonstration(tmp_path, "--seconds", "8") as process:
+    with demonstration(tmp_path, "--seconds", "14") as process:
         told, logged = process.communicate(timeout=3 * PATIENCE)
     assert process.returncode == 0, logged
     assert logged == "ending the processes\n"

@@ -92,15 +92,24 @@ def _unfold(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 def _escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Let nothing in a line move the cursor of who reads it: texts come from other hosts too."""
-    return {printable(key): value if key in _RENDERED else _harmless(value) for key, value in event.items()}
+    return {printable(key): _harmless(key, value) for key, value in event.items()}
 
 
 _RENDERED = ("exc_info", "stack_info")
 """What the renderer makes a text of, by `_write_traceback`."""
+_LINES = ("event", "exception", "stack")
+"""What may have several lines."""
 
 
-def _harmless(value: object) -> object:
-    return lines_of(value) if isinstance(value, str) else _Shown(safe_repr(value, LONGEST))
+def _harmless(key: str, value: object) -> object:
+    if key in _RENDERED:
+        return value
+    if not isinstance(value, str):
+        return _Shown(safe_repr(value, LONGEST))
+    if key in _LINES:
+        return lines_of(value)
+    # As a literal, whole: of texts the renderer does so with some and not with others.
+    return value if value.isprintable() else _Shown(repr(value))
 
 
 class _Shown:

@@ -11,6 +11,7 @@ from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import safe_str
 from asyncmgr._service.manager import Manager
+from asyncmgr.errors import AsyncmgrError
 
 if TYPE_CHECKING:
     from asyncmgr._settings.model import Settings
@@ -76,7 +77,7 @@ class Reload:
         try:
             settings = self._read()
         except Exception as exc:
-            log.error("settings.rejected", service=self._service, error=safe_str(exc, 10_000))
+            log.error("settings.rejected", service=self._service, error=_text_of(exc))
             return False
         self._put_in_force(settings)
         return True
@@ -90,3 +91,8 @@ class Reload:
             if is_cancelled():
                 raise
             log.error("reload.failed", service=self._service, manager=manager.name, exc_info=exc)
+
+
+def _text_of(error: Exception) -> str:
+    """Each thing that is wrong is a line of its own; what is not ours may be anything."""
+    return str(error) if isinstance(error, AsyncmgrError) else safe_str(error)
