@@ -307,7 +307,6 @@ def test_a_retry() -> None:
     asyncio.run(fail())
 
 
-@by_others
 def test_a_weigher() -> None:
     """The error names what can be named."""
 
