@@ -237,7 +237,8 @@ async def test_the_await_chain_reaches_the_users_line(on_loop: Callable[[], None
     await recorded.service.start()
     await asyncio.sleep(1.5)
     (hung,) = [one for one in asyncio.all_tasks() if one.get_name() == "M.hangs"]
-    names, frame = [], hung.get_coro()
+    names: list[str] = []
+    frame: Any = hung.get_coro()
     while inspect.iscoroutine(frame):
         names.append(frame.cr_code.co_name)
         frame = frame.cr_await

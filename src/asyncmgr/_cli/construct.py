@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationE
 from typing_extensions import get_protocol_members, is_protocol
 
 from asyncmgr._cli.targets import import_string, is_import_string, load_target
+from asyncmgr._common.functions import annotations_of, signature_of
 from asyncmgr._settings.problems import fact, invalid_settings, listed, own_error, shown, suggestion
 from asyncmgr.errors import AsyncmgrError, InvalidSettings
 
@@ -105,7 +106,7 @@ class _Signature:
         """Resolve the hint of one argument; others may be unresolvable, as is what only checkers import."""
         failure: Exception | None = None
         for owner in _annotated(self.factory):
-            hints = inspect.get_annotations(owner)
+            hints = annotations_of(owner)
             try:
                 if name in hints:
                     return _resolve(owner, name, hints[name])
@@ -129,8 +130,8 @@ def _read_signature(factory: Callable[..., Any]) -> _Signature:
 
 
 def _signatures(factory: Callable[..., Any]) -> list[Mapping[str, inspect.Parameter]]:
-    own = inspect.signature(factory).parameters
-    inherited = [inspect.signature(init).parameters for init in _initialisers(factory)[1:]]
+    own = signature_of(factory).parameters
+    inherited = [signature_of(init).parameters for init in _initialisers(factory)[1:]]
     return [own, *(dict(list(each.items())[1:]) for each in inherited)]
 
 
@@ -335,7 +336,7 @@ def _bounds(wanted: Any) -> tuple[Any, ...]:
 def _is_subclass(found: type, wanted: Any) -> bool:
     cls = get_origin(wanted) or wanted
     if is_protocol(cls):
-        declared = {name for base in found.__mro__ for name in inspect.get_annotations(base)}
+        declared = {name for base in found.__mro__ for name in annotations_of(base)}
         return all(name in declared or hasattr(found, name) for name in get_protocol_members(cls))
     return cls is Any or issubclass(found, cls)
 

@@ -16,6 +16,7 @@ from asyncmgr._cli.construct import construct, load_target
 from asyncmgr._cli.error_text import in_short
 from asyncmgr._cli.logs import configure
 from asyncmgr._cli.tasks import hand_out_settings
+from asyncmgr._common.functions import signature_of
 from asyncmgr._common.log import log
 from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Service
@@ -137,7 +138,7 @@ def _call(target: str, factory: Any) -> list[Any]:
 
 def _refuse_parameters(target: str, factory: Any) -> None:
     try:
-        parameters = inspect.signature(factory).parameters.values()
+        parameters = signature_of(factory).parameters.values()
     except ValueError:  # some builtins do not tell
         return
     required = [one.name for one in parameters if one.default is one.empty and one.kind not in _OPTIONAL]

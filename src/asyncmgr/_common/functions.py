@@ -48,6 +48,15 @@ def signature_of(function: Any) -> inspect.Signature:
     return inspect.signature(function)
 
 
+def annotations_of(owner: Any) -> dict[str, Any]:
+    """The annotations of a function or class itself; what only checkers import stays a forward reference."""
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(owner, format=annotationlib.Format.FORWARDREF)
+    return inspect.get_annotations(owner)
+
+
 MOST_LOOKED_THROUGH = 100
 """How many objects `contents_of` looks into."""
 
