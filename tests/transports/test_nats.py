@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, cast
-from urllib.parse import urlparse
 
 import anyio
 import nats
@@ -22,7 +21,7 @@ from tests.lives import turns
 from tests.nats_servers import PATIENCE, eventually, killed
 from tests.transports.nats_identities import Certificates, Key, operator_config_and_creds
 
-from asyncmgr._settings.model import Settings
+from asyncmgr._settings.model import NatsSettings, Settings
 from asyncmgr.errors import InvalidName, MessageTooLarge, NoResponders, TransportClosed, TransportError
 from asyncmgr.testing.nats import NatsServer
 from asyncmgr.transports import (
@@ -34,7 +33,7 @@ from asyncmgr.transports import (
 from asyncmgr.transports._nats import connection as nats_client
 from asyncmgr.transports._nats import reconnect as nats_link
 from asyncmgr.transports._nats import store as nats_store
-from asyncmgr.transports._nats.options import Server
+from asyncmgr.transports._nats.options import read_options
 from asyncmgr.transports._nats.transport import NatsTransport
 
 SECRET = "hunter2"
@@ -411,7 +410,7 @@ async def test_servers_that_others_told_of(monkeypatch: pytest.MonkeyPatch) -> N
             open_transport(named.url) as transport,
         ):
             link = link_of(transport)
-            await eventually(lambda: bool(link._client.discovered_servers))
+            await eventually(lambda: bool(client_of(transport).discovered))
             named.kill()
             await eventually(lambda: transport.connected and link.server.port == other.port)
             await transport.publish("s", b"")
@@ -420,17 +419,22 @@ async def test_servers_that_others_told_of(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("uri", "asked_for", "name"),
     [
-        ("tls://10.0.0.2:4222", None, "a.test"),
-        ("tls://10.0.0.2:4222", "nats.test", "nats.test"),
-        ("tls://b.test:4222", None, None),
+        ("10.0.0.2:4222", None, "a.test"),
+        ("10.0.0.2:4222", "nats.test", "nats.test"),
+        ("b.test:4222", None, None),
     ],
 )
-def test_names_of_servers_that_others_told_of(uri: str, asked_for: str | None, name: str | None) -> None:
+async def test_names_of_servers_that_others_told_of(
+    uri: str, asked_for: str | None, name: str | None
+) -> None:
     """One known by its address alone has to show the name of the server that told of it."""
-    teller = SimpleNamespace(server=Server("a.test", 4222, asked_for), discovered_servers=[urlparse(uri)])
-    known, found = nats_link._with_discovered((teller.server,), cast("nats_client.Client", teller))
-    assert known is teller.server
-    assert (str(found), found.tls_hostname) == (uri.partition("://")[2], name)
+    options = read_options("tls://a.test", NatsSettings(tls_hostname=asked_for))
+    link = nats_link.Link(options, lambda _: None, lambda: None)
+    host, _, port = uri.rpartition(":")
+    teller = SimpleNamespace(server=options.servers[0], discovered=[(host, int(port))])
+    known, found = link._known_servers(cast("nats_client.Connection", teller))
+    assert known is options.servers[0]
+    assert (str(found), found.tls_hostname) == (uri, name)
 
 
 async def test_lost_while_subscribing(nats_server: NatsServer) -> None:
@@ -471,7 +475,7 @@ async def test_left_during_an_outage(nats_server: NatsServer) -> None:
                 await stack.aclose()
         with pytest.raises(NoResponders):
             await one.request("left", b"", timeout=20)
-        assert len(link_of(one)._handlers) == 1
+        assert len(link_of(one)._routes.handlers) == 1
 
 
 async def test_stopped_server(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,7 +546,7 @@ async def test_cancelled_closing(nats_server: NatsServer, monkeypatch: pytest.Mo
         closing.cancel()
         await asyncio.wait([closing])
         nats_server.resume()
-        assert not link_of(transport)._client.alive
+        assert not client_of(transport).alive
         await eventually(lambda: asyncio.all_tasks() <= before)
 
 
@@ -579,7 +583,7 @@ async def test_publishing_without_end(nats_server: NatsServer) -> None:
         most = 0
         for _ in range(300):
             await one.publish("endless", bytes(100_000))
-            most = max(most, link_of(one)._client._out_size)
+            most = max(most, client_of(one)._out_size)
         other.cancel()
         assert turns >= 300
         assert most <= nats_client.WRITE_LIMIT + 101_000
@@ -622,10 +626,10 @@ async def test_what_is_not_permitted() -> None:
                     pass
             for _ in range(3):
                 await one.publish("b", b"")
-            await link_of(one).confirm("a")
+            await client_of(one).round_trip()
         assert one.connected
     assert [event["event"] for event in logged] == ["transport.refused"] * 2
-    assert 'publish to "b"' in logged[1]["error"]
+    assert 'Publish to "b"' in logged[1]["error"]
 
 
 async def test_answers_that_are_not_permitted() -> None:
@@ -634,15 +638,15 @@ async def test_answers_that_are_not_permitted() -> None:
     config = f"authorization {{ users: [ {{ user: me, password: p, {permissions} }} ] }}"
     async with NatsServer(config, jetstream=False) as server, open_transport(at(server, "me:p@")) as one:
         with capture_logs() as logged:
-            for _ in range(2):
+            for attempt in range(2):
                 for number in range(200):
-                    await one.publish(f"_INBOX.other.{number}", b"")
+                    await one.publish(f"_INBOX.other.{attempt}.{number}", b"")
                 with pytest.raises(TransportError, match="lets this user not subscribe"):
                     async with one.subscribe("forbidden"):
                         pass
     assert [event["error"] for event in logged] == [
-        'permissions violation for publish to "_inbox.>"',
-        'permissions violation for subscription to "forbidden"',
+        'Permissions Violation for Publish to "_INBOX.>"',
+        'Permissions Violation for Subscription to "forbidden"',
     ]
 
 
@@ -650,7 +654,7 @@ async def test_a_subject_to_reply_to_that_is_no_text(nats_server: NatsServer) ->
     """The message arrives; answering it is refused as for any other subject that is none."""
     async with open_transport(nats_server.url) as one, one.subscribe("odd") as requests:
         with capture_logs() as logged:
-            link_of(one)._client._send(b"PUB odd \xff\xfe 2\r\nhi\r\n")
+            client_of(one)._send(b"PUB odd \xff\xfe 2\r\nhi\r\n")
             message = await asyncio.wait_for(anext(requests), PATIENCE)
         assert (message.data, logged) == (b"hi", [])
         with pytest.raises(InvalidName):
@@ -683,8 +687,8 @@ async def test_nothing_is_kept_of_what_ended(nats_server: NatsServer) -> None:
         with pytest.raises(ValueError, match="NaN"):
             await one.request("ended", b"", timeout=float("nan"))
         link = link_of(one)
-        assert not link._waiting
-        assert len(link._handlers) == len(link._routes) == 1
+        assert not len(link._questions)
+        assert len(link._routes.handlers) == len(link._routes) == 1
 
 
 # Stores
@@ -704,7 +708,7 @@ async def test_server_that_lost_its_stores(nats_server: NatsServer) -> None:
         await store.put("key", b"before")
         for first in ("get", "put", "update", "delete", "watch"):
             await asyncio.to_thread(nats_server.restart, empty=True)
-            await eventually(lambda: transport.connected and link_of(transport)._client.alive)
+            await eventually(lambda: transport.connected and client_of(transport).alive)
             await _use_again(store, first)
             assert await store.create(f"key-{first}", b"after")
             entry = await store.get(f"key-{first}")
@@ -766,7 +770,9 @@ async def test_store_of_others(nats_server: NatsServer) -> None:
     await client.close()
     async with open_transport(nats_server.url) as transport:
         assert await (await transport.store("theirs", ttl=60)).put("key", b"") == 1
-        with pytest.raises(TransportError, match="store endless has a TTL of none, not 60 s; use one"):
+        with pytest.raises(
+            TransportError, match=r"stream KV_endless max_age \(the TTL\) is none, not 60 s; ch"
+        ):
             await transport.store("endless", ttl=60)
 
 
@@ -820,6 +826,12 @@ async def test_many_watches_come_and_go(nats_server: NatsServer) -> None:
                 pass
         info = await store._manage("STREAM.INFO")  # type: ignore[attr-defined]
         assert info["state"].get("consumer_count", 0) <= 1
+
+
+def client_of(transport: Transport) -> nats_client.Connection:
+    client = link_of(transport)._client
+    assert client
+    return client
 
 
 def link_of(transport: Transport) -> nats_link.Link:

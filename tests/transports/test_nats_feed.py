@@ -11,8 +11,9 @@ import pytest
 from asyncmgr.errors import TransportError
 from asyncmgr.testing import VirtualTime
 from asyncmgr.transports import SNAPSHOT_DONE, Change, Deleted, Entry, Watch
+from asyncmgr.transports._nats.feed import HEARTBEAT, SILENT_FOR, Feed
+from asyncmgr.transports._nats.protocol import Msg
 from asyncmgr.transports._nats.reconnect import Link
-from asyncmgr.transports._nats.store import HEARTBEAT, SILENT_FOR, _Feed
 
 NOW = 1_700_000_000.0
 """The server's clock when the consumer was made."""
@@ -37,7 +38,7 @@ class Fed:
     def __init__(self) -> None:
         self.watch = Watch()
         self.link = FakeLink()
-        self.feed = _Feed(self.watch, cast("Link", self.link), len("$KV.s."), "s")
+        self.feed = Feed(self.watch, cast("Link", self.link), len("$KV.s."), "s")
         self._number = 0
 
     def begin(self, pending: int = 0) -> None:
@@ -52,12 +53,13 @@ class Fed:
         """A message of the store; `skip` of them before it were lost."""
         self._number += 1 + skip
         place = f"$JS.ACK.KV_s.c.1.{self._number + 10}.{self._number}.{int(written * 1e9)}.{pending}"
-        self.feed.receive(
-            f"$KV.s.{key}".encode(), place.encode(), b"x", block(**headers) if headers else None
-        )
+        self.receive(f"$KV.s.{key}".encode(), place, block(**headers) if headers else None)
 
     def control(self, reply: str = "", **headers: str) -> None:
-        self.feed.receive(b"inbox", reply.encode(), b"", block("100 Idle Heartbeat", **headers))
+        self.receive(b"inbox", reply, block("100 Idle Heartbeat", **headers))
+
+    def receive(self, subject: bytes, reply: str, headers: bytes | None = None) -> None:
+        self.feed.receive(Msg(1, subject, reply.encode(), b"x", headers))
 
     def taken(self) -> list[Change]:
         """What can be read without waiting."""
@@ -139,7 +141,7 @@ async def test_revision(fed: Fed) -> None:
     """It is the number in the store, not that of the watch; also where the place names a cluster's domain."""
     fed.begin()
     fed.send("a")
-    fed.feed.receive(b"$KV.s.b", b"$JS.ACK.hub.account.KV_s.c.1.44.2.1700000000000000000.0.token", b"x", None)
+    fed.receive(b"$KV.s.b", "$JS.ACK.hub.account.KV_s.c.1.44.2.1700000000000000000.0.token")
     assert [change.revision for change in fed.taken() if isinstance(change, Entry)] == [11, 44]
 
 

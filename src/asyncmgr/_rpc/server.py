@@ -395,7 +395,7 @@ class CallServer:
             log.debug("reply.refused", service=self._service, host=self._host, subject=printable(subject))
             return
         try:
-            await self._transport.publish(subject, reply if isinstance(reply, bytes) else encode_error(reply))
+            await self._transport.reply(subject, reply if isinstance(reply, bytes) else encode_error(reply))
         except MessageTooLarge as exc:
             await self._reply(subject, RemoteError(type_name(exc), safe_str(exc)))
         except Exception as exc:

@@ -36,8 +36,9 @@ class Message:
 
     subject: str
     data: bytes
+    """Empty for what another program sent and is larger than 1 MiB; that is logged."""
     reply_to: str | None = None
-    """Where an answer is to be published; None where none is awaited."""
+    """Where an answer is to be sent, by `Transport.reply`; None where none is awaited."""
     arrived: float = field(default_factory=_loop_time, compare=False)
     """When it reached this process, in loop time: a reader may be late. Transports may know an earlier moment."""
 
@@ -48,6 +49,7 @@ class Entry:
 
     key: str
     value: bytes
+    """Empty for what another program wrote and is larger than 1 MiB; that is logged."""
     revision: int
     """Of the last write; grows with every write in the store, also after deletion and expiry."""
     age: float
