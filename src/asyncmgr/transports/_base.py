@@ -17,6 +17,7 @@ Rules for the whole interface:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import reprlib
 import secrets
@@ -67,6 +68,8 @@ class Transport(ABC):
         self._listeners: list[StateListener] = []
         self._opened_in = _running_loop()
         self._trouble_listeners: list[TroubleListener] = []
+        self._waiting: set[asyncio.Event] = set()
+        """Of who waits for the connection."""
 
     @property
     def connected(self) -> bool:
@@ -118,13 +121,34 @@ class Transport(ABC):
         `TransportError`; the first time is only logged, as nothing waits for the engine.
         """
 
-    async def reply(self, reply_to: str, data: Data) -> None:
+    async def reply(self, reply_to: str, data: Data, *, within: float = 0.0) -> None:
         """Send `data` as the answer to a message, to its `Message.reply_to`; otherwise like `publish`.
 
-        Other programs name their subjects as they like (``_INBOX.a+b``, ``user@corp``), which is good enough
-        here. Raises `InvalidName` for what begins with ``$``, by which engines are told what to do.
+        While the connection is lost this waits up to `within` seconds for its return: somebody waits for the
+        answer. Other programs name their subjects as they like (``_INBOX.a+b``, ``user@corp``), which is good
+        enough here. Raises `InvalidName` for what begins with ``$``, by which engines are told what to do.
         """
-        await self.publish(check_reply(reply_to), data)
+        check_reply(reply_to)
+        if within > 0 and not self._connected:
+            await self._wait_for_connection(within)
+        await self._send_reply(reply_to, data)
+
+    async def _send_reply(self, reply_to: str, data: Data) -> None:
+        """For implementations that send to subjects which `publish` refuses."""
+        await self.publish(reply_to, data)
+
+    async def _wait_for_connection(self, seconds: float) -> None:
+        """Return when it is there, this was closed, or the time is over."""
+        back = asyncio.Event()
+        self._waiting.add(back)
+        remove = self.add_state_listener(lambda _: back.set())
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await back.wait()
+        finally:
+            remove()
+            self._waiting.discard(back)
 
     @abstractmethod
     def subscribe(
@@ -171,6 +195,12 @@ class Transport(ABC):
             return
         self._connected = connected
         _tell(self._listeners, connected)
+
+    def _note_closed(self) -> None:
+        """For implementations: the end, of which listeners are not told."""
+        self._connected = False
+        for back in self._waiting:
+            back.set()
 
     def _note_trouble(self) -> None:
         """For implementations: what `problems` returns has changed."""

@@ -23,7 +23,6 @@ from asyncmgr.transports._base import (
     check_name,
     check_optional,
     check_prefix,
-    check_reply,
     check_store,
     to_bytes,
 )
@@ -74,8 +73,8 @@ class MemoryTransport(Transport):
             Message(check_name(subject), to_bytes(data, subject), check_optional(reply_to, "reply_to"))
         )
 
-    async def reply(self, reply_to: str, data: Data) -> None:
-        await self._send(Message(check_reply(reply_to), to_bytes(data, reply_to)))
+    async def _send_reply(self, reply_to: str, data: Data) -> None:
+        await self._send(Message(reply_to, to_bytes(data, reply_to)))
 
     async def _send(self, message: Message) -> None:
         await self._ready()
@@ -110,7 +109,8 @@ class MemoryTransport(Transport):
     async def aclose(self) -> None:
         if self._closed:
             return
-        self._closed, self._connected = True, False
+        self._closed = True
+        self._note_closed()
         self._detach_all()
         for subscription in self._subscriptions:
             subscription.end()

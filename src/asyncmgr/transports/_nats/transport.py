@@ -15,7 +15,6 @@ from asyncmgr.transports._base import (
     Transport,
     check_name,
     check_optional,
-    check_reply,
     check_store,
     to_bytes,
 )
@@ -66,8 +65,12 @@ class NatsTransport(Transport):
         raw = to_bytes(data, check_name(subject), self._link.message_limit)
         await self._link.publish(subject, raw, check_optional(reply_to, "reply_to") or "")
 
-    async def reply(self, reply_to: str, data: Data) -> None:
-        raw = to_bytes(data, check_reply(reply_to), self._link.message_limit)
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses, for answers."""
+        return self._link.new_inbox()
+
+    async def _send_reply(self, reply_to: str, data: Data) -> None:
+        raw = to_bytes(data, reply_to, self._link.message_limit)
         await self._link.publish(reply_to, raw)
 
     @asynccontextmanager
@@ -109,7 +112,7 @@ class NatsTransport(Transport):
         return store
 
     async def aclose(self) -> None:
-        self._connected = False
+        self._note_closed()
         await self._link.close()
 
 
