@@ -21,6 +21,7 @@ SKIP_LIMIT = 2**31
 PING, PONG = b"PING\r\n", b"PONG\r\n"
 
 _END = b"\r\n"
+_DIGITS = 10
 
 
 class ProtocolError(Exception):
@@ -80,10 +81,11 @@ class _Head(NamedTuple):
     number: int
     subject: bytes
     reply: bytes
-    headers: int | None
-    """Bytes of the headers, which are the first of the payload; `None` without any."""
     size: int
-    """Bytes of the payload."""
+    """Bytes of the data."""
+    with_headers: bool
+    total: int
+    """Bytes of headers and data."""
 
 
 class Parser:
@@ -148,46 +150,50 @@ class Parser:
         if end - at > LINE_LIMIT:
             raise ProtocolError(f"a line of {end - at:,} bytes, at most {LINE_LIMIT:,} are read")
         line = data[at:end]
-        if line.startswith((b"MSG ", b"HMSG ")):
-            self._head = _read_head(line)
-        else:
+        if not line.startswith((b"MSG ", b"HMSG ")):
             events.append(_read_line(line))
-        return end + 2
+            return end + 2
+        head = self._head = _read_head(line)
+        after = self._read_payload(head, data, end + 2, events)
+        return end + 2 if after is None else after
 
     def _read_payload(self, head: _Head, data: bytes, at: int, events: list[Event]) -> int | None:
+        number, subject, reply, size, with_headers, total = head
         if len(data) - at < self._needed(head):
             return None
-        split, self._head = at + (head.headers or 0), None
-        headers = None if head.headers is None else data[at:split]
-        end = at + head.size
-        if end - split > self._limit:
-            events.append(Msg(head.number, head.subject, head.reply, b"", headers, end - split))
-            self._skip = end - split + len(_END)
+        self._head = None
+        split, end = at + total - size, at + total
+        headers = data[at:split] if with_headers else None
+        if size > self._limit:
+            events.append(Msg(number, subject, reply, b"", headers, size))
+            self._skip = size + len(_END)
             return split
         if data[end : end + 2] != _END:
             raise ProtocolError("a message is longer than was announced")
-        events.append(Msg(head.number, head.subject, head.reply, data[split:end], headers))
+        events.append(Msg(number, subject, reply, data[split:end], headers))
         return end + 2
 
     def _needed(self, head: _Head) -> int:
         """Bytes from which on the payload can be read, or its data be skipped."""
-        headers = head.headers or 0
-        return headers if head.size - headers > self._limit else head.size + len(_END)
+        return head.total + len(_END) if head.size <= self._limit else head.total - head.size
 
 
 def _read_head(line: bytes) -> _Head:
-    """Of ``MSG subject number [reply] size`` or ``HMSG subject number [reply] headers size``."""
-    verb, *parts = line.split(b" ")
-    sizes = 1 if verb == b"MSG" else 2
-    subject, number, *reply = parts[:-sizes] if len(parts) in (2 + sizes, 3 + sizes) else (b"", b"")
-    numbers = (number, *parts[-sizes:])
-    if not subject or not all(each.isdigit() and len(each) <= 10 for each in numbers):
+    """Of ``MSG subject number [reply] size`` or ``HMSG subject number [reply] headers total``."""
+    parts = line.split(b" ")
+    with_headers, headers, reply = parts[0] == b"HMSG", b"0", b""
+    if with_headers and len(parts) > 4:
+        headers = parts.pop(-2)
+    if len(parts) == 5:
+        reply = parts.pop(3)
+    _, subject, number, total = parts if len(parts) == 4 else (b"", b"", b"", b"")
+    is_sound = subject and number.isdigit() and headers.isdigit() and total.isdigit()
+    if not is_sound or max(len(number), len(headers), len(total)) > _DIGITS:
         raise ProtocolError(f"a message begins {line[:60]!r}")
-    size = int(parts[-1])
-    headers = int(parts[-2]) if sizes == 2 else None
-    if not (headers or 0) <= min(size, LINE_LIMIT) or size > SKIP_LIMIT:
-        raise ProtocolError(f"a message of {size:,} bytes with {headers or 0:,} bytes of headers")
-    return _Head(int(number), subject, reply[0] if reply else b"", headers, size)
+    size = int(total) - int(headers)
+    if size < 0 or int(headers) > LINE_LIMIT or int(total) > SKIP_LIMIT:
+        raise ProtocolError(f"a message of {int(total):,} bytes with {int(headers):,} bytes of headers")
+    return _Head(int(number), subject, reply, size, with_headers, int(total))
 
 
 def _read_line(line: bytes) -> Event:

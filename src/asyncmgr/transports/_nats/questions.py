@@ -41,17 +41,17 @@ class Questions:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, reply: str, subject: str, timeout: float, *, until_lost: bool) -> Question:
-        """A new one, whose answer goes to `reply`; `remove` it whatever becomes of it."""
+    def put(self, token: bytes, subject: str, timeout: float, *, until_lost: bool) -> Question:
+        """A new one, whose answer goes to the inbox and this token; `remove` it whatever becomes of it."""
         question = Question(subject, self._loop.create_future(), until_lost=until_lost)
         self._deadlines.add(question, self._loop.time() + timeout)
-        self._waiting[reply[self._prefix :].encode()] = question
+        self._waiting[token] = question
         return question
 
-    def remove(self, reply: str, question: Question) -> None:
+    def remove(self, token: bytes) -> None:
+        question = self._waiting.pop(token)
         if question.ticket != NO_TICKET:
             self._deadlines.remove(question)
-        del self._waiting[reply[self._prefix :].encode()]
 
     def receive(self, message: Msg) -> None:
         """The handler of the inbox."""

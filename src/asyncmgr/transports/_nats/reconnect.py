@@ -159,16 +159,16 @@ class Link:
         client = self.check()
         if self._routes.is_lost(_INBOX):
             raise TransportError(self._no_inbox(client.server))
-        reply = f"{self._inbox}{next(self._numbers)}"
-        question = self._questions.put(reply, subject, timeout, until_lost=until_lost)
+        token = str(next(self._numbers))
+        question = self._questions.put(token.encode(), subject, timeout, until_lost=until_lost)
         try:
-            client.publish_now(subject, data, reply, headers)
+            client.publish_now(subject, data, self._inbox + token, headers)
             if client.is_behind:
                 async with asyncio.timeout(timeout):
                     await self._catch_up(client)
             return await question.answer
         finally:
-            self._questions.remove(reply, question)
+            self._questions.remove(token.encode())
 
     def note_too_large(self, subject: str, size: int) -> None:
         """A message came whose data is left out."""
@@ -317,14 +317,17 @@ class Link:
     async def _let_go(self, old: Connection, new: Connection) -> None:
         asked = self._questions.answers()
         try:
-            await asyncio.sleep(OVERLAP)
-            others = [number for number, _ in self._routes.items() if number != _INBOX]
-            await self._unsubscribe(others, old)
-            new.handlers = self._routes.handlers
-            if asked:
+            try:
+                await asyncio.sleep(OVERLAP)
+                await self._unsubscribe(
+                    [number for number, _ in self._routes.items() if number != _INBOX], old
+                )
+            finally:
+                self._leaving.remove(old)
+                new.handlers = self._routes.handlers
+            if asked:  # by it, so that the answers may come by it too
                 await asyncio.wait(asked)
         finally:
-            self._leaving.remove(old)
             await old.discard()
 
     async def _connect_any(self, overlap: Overlap | None = None) -> Connection:
@@ -427,9 +430,10 @@ class Link:
                     refused |= numbers
             if client is self._client:
                 self._lose(numbers)
-        fact = self._one_inbox.sub(
-            f'"{self.options.inbox_prefix}.>"', text
-        )  # each answer has a subject of its own
+            if numbers and numbers <= self._routes.lost.keys():
+                return  # is told
+        # Each answer has a subject of its own.
+        fact = self._one_inbox.sub(f'"{self.options.inbox_prefix}.>"', text)
         if fact not in self._told and len(self._told) < _REFUSALS_KEPT:
             self._told.add(fact)
             log.warning("transport.refused", server=str(client.server), error=fact)

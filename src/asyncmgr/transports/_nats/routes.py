@@ -134,7 +134,8 @@ class Overlap:
     """Has what comes by two connections handled once, while one takes over from the other.
 
     Members of a group need no help, as the server gives each message to one of them. Of all others each side
-    counts how often a message came, and the side that is ahead hands it on.
+    counts how often a message came, and the side that is ahead hands it on. (Of messages that are equal to the
+    last byte, and that one side alone had got before, as many may be lost; calls are never equal.)
     """
 
     def __init__(self, routes: Routes) -> None:
