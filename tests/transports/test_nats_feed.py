@@ -24,9 +24,13 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.published: list[str] = []
+        self.unreadable: list[bytes] = []
 
     def check(self) -> FakeLink:
         return self
+
+    def note_unreadable(self, subject: bytes) -> None:
+        self.unreadable.append(subject)
 
     def publish_now(self, subject: str, data: bytes) -> None:
         self.published.append(subject)
@@ -236,3 +240,43 @@ def test_fake_is_like_the_link() -> None:
     """The fake has only what the link has."""
     methods: list[Any] = [name for name in vars(FakeLink) if not name.startswith("_")]
     assert [name for name in methods if not hasattr(Link, name)] == ["publish_now"]
+
+
+async def test_heard(fed: Fed, virtual_time: VirtualTime) -> None:
+    """The watch knows until when no change is missing: as of the last word of its consumer (42)."""
+    loop = asyncio.get_running_loop()
+    fed.begin()
+    for say in (lambda: fed.send("a"), lambda: fed.control(Nats_Last_Consumer="1")):
+        await virtual_time.advance(HEARTBEAT)
+        say()
+        assert fed.watch.heard_at == loop.time()
+    heard = fed.watch.heard_at
+    await virtual_time.advance(HEARTBEAT)
+    assert fed.watch.heard_at == heard
+    fed.control(Nats_Last_Consumer="2")  # something is missing
+    assert fed.watch.heard_at == heard
+
+
+async def test_process_that_stood_still(fed: Fed, virtual_time: VirtualTime) -> None:
+    """What came meanwhile is read before a silence is taken for one (42)."""
+    fed.begin()
+    loop = asyncio.get_running_loop()
+    timer = fed.feed._timer
+    assert timer
+    fed.feed._heard = loop.time() - 100  # as if no timer had run for so long
+    timer.cancel()
+    fed.feed._watch_over()
+    fed.send("a")
+    await virtual_time.advance(SILENT_FOR / 2)
+    assert names(fed.taken()) == [".", "a"]
+    assert not fed.watch._ended
+
+
+async def test_number_that_came_before(fed: Fed) -> None:
+    """It comes twice while one connection takes over from another, and is one change (45)."""
+    fed.begin()
+    fed.send("a")
+    fed._number = 0
+    fed.send("a")
+    fed.send("b")
+    assert names(fed.taken()) == [".", "a", "b"]

@@ -53,8 +53,8 @@ class Options:
     """``user`` and ``password``, ``token``, or the path of ``nkey_seed_file`` or ``credentials_file``."""
     inbox_prefix: str
     """What the subjects that answers go to begin with."""
-    api: str
-    """What the subjects of JetStream's requests begin with."""
+    domain: str | None
+    """Of the JetStream that keeps the stores; None for the connected server's own."""
     replicas: int
     """Servers that keep a bucket which is made here."""
     ignore_discovered: bool
@@ -77,7 +77,7 @@ def read_options(url: str, settings: NatsSettings) -> Options:
         tls_first=settings.tls_first,
         credentials=from_url or from_settings,
         inbox_prefix=settings.inbox_prefix,
-        api=f"$JS.{settings.jetstream_domain}.API" if settings.jetstream_domain else "$JS.API",
+        domain=settings.jetstream_domain,
         replicas=settings.replicas,
         ignore_discovered=settings.ignore_discovered,
         wait=settings.connect == "wait",

@@ -39,6 +39,7 @@ _CREATE_ATTEMPTS = 3
 _CONFLICT = (10071, 10164)
 _NO_STREAM = 10059
 _NO_JETSTREAM = (10039, 10076)
+_NO_REPLICAS = (10005, 10074)
 _STREAM_EXISTS = 10058
 
 _NO_MESSAGE = 10037
@@ -89,23 +90,34 @@ class NatsStore(Store):
         self._name, self._ttl = name, ttl
         self._stream = f"KV_{name}"
         self._subjects = f"$KV.{name}."
-        self._api = link.options.api
+        self._api = f"$JS.{link.options.domain}.API" if link.options.domain else "$JS.API"
         # Where JetStream is another domain's, its own subjects are reached through its API's.
-        self._writes = self._subjects if self._api == "$JS.API" else f"{self._api}.{self._subjects}"
+        self._writes = f"{self._api}.{self._subjects}" if link.options.domain else self._subjects
         self._is_direct = True
 
     async def make(self) -> None:
         """Make the bucket where there is none; raises `TransportError` where there is one that does not serve."""
         try:
-            await self._manage("STREAM.CREATE", self._config())
+            await self._find_or_make()
+        except _Gone:
+            raise self._no_jetstream() from None
         except _Refused as exc:
             if exc.code in _NO_JETSTREAM:
                 raise self._no_jetstream() from exc
+            if exc.code in _NO_REPLICAS:
+                raise TransportError(f"{exc}; see replicas of [nats]") from exc
+            raise
+
+    async def _find_or_make(self) -> None:
+        with suppress(_Gone):
+            return await self._check_bucket()
+        try:
+            await self._manage("STREAM.CREATE", self._config())
+        except _Refused as exc:
             if exc.code != _STREAM_EXISTS:
                 raise
-            await self._check_bucket()
-        except _Gone:
-            raise self._no_jetstream() from None
+            await self._check_bucket()  # somebody else made it meanwhile
+        return None
 
     async def get(self, key: str) -> Entry | None:
         check_name(key, "key")
@@ -289,9 +301,14 @@ class NatsStore(Store):
                 yield key, json.dumps(found), json.dumps(wanted)
 
     def _no_jetstream(self) -> TransportError:
+        options = self._link.options
+        where = f"store {self._name}: the NATS server at {self._link.server} has no JetStream"
+        if options.domain:
+            return TransportError(
+                f"{where} of the domain {options.domain}, which keeps keys; see jetstream_domain of [nats]"
+            )
         return TransportError(
-            f"store {self._name}: the NATS server at {self._link.server} has no JetStream, which keeps keys; "
-            "start it with -js, or with jetstream {} in its configuration"
+            f"{where}, which keeps keys; start it with -js, or with jetstream {{}} in its configuration"
         )
 
     async def _kept(self, ask: Callable[[], Awaitable[T]]) -> T:
