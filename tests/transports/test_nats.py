@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import shutil
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import anyio
 import nats
@@ -20,6 +17,16 @@ from structlog.testing import capture_logs
 from tests.lives import turns
 from tests.nats_servers import PATIENCE, eventually, killed
 from tests.transports.nats_identities import Certificates, Key, operator_config_and_creds
+from tests.transports.nats_peers import (
+    SECRET,
+    Pretender,
+    at,
+    client_of,
+    count_calls,
+    link_of,
+    refusal,
+    works,
+)
 
 from asyncmgr._settings.model import NatsSettings, Settings
 from asyncmgr.errors import InvalidName, MessageTooLarge, NoResponders, TransportClosed, TransportError
@@ -34,72 +41,12 @@ from asyncmgr.transports._nats import connection as nats_client
 from asyncmgr.transports._nats import reconnect as nats_link
 from asyncmgr.transports._nats import store as nats_store
 from asyncmgr.transports._nats.options import read_options
-from asyncmgr.transports._nats.transport import NatsTransport
-
-SECRET = "hunter2"
-
-
-def at(server: NatsServer, userinfo: str = "", scheme: str = "nats") -> str:
-    """The URL of `server`, with something before its host."""
-    return f"{scheme}://{userinfo}127.0.0.1:{server.port}"
-
-
-async def works(url: str, **nats_table: Any) -> bool:
-    """Whether a message gets through and back."""
-    async with (
-        open_transport(url, Settings(nats=nats_table)) as transport,
-        transport.subscribe("s") as messages,
-    ):
-        await transport.publish("s", b"x")
-        return (await anext(messages)).data == b"x"
 
 
 async def after_turns(count: int, act: Callable[[], object]) -> None:
     """Do it when the loop has turned so often."""
     await turns(count)
     act()
-
-
-async def refusal(url: str, **nats_table: Any) -> str:
-    """The text of the `TransportError` that connecting ends with; no secret is in it, its causes or the log."""
-    with capture_logs() as logged, pytest.raises(TransportError) as caught:
-        await works(url, **nats_table)
-    assert SECRET not in "".join(traceback.format_exception(caught.value)) + repr(logged)
-    return str(caught.value)
-
-
-class Pretender:
-    """Something that listens like a server, says `greeting` to whoever comes, and hears until they leave."""
-
-    def __init__(self, greeting: bytes = b"") -> None:
-        self._greeting = greeting
-        self.received = bytearray()
-        self.reached, self.left = asyncio.Event(), asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1")
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        async with asyncio.timeout(PATIENCE):
-            await self.left.wait()
-        self._server.close()
-        await self._server.wait_closed()
-
-    def __str__(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reached.set()
-        writer.write(self._greeting)
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(100):
-                self.received.extend(data)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        self.left.set()
 
 
 # Credentials
@@ -195,13 +142,6 @@ async def test_settings_are_read_where_none_are_given(
 
 
 # TLS
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make certificates with")
-    return Certificates.make(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
@@ -826,27 +766,3 @@ async def test_many_watches_come_and_go(nats_server: NatsServer) -> None:
                 pass
         info = await store._manage("STREAM.INFO")  # type: ignore[attr-defined]
         assert info["state"].get("consumer_count", 0) <= 1
-
-
-def client_of(transport: Transport) -> nats_client.Connection:
-    client = link_of(transport)._client
-    assert client
-    return client
-
-
-def link_of(transport: Transport) -> nats_link.Link:
-    assert isinstance(transport, NatsTransport)
-    return transport._link
-
-
-def count_calls(thing: Any, method: str) -> list[None]:
-    """A list that grows with each call."""
-    calls: list[None] = []
-    called = getattr(thing, method)
-
-    def counting(*args: Any) -> Any:
-        calls.append(None)
-        return called(*args)
-
-    setattr(thing, method, counting)
-    return calls
