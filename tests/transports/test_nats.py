@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -766,3 +767,21 @@ async def test_many_watches_come_and_go(nats_server: NatsServer) -> None:
                 pass
         info = await store._manage("STREAM.INFO")  # type: ignore[attr-defined]
         assert info["state"].get("consumer_count", 0) <= 1
+
+
+async def test_without_the_client_library(nats_server: NatsServer) -> None:
+    """Nothing of nats-py is loaded by a transport that works (8.4)."""
+    code = (
+        "import asyncio, sys\n"
+        "from asyncmgr import open_transport\n"
+        "async def main():\n"
+        f"    async with open_transport({nats_server.url!r}) as one, one.subscribe('s') as messages:\n"
+        "        await (await one.store('library', ttl=60)).put('key', b'')\n"
+        "        await one.publish('s', b'')\n"
+        "        await anext(messages)\n"
+        "asyncio.run(main())\n"
+        "print('nats' in sys.modules)\n"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert (process.returncode, said.strip()) == (0, b"False")

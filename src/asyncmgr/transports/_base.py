@@ -157,8 +157,9 @@ class Transport(ABC):
         """Receive what is published to `subject` from the moment on that the context manager was entered.
 
         Of the subscriptions with the same `group` (named like a subject), whoever's they are, each message
-        reaches one; which one is not promised. A slow reader keeps the latest `pending_limit` messages; what
-        it lost is counted as `dropped`. A subscription outlives an outage, without the messages of it.
+        reaches one; which one is not promised. A slow reader keeps the latest `pending_limit` messages, of
+        at most 64 MiB; what it lost is counted as `dropped`. A subscription outlives an outage, without the
+        messages of it.
 
         Once left, it gets no further message, and its group none through it; what had come can still be
         read, then the iteration ends. So a server drains: it leaves, and its reader finishes. Closing the
@@ -321,6 +322,8 @@ def check_name(name: str, what: str = "subject") -> str:
 
 def check_reply(name: str) -> str:
     """`name` itself where an answer may be sent there; else raises `InvalidName`."""
+    if len(name) <= NAME_LIMIT and _NAME.fullmatch(name):
+        return name
     is_name = len(name) <= NAME_LIMIT and _REPLY_NAME.fullmatch(name) and name.isprintable()
     # The last stands for bytes that were no text.
     if not is_name or not {"*", ">"}.isdisjoint(name.split(".")) or "\ufffd" in name:

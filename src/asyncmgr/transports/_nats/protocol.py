@@ -7,6 +7,7 @@ promise that they are text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,6 +23,8 @@ PING, PONG = b"PING\r\n", b"PONG\r\n"
 
 _END = b"\r\n"
 _DIGITS = 10
+
+_plain = re.compile(rb"MSG ([^ \r\n]{1,4096}) (\d{1,10}) (?:([^ \r\n]{1,4096}) )?(\d{1,10})\r\n").match
 
 
 class ProtocolError(Exception):
@@ -75,17 +78,9 @@ class Err(NamedTuple):
 Event: TypeAlias = Info | Msg | Ping | Pong | Ok | Err
 
 
-class _Head(NamedTuple):
-    """The line that announces a payload."""
-
-    number: int
-    subject: bytes
-    reply: bytes
-    size: int
-    """Bytes of the data."""
-    with_headers: bool
-    total: int
-    """Bytes of headers and data."""
+# Of a message whose payload is not complete: number, subject, reply, bytes of the data, whether there are headers,
+# bytes of headers and data. A bare tuple, as one is made for each message.
+_Head: TypeAlias = "tuple[int, bytes, bytes, int, bool, int]"
 
 
 class Parser:
@@ -144,6 +139,8 @@ class Parser:
             return at + step if step else None
         if self._head is not None:
             return self._read_payload(self._head, data, at, events)
+        if (after := self._read_plain(data, at, events)) is not None:
+            return after
         end = data.find(_END, at)
         if end < 0:
             return None
@@ -153,13 +150,24 @@ class Parser:
         if not line.startswith((b"MSG ", b"HMSG ")):
             events.append(_read_line(line))
             return end + 2
-        head = self._head = _read_head(line)
-        after = self._read_payload(head, data, end + 2, events)
-        return end + 2 if after is None else after
+        self._head = _read_head(line)
+        return end + 2
+
+    def _read_plain(self, data: bytes, at: int, events: list[Event]) -> int | None:
+        """Read a complete message without headers, in one look, as nearly all are; `None` for all else."""
+        if (found := _plain(data, at)) is None:
+            return None
+        subject, number, reply, size = found.groups(b"")
+        begin = found.end()
+        end = begin + int(size)
+        if end - begin > self._limit or data[end : end + 2] != _END:
+            return None
+        events.append(Msg(int(number), subject, reply, data[begin:end], None))
+        return end + 2
 
     def _read_payload(self, head: _Head, data: bytes, at: int, events: list[Event]) -> int | None:
         number, subject, reply, size, with_headers, total = head
-        if len(data) - at < self._needed(head):
+        if len(data) - at < (total + 2 if size <= self._limit else total - size):
             return None
         self._head = None
         split, end = at + total - size, at + total
@@ -175,7 +183,8 @@ class Parser:
 
     def _needed(self, head: _Head) -> int:
         """Bytes from which on the payload can be read, or its data be skipped."""
-        return head.total + len(_END) if head.size <= self._limit else head.total - head.size
+        *_, size, _, total = head
+        return total + len(_END) if size <= self._limit else total - size
 
 
 def _read_head(line: bytes) -> _Head:
@@ -193,7 +202,7 @@ def _read_head(line: bytes) -> _Head:
     size = int(total) - int(headers)
     if size < 0 or int(headers) > LINE_LIMIT or int(total) > SKIP_LIMIT:
         raise ProtocolError(f"a message of {int(total):,} bytes with {int(headers):,} bytes of headers")
-    return _Head(int(number), subject, reply, size, with_headers, int(total))
+    return int(number), subject, reply, size, with_headers, int(total)
 
 
 def _read_line(line: bytes) -> Event:
