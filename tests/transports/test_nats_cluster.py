@@ -18,7 +18,7 @@ from tests.transports.nats_peers import Pretender, client_of, link_of
 from asyncmgr import Manager, RpcClient, RunContext, Service, Settings, periodic_task, rpc
 from asyncmgr.errors import InvalidSettings, NoResponders, TransportError
 from asyncmgr.testing.nats import NatsServer
-from asyncmgr.transports import SNAPSHOT_DONE, Transport, open_transport
+from asyncmgr.transports import SNAPSHOT_DONE, Subscription, Transport, open_transport
 from asyncmgr.transports._nats import reconnect as nats_link
 
 LISTENING = 'cluster { name: test, listen: "127.0.0.1:-1"'
@@ -101,6 +101,16 @@ async def test_no_call_is_lost_by_a_server_that_stops() -> None:
         assert serving.connected
 
 
+async def is_reached(messages: Subscription, writer: Transport) -> None:
+    """Return when the servers have told each other of the subscription."""
+    while not messages._pending:
+        await writer.publish(messages.subject, b"")
+        await client_of(writer).round_trip()
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)  # what is under way
+    messages._pending.clear()
+
+
 def _has_moved(transport: Transport, to: NatsServer) -> bool:
     link = link_of(transport)
     return link.server.port == to.port and not link._leaving
@@ -115,6 +125,7 @@ async def test_what_goes_to_all_comes_once_while_moving() -> None:
         reader.subscribe("news", pending_limit=10**6) as news,
     ):
         sent: list[bytes] = []
+        await is_reached(news, writer)
         stops_soon(one)
         while not _has_moved(reader, other):
             for data in [b"%d" % len(sent)] * 2:
@@ -139,6 +150,7 @@ async def test_leaving_while_moving() -> None:
         AsyncExitStack() as stack,
         reader.subscribe("g", group="g", pending_limit=10**6) as stays,
     ):
+        await is_reached(stays, writer)
         goes = await stack.enter_async_context(reader.subscribe("g", group="g", pending_limit=10**6))
         stops_soon(one)
         await eventually(lambda: bool(link_of(reader)._leaving))
