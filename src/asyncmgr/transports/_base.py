@@ -39,6 +39,9 @@ MESSAGE_LIMIT = 1024 * 1024
 VALUE_LIMIT = MESSAGE_LIMIT - 1024
 """Bytes of one value: engines send it as a message with headers (what it replaces), and count those too."""
 
+REPLY_KEPT = 3600.0
+"""Seconds that an answer waits at most for a lost connection."""
+
 NAME_LIMIT = 1024
 """Characters of a subject or key."""
 
@@ -124,9 +127,10 @@ class Transport(ABC):
     async def reply(self, reply_to: str, data: Data, *, within: float = 0.0) -> None:
         """Send `data` as the answer to a message, to its `Message.reply_to`; otherwise like `publish`.
 
-        While the connection is lost this waits up to `within` seconds for its return: somebody waits for the
-        answer. Other programs name their subjects as they like (``_INBOX.a+b``, ``user@corp``), which is good
-        enough here. Raises `InvalidName` for what begins with ``$``, by which engines are told what to do.
+        While the connection is lost this waits up to `within` seconds, an hour at most, for its return: somebody
+        waits for the answer. Other programs name their subjects as they like (``_INBOX.a+b``, ``user@corp``),
+        which is good enough here. Raises `InvalidName` for what begins with ``$``, by which engines are told
+        what to do.
         """
         check_reply(reply_to)
         if within > 0 and not self._connected:
@@ -144,7 +148,7 @@ class Transport(ABC):
         remove = self.add_state_listener(lambda _: back.set())
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(min(seconds, REPLY_KEPT)):
                     await back.wait()
         finally:
             remove()
