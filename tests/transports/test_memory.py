@@ -264,3 +264,40 @@ async def test_a_lost_connection_ends_its_rests() -> None:
         assert entry.age == 30
     await transport.aclose()
     await reader.aclose()
+
+
+async def test_loss_of_a_subject() -> None:
+    """A test can take a subject away, as engines do: others are told nobody is there, until it is given back."""
+    told: list[list[str]] = []
+    async with open_transport("memory://a") as one, open_transport("memory://a") as other:
+        assert isinstance(one, MemoryTransport)
+        one.add_trouble_listener(lambda: told.append(list(one.problems())))
+        async with one.subscribe("lost") as messages, one.subscribe("kept"):
+            with one.loss("lost"):
+                assert one.connected
+                with pytest.raises(NoResponders):
+                    await other.request("lost", b"", timeout=1)
+                with pytest.raises(TransportError, match="taken away"):
+                    async with one.subscribe("lost"):
+                        pass
+                with one.outage():
+                    pass
+                with pytest.raises(NoResponders):
+                    await other.request("lost", b"", timeout=1)
+            await other.publish("lost", b"again")
+            assert (await anext(messages)).data == b"again"
+    assert told == [["lost"], []]
+
+
+async def test_watch_is_heard_until_the_loss() -> None:
+    """No change is missing at any time, but after a loss of the connection (42)."""
+    loop = asyncio.get_running_loop()
+    async with open_transport("memory://") as one:
+        assert isinstance(one, MemoryTransport)
+        async with (await one.store("s", ttl=60)).watch() as watch:
+            before = loop.time()
+            assert watch.heard_at >= before
+            with one.outage():
+                lost = watch.heard_at
+                await asyncio.sleep(0.001)
+                assert watch.heard_at == lost

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import shutil
-import traceback
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self, cast
-from urllib.parse import urlparse
+from typing import Any, cast
 
 import anyio
 import nats
@@ -21,8 +18,18 @@ from structlog.testing import capture_logs
 from tests.lives import turns
 from tests.nats_servers import PATIENCE, eventually, killed
 from tests.transports.nats_identities import Certificates, Key, operator_config_and_creds
+from tests.transports.nats_peers import (
+    SECRET,
+    Pretender,
+    at,
+    client_of,
+    count_calls,
+    link_of,
+    refusal,
+    works,
+)
 
-from asyncmgr._settings.model import Settings
+from asyncmgr._settings.model import NatsSettings, Settings
 from asyncmgr.errors import InvalidName, MessageTooLarge, NoResponders, TransportClosed, TransportError
 from asyncmgr.testing.nats import NatsServer
 from asyncmgr.transports import (
@@ -34,73 +41,13 @@ from asyncmgr.transports import (
 from asyncmgr.transports._nats import connection as nats_client
 from asyncmgr.transports._nats import reconnect as nats_link
 from asyncmgr.transports._nats import store as nats_store
-from asyncmgr.transports._nats.options import Server
-from asyncmgr.transports._nats.transport import NatsTransport
-
-SECRET = "hunter2"
-
-
-def at(server: NatsServer, userinfo: str = "", scheme: str = "nats") -> str:
-    """The URL of `server`, with something before its host."""
-    return f"{scheme}://{userinfo}127.0.0.1:{server.port}"
-
-
-async def works(url: str, **nats_table: Any) -> bool:
-    """Whether a message gets through and back."""
-    async with (
-        open_transport(url, Settings(nats=nats_table)) as transport,
-        transport.subscribe("s") as messages,
-    ):
-        await transport.publish("s", b"x")
-        return (await anext(messages)).data == b"x"
+from asyncmgr.transports._nats.options import read_options
 
 
 async def after_turns(count: int, act: Callable[[], object]) -> None:
     """Do it when the loop has turned so often."""
     await turns(count)
     act()
-
-
-async def refusal(url: str, **nats_table: Any) -> str:
-    """The text of the `TransportError` that connecting ends with; no secret is in it, its causes or the log."""
-    with capture_logs() as logged, pytest.raises(TransportError) as caught:
-        await works(url, **nats_table)
-    assert SECRET not in "".join(traceback.format_exception(caught.value)) + repr(logged)
-    return str(caught.value)
-
-
-class Pretender:
-    """Something that listens like a server, says `greeting` to whoever comes, and hears until they leave."""
-
-    def __init__(self, greeting: bytes = b"") -> None:
-        self._greeting = greeting
-        self.received = bytearray()
-        self.reached, self.left = asyncio.Event(), asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1")
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        async with asyncio.timeout(PATIENCE):
-            await self.left.wait()
-        self._server.close()
-        await self._server.wait_closed()
-
-    def __str__(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reached.set()
-        writer.write(self._greeting)
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(100):
-                self.received.extend(data)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        self.left.set()
 
 
 # Credentials
@@ -196,13 +143,6 @@ async def test_settings_are_read_where_none_are_given(
 
 
 # TLS
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make certificates with")
-    return Certificates.make(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
@@ -411,7 +351,7 @@ async def test_servers_that_others_told_of(monkeypatch: pytest.MonkeyPatch) -> N
             open_transport(named.url) as transport,
         ):
             link = link_of(transport)
-            await eventually(lambda: bool(link._client.discovered_servers))
+            await eventually(lambda: bool(client_of(transport).discovered))
             named.kill()
             await eventually(lambda: transport.connected and link.server.port == other.port)
             await transport.publish("s", b"")
@@ -420,17 +360,22 @@ async def test_servers_that_others_told_of(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("uri", "asked_for", "name"),
     [
-        ("tls://10.0.0.2:4222", None, "a.test"),
-        ("tls://10.0.0.2:4222", "nats.test", "nats.test"),
-        ("tls://b.test:4222", None, None),
+        ("10.0.0.2:4222", None, "a.test"),
+        ("10.0.0.2:4222", "nats.test", "nats.test"),
+        ("b.test:4222", None, None),
     ],
 )
-def test_names_of_servers_that_others_told_of(uri: str, asked_for: str | None, name: str | None) -> None:
+async def test_names_of_servers_that_others_told_of(
+    uri: str, asked_for: str | None, name: str | None
+) -> None:
     """One known by its address alone has to show the name of the server that told of it."""
-    teller = SimpleNamespace(server=Server("a.test", 4222, asked_for), discovered_servers=[urlparse(uri)])
-    known, found = nats_link._with_discovered((teller.server,), cast("nats_client.Client", teller))
-    assert known is teller.server
-    assert (str(found), found.tls_hostname) == (uri.partition("://")[2], name)
+    options = read_options("tls://a.test", NatsSettings(tls_hostname=asked_for))
+    link = nats_link.Link(options, lambda _: None, lambda: None)
+    host, _, port = uri.rpartition(":")
+    teller = SimpleNamespace(server=options.servers[0], discovered=[(host, int(port))])
+    known, found = link._known_servers(cast("nats_client.Connection", teller))
+    assert known is options.servers[0]
+    assert (str(found), found.tls_hostname) == (uri, name)
 
 
 async def test_lost_while_subscribing(nats_server: NatsServer) -> None:
@@ -471,7 +416,7 @@ async def test_left_during_an_outage(nats_server: NatsServer) -> None:
                 await stack.aclose()
         with pytest.raises(NoResponders):
             await one.request("left", b"", timeout=20)
-        assert len(link_of(one)._handlers) == 1
+        assert len(link_of(one)._routes.handlers) == 1
 
 
 async def test_stopped_server(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,7 +487,7 @@ async def test_cancelled_closing(nats_server: NatsServer, monkeypatch: pytest.Mo
         closing.cancel()
         await asyncio.wait([closing])
         nats_server.resume()
-        assert not link_of(transport)._client.alive
+        assert not client_of(transport).alive
         await eventually(lambda: asyncio.all_tasks() <= before)
 
 
@@ -579,7 +524,7 @@ async def test_publishing_without_end(nats_server: NatsServer) -> None:
         most = 0
         for _ in range(300):
             await one.publish("endless", bytes(100_000))
-            most = max(most, link_of(one)._client._out_size)
+            most = max(most, client_of(one)._out_size)
         other.cancel()
         assert turns >= 300
         assert most <= nats_client.WRITE_LIMIT + 101_000
@@ -622,10 +567,10 @@ async def test_what_is_not_permitted() -> None:
                     pass
             for _ in range(3):
                 await one.publish("b", b"")
-            await link_of(one).confirm("a")
+            await client_of(one).round_trip()
         assert one.connected
     assert [event["event"] for event in logged] == ["transport.refused"] * 2
-    assert 'publish to "b"' in logged[1]["error"]
+    assert 'Publish to "b"' in logged[1]["error"]
 
 
 async def test_answers_that_are_not_permitted() -> None:
@@ -634,15 +579,15 @@ async def test_answers_that_are_not_permitted() -> None:
     config = f"authorization {{ users: [ {{ user: me, password: p, {permissions} }} ] }}"
     async with NatsServer(config, jetstream=False) as server, open_transport(at(server, "me:p@")) as one:
         with capture_logs() as logged:
-            for _ in range(2):
+            for attempt in range(2):
                 for number in range(200):
-                    await one.publish(f"_INBOX.other.{number}", b"")
+                    await one.publish(f"_INBOX.other.{attempt}.{number}", b"")
                 with pytest.raises(TransportError, match="lets this user not subscribe"):
                     async with one.subscribe("forbidden"):
                         pass
     assert [event["error"] for event in logged] == [
-        'permissions violation for publish to "_inbox.>"',
-        'permissions violation for subscription to "forbidden"',
+        'Permissions Violation for Publish to "_INBOX.>"',
+        'Permissions Violation for Subscription to "forbidden"',
     ]
 
 
@@ -650,7 +595,7 @@ async def test_a_subject_to_reply_to_that_is_no_text(nats_server: NatsServer) ->
     """The message arrives; answering it is refused as for any other subject that is none."""
     async with open_transport(nats_server.url) as one, one.subscribe("odd") as requests:
         with capture_logs() as logged:
-            link_of(one)._client._send(b"PUB odd \xff\xfe 2\r\nhi\r\n")
+            client_of(one)._send(b"PUB odd \xff\xfe 2\r\nhi\r\n")
             message = await asyncio.wait_for(anext(requests), PATIENCE)
         assert (message.data, logged) == (b"hi", [])
         with pytest.raises(InvalidName):
@@ -683,8 +628,8 @@ async def test_nothing_is_kept_of_what_ended(nats_server: NatsServer) -> None:
         with pytest.raises(ValueError, match="NaN"):
             await one.request("ended", b"", timeout=float("nan"))
         link = link_of(one)
-        assert not link._waiting
-        assert len(link._handlers) == len(link._routes) == 1
+        assert not len(link._questions)
+        assert len(link._routes.handlers) == len(link._routes) == 1
 
 
 # Stores
@@ -704,7 +649,7 @@ async def test_server_that_lost_its_stores(nats_server: NatsServer) -> None:
         await store.put("key", b"before")
         for first in ("get", "put", "update", "delete", "watch"):
             await asyncio.to_thread(nats_server.restart, empty=True)
-            await eventually(lambda: transport.connected and link_of(transport)._client.alive)
+            await eventually(lambda: transport.connected and client_of(transport).alive)
             await _use_again(store, first)
             assert await store.create(f"key-{first}", b"after")
             entry = await store.get(f"key-{first}")
@@ -766,7 +711,9 @@ async def test_store_of_others(nats_server: NatsServer) -> None:
     await client.close()
     async with open_transport(nats_server.url) as transport:
         assert await (await transport.store("theirs", ttl=60)).put("key", b"") == 1
-        with pytest.raises(TransportError, match="store endless has a TTL of none, not 60 s; use one"):
+        with pytest.raises(
+            TransportError, match=r"stream KV_endless max_age \(the TTL\) is none, not 60 s; ch"
+        ):
             await transport.store("endless", ttl=60)
 
 
@@ -822,19 +769,19 @@ async def test_many_watches_come_and_go(nats_server: NatsServer) -> None:
         assert info["state"].get("consumer_count", 0) <= 1
 
 
-def link_of(transport: Transport) -> nats_link.Link:
-    assert isinstance(transport, NatsTransport)
-    return transport._link
-
-
-def count_calls(thing: Any, method: str) -> list[None]:
-    """A list that grows with each call."""
-    calls: list[None] = []
-    called = getattr(thing, method)
-
-    def counting(*args: Any) -> Any:
-        calls.append(None)
-        return called(*args)
-
-    setattr(thing, method, counting)
-    return calls
+async def test_without_the_client_library(nats_server: NatsServer) -> None:
+    """Nothing of nats-py is loaded by a transport that works (8.4)."""
+    code = (
+        "import asyncio, sys\n"
+        "from asyncmgr import open_transport\n"
+        "async def main():\n"
+        f"    async with open_transport({nats_server.url!r}) as one, one.subscribe('s') as messages:\n"
+        "        await (await one.store('library', ttl=60)).put('key', b'')\n"
+        "        await one.publish('s', b'')\n"
+        "        await anext(messages)\n"
+        "asyncio.run(main())\n"
+        "print('nats' in sys.modules)\n"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert (process.returncode, said.strip()) == (0, b"False")

@@ -11,8 +11,9 @@ import pytest
 from asyncmgr.errors import TransportError
 from asyncmgr.testing import VirtualTime
 from asyncmgr.transports import SNAPSHOT_DONE, Change, Deleted, Entry, Watch
+from asyncmgr.transports._nats.feed import HEARTBEAT, SILENT_FOR, Feed
+from asyncmgr.transports._nats.protocol import Msg
 from asyncmgr.transports._nats.reconnect import Link
-from asyncmgr.transports._nats.store import HEARTBEAT, SILENT_FOR, _Feed
 
 NOW = 1_700_000_000.0
 """The server's clock when the consumer was made."""
@@ -23,9 +24,13 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.published: list[str] = []
+        self.unreadable: list[bytes] = []
 
     def check(self) -> FakeLink:
         return self
+
+    def note_unreadable(self, subject: bytes) -> None:
+        self.unreadable.append(subject)
 
     def publish_now(self, subject: str, data: bytes) -> None:
         self.published.append(subject)
@@ -37,7 +42,7 @@ class Fed:
     def __init__(self) -> None:
         self.watch = Watch()
         self.link = FakeLink()
-        self.feed = _Feed(self.watch, cast("Link", self.link), len("$KV.s."), "s")
+        self.feed = Feed(self.watch, cast("Link", self.link), len("$KV.s."), "s")
         self._number = 0
 
     def begin(self, pending: int = 0) -> None:
@@ -52,12 +57,13 @@ class Fed:
         """A message of the store; `skip` of them before it were lost."""
         self._number += 1 + skip
         place = f"$JS.ACK.KV_s.c.1.{self._number + 10}.{self._number}.{int(written * 1e9)}.{pending}"
-        self.feed.receive(
-            f"$KV.s.{key}".encode(), place.encode(), b"x", block(**headers) if headers else None
-        )
+        self.receive(f"$KV.s.{key}".encode(), place, block(**headers) if headers else None)
 
     def control(self, reply: str = "", **headers: str) -> None:
-        self.feed.receive(b"inbox", reply.encode(), b"", block("100 Idle Heartbeat", **headers))
+        self.receive(b"inbox", reply, block("100 Idle Heartbeat", **headers))
+
+    def receive(self, subject: bytes, reply: str, headers: bytes | None = None) -> None:
+        self.feed.receive(Msg(1, subject, reply.encode(), b"x", headers))
 
     def taken(self) -> list[Change]:
         """What can be read without waiting."""
@@ -139,7 +145,7 @@ async def test_revision(fed: Fed) -> None:
     """It is the number in the store, not that of the watch; also where the place names a cluster's domain."""
     fed.begin()
     fed.send("a")
-    fed.feed.receive(b"$KV.s.b", b"$JS.ACK.hub.account.KV_s.c.1.44.2.1700000000000000000.0.token", b"x", None)
+    fed.receive(b"$KV.s.b", "$JS.ACK.hub.account.KV_s.c.1.44.2.1700000000000000000.0.token")
     assert [change.revision for change in fed.taken() if isinstance(change, Entry)] == [11, 44]
 
 
@@ -234,3 +240,45 @@ def test_fake_is_like_the_link() -> None:
     """The fake has only what the link has."""
     methods: list[Any] = [name for name in vars(FakeLink) if not name.startswith("_")]
     assert [name for name in methods if not hasattr(Link, name)] == ["publish_now"]
+
+
+async def test_heard(fed: Fed, virtual_time: VirtualTime) -> None:
+    """The watch knows until when no change is missing: as of the last word of its consumer (42)."""
+    loop = asyncio.get_running_loop()
+    fed.begin()
+    await virtual_time.advance(HEARTBEAT)
+    fed.send("a")
+    assert fed.watch.heard_at == loop.time()
+    await virtual_time.advance(HEARTBEAT)
+    fed.control(Nats_Last_Consumer="1")
+    assert fed.watch.heard_at == loop.time()
+    heard = fed.watch.heard_at
+    await virtual_time.advance(HEARTBEAT)
+    assert fed.watch.heard_at == heard
+    fed.control(Nats_Last_Consumer="2")  # something is missing
+    assert fed.watch.heard_at == heard
+
+
+async def test_process_that_stood_still(fed: Fed, virtual_time: VirtualTime) -> None:
+    """What came meanwhile is read before a silence is taken for one (42)."""
+    fed.begin()
+    loop = asyncio.get_running_loop()
+    timer = fed.feed._timer
+    assert timer
+    fed.feed._heard = loop.time() - 100  # as if no timer had run for so long
+    timer.cancel()
+    fed.feed._watch_over()
+    fed.send("a")
+    await virtual_time.advance(SILENT_FOR / 2)
+    assert names(fed.taken()) == [".", "a"]
+    assert not fed.watch._ended
+
+
+async def test_number_that_came_before(fed: Fed) -> None:
+    """It comes twice while one connection takes over from another, and is one change (45)."""
+    fed.begin()
+    fed.send("a")
+    fed._number = 0
+    fed.send("a")
+    fed.send("b")
+    assert names(fed.taken()) == [".", "a", "b"]

@@ -17,7 +17,7 @@ from tests.nats_servers import eventually
 from asyncmgr import HostChange, Hosts, SchedulerDependentManager, Service, Settings, open_transport
 from asyncmgr.capabilities._announcement import STORE
 from asyncmgr.testing.nats import NatsServer
-from asyncmgr.transports._nats import store as nats_store
+from asyncmgr.transports._nats import feed as nats_feed
 
 TTL = 0.6
 
@@ -105,7 +105,7 @@ async def test_lost_consumer_empties_no_view(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection is there and nothing comes, as where the consumer's node died: silence proves nothing (42)."""
-    monkeypatch.setattr(nats_store, "SILENT_FOR", 3 * TTL)
+    monkeypatch.setattr(nats_feed, "SILENT_FOR", 3 * TTL)
     with hosts_elsewhere(nats_server, "lost", "n1", "n2"):
         async with viewing(nats_server, "lost") as (hosts, told):
             await eventually(lambda: len(hosts.snapshot()) == 2)

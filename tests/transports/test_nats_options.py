@@ -9,7 +9,7 @@ import pytest
 
 from asyncmgr._settings.model import NatsSettings, Settings
 from asyncmgr.errors import InvalidSettings
-from asyncmgr.transports._nats.options import Options, read_options
+from asyncmgr.transports._nats.options import Options, parse_address, read_options
 
 
 def options(url: str, **settings: Any) -> Options:
@@ -105,6 +105,15 @@ def test_contradicting_credentials(url: str, settings: dict[str, str], fact: str
         ({"passwort": "hunter2"}, "unknown key (did you mean 'password'?); accepted: user, password, token"),
         ({"password": 5}, "argument nats.password: the value (not shown) is not accepted; accepted: text"),
         ({"connect_timeout": 0}, "argument nats.connect_timeout: 0 is not accepted"),
+        (
+            {"connect": "later"},
+            "accepted: 'required' or 'wait'",
+        ),
+        ({"inbox_prefix": "a.*"}, "accepted: tokens of A-Za-z0-9_=- joined by dots"),
+        ({"inbox_prefix": "$SYS"}, "accepted: tokens of A-Za-z0-9_=- joined by dots"),
+        ({"jetstream_domain": "a.b"}, "argument nats.jetstream_domain: 'a.b' is not accepted"),
+        ({"replicas": 0}, "argument nats.replicas: 0 is not accepted"),
+        ({"replicas": True}, "argument nats.replicas: True is not a number; accepted: 1 to 5"),
         ({"connect_timeout": "soon"}, "accepted: seconds, or e.g. '30s'"),
     ],
 )
@@ -173,6 +182,7 @@ def test_files_with_something_else(tmp_path: Path, key: str, fact: str) -> None:
     [
         ("nats://a", {}, False),
         ("tls://a", {}, True),
+        ("nats://a", {"tls_first": True}, True),
         ("nats://a,tls://b", {}, True),
         ("nats://a", {"tls_hostname": "b"}, True),
     ],
@@ -182,3 +192,50 @@ def test_tls_is_wanted(url: str, settings: dict[str, str], wanted: bool) -> None
     context = options(url, **settings).tls
     assert (context is not None) == wanted
     assert context is None or (context.check_hostname and context.verify_mode.name == "CERT_REQUIRED")
+
+
+def test_defaults_and_what_they_may_be() -> None:
+    """Every key of the table reaches the connection (44)."""
+    usual = options("nats://a")
+    assert (usual.inbox_prefix, usual.domain, usual.replicas) == ("_INBOX", None, 1)
+    assert (usual.ignore_discovered, usual.wait, usual.tls_first) == (False, False, False)
+    other = options(
+        "nats://a",
+        inbox_prefix="mine.in",
+        jetstream_domain="hub",
+        replicas=3,
+        ignore_discovered=True,
+        connect="wait",
+        tls_first=True,
+    )
+    assert (other.inbox_prefix, other.domain, other.replicas) == ("mine.in", "hub", 3)
+    assert (other.ignore_discovered, other.wait, other.tls_first) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("a:1", ("a", 1)),
+        ("[::1]:2", ("::1", 2)),
+        ("tls://b:3", ("b", 3)),
+        ("a", None),
+        ("a:x", None),
+        ("a:99999", None),
+        (7, None),
+        (None, None),
+        ("[::1", None),
+    ],
+)
+def test_addresses_that_servers_tell(text: object, address: tuple[str, int] | None) -> None:
+    """Whatever they tell, it is an address or nothing."""
+    assert parse_address(text) == address
+
+
+def test_signing_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nkeys is not installed the cure is named before any connection."""
+    file = tmp_path / "seed"
+    file.write_text("SUX")
+    monkeypatch.setattr("asyncmgr.transports._nats.options.find_spec", lambda _: None)
+    assert refusal("nats://a", nkey_seed_file=file).endswith(
+        "needs the package nkeys; pip install 'asyncmgr[nats]'"
+    )

@@ -157,3 +157,19 @@ async def test_keys_of_a_watch_that_was_cut_short() -> None:
     watch.end()
     with pytest.raises(TransportClosed, match="before all keys"):
         await listing
+
+
+async def test_large_messages_are_lost_before_the_limit_of_their_number() -> None:
+    """A slow reader holds 64 MiB at most; each that is lost is told, so that its sender can be (36)."""
+    lost: list[Message] = []
+    subscription = Subscription("subject")
+    subscription.on_drop = lost.append
+    data = bytes(1024 * 1024)
+    for number in range(100):
+        subscription.deliver(Message("subject", data, str(number)))
+    assert [message.reply_to for message in lost] == [str(number) for number in range(36)]
+    got = [(await anext(subscription)).reply_to for _ in range(64)]
+    assert got == [str(number) for number in range(36, 100)]
+    subscription.deliver(message("small"))
+    assert (await anext(subscription)).data == b"small"
+    assert subscription.dropped == 36

@@ -354,7 +354,7 @@ class CallServer:
         call.begun = True
         reply = self._explain_end(call) if call.cause else await self._perform(call)
         if reply is not None:
-            await self._reply(call.reply_to, reply)
+            await self._reply(call.reply_to, reply, within=call.facts.remaining)
 
     async def _perform(self, call: ServedCall) -> bytes | RpcError | None:
         """Run the method: its reply, or `None` where nobody wants one."""
@@ -387,15 +387,19 @@ class CallServer:
             log.error("call.failed", **keys, error=error_text(error), count=count, **trace)
         return RemoteError(type_name(error), safe_str(error, TEXT_LIMIT))
 
-    async def _reply(self, subject: str | None, reply: bytes | RpcError) -> None:
-        """Send a reply where one is wanted. Where the transport does not take it, the caller's deadline tells."""
+    async def _reply(self, subject: str | None, reply: bytes | RpcError, *, within: float = 0.0) -> None:
+        """Send a reply where one is wanted; a lost connection may be back within these seconds.
+
+        Where the transport does not take it, the caller's deadline tells.
+        """
         if subject is None:
             return
         if subject.startswith("$"):  # the server's own, where an answer may be taken for an order
             log.debug("reply.refused", service=self._service, host=self._host, subject=printable(subject))
             return
         try:
-            await self._transport.publish(subject, reply if isinstance(reply, bytes) else encode_error(reply))
+            raw = reply if isinstance(reply, bytes) else encode_error(reply)
+            await self._transport.reply(subject, raw, within=within)
         except MessageTooLarge as exc:
             await self._reply(subject, RemoteError(type_name(exc), safe_str(exc)))
         except Exception as exc:

@@ -147,12 +147,16 @@ class PluginSettings(BaseModel):
     )
 
 
+_SUBJECT = r"^[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*$"
+_DOMAIN = r"^[A-Za-z0-9_-]+$"
+
+
 class NatsSettings(BaseModel):
     """How to show oneself to NATS servers, and how to know them. Files are read at each connect.
 
     One kind of credentials only: user with password, token, nkey or credentials file; or what the URL holds.
     Any of the ``tls_`` keys, like ``tls://`` in the URL, refuses servers without TLS. Their certificate is
-    always verified.
+    always verified. The server's own settings of JetStream, limits and permissions hold beside these.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -168,10 +172,26 @@ class NatsSettings(BaseModel):
     tls_hostname: str | None = Field(
         default=None, min_length=1, description="the name in the servers' certificate; without it, the URL's"
     )
+    tls_first: bool = Field(default=False, description="true or false")
+    """Whether the servers begin with TLS (``handshake_first``), so that not even their greeting is in clear."""
     connect_timeout: Annotated[_Length, Field(gt=0)] = Field(
         default=5.0, description=f"{_SECONDS}; more than 0"
     )
     """Seconds that one server gets to accept the connection."""
+    connect: Literal["required", "wait"] = Field(default="required", description="'required' or 'wait'")
+    """Whether no server at the start is an error, or the connection is sought while all else begins."""
+    ignore_discovered: bool = Field(default=False, description="true or false")
+    """Whether only the servers of the URL are connected to, and none that they tell of."""
+    inbox_prefix: Annotated[str, Field(pattern=_SUBJECT)] = Field(
+        default="_INBOX", description="tokens of A-Za-z0-9_=- joined by dots"
+    )
+    """What the subjects that answers go to begin with, where permissions leave this user its own."""
+    jetstream_domain: Annotated[str, Field(pattern=_DOMAIN)] | None = Field(
+        default=None, description="a domain's name"
+    )
+    """The JetStream that keeps the stores, where it is not the connected server's own."""
+    replicas: Annotated[_Integer, Field(ge=1, le=5)] = Field(default=1, description="1 to 5")
+    """Servers of the cluster that keep a store; for stores that are not there yet."""
 
     @model_validator(mode="after")
     def _check_kinds(self) -> Self:

@@ -17,14 +17,16 @@ Rules for the whole interface:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import reprlib
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asyncmgr._common.log import log
+from asyncmgr._common.safe_text import safe_repr
 from asyncmgr.errors import InvalidName, MessageTooLarge, TransportClosed, TransportError
 from asyncmgr.transports._streams import PENDING_LIMIT, SNAPSHOT_DONE, Entry, Subscription, Watch
 
@@ -37,6 +39,9 @@ MESSAGE_LIMIT = 1024 * 1024
 VALUE_LIMIT = MESSAGE_LIMIT - 1024
 """Bytes of one value: engines send it as a message with headers (what it replaces), and count those too."""
 
+REPLY_KEPT = 3600.0
+"""Seconds that an answer waits at most for a lost connection."""
+
 NAME_LIMIT = 1024
 """Characters of a subject or key."""
 
@@ -46,7 +51,11 @@ Data: TypeAlias = bytes | bytearray | memoryview
 StateListener: TypeAlias = Callable[[bool], object]
 """Called with True when the connection is there again, with False when it was lost."""
 
+TroubleListener: TypeAlias = Callable[[], object]
+"""Called when `Transport.problems` has changed."""
+
 _NAME = re.compile(r"[A-Za-z0-9_=-]+(?:\.[A-Za-z0-9_=-]+)*")
+_REPLY_NAME = re.compile(r"(?!\$)[^\s.\0-\x1f\x7f]+(?:\.[^\s.\0-\x1f\x7f]+)*")
 _STORE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -61,6 +70,9 @@ class Transport(ABC):
         self._connected = True
         self._listeners: list[StateListener] = []
         self._opened_in = _running_loop()
+        self._trouble_listeners: list[TroubleListener] = []
+        self._waiting: set[asyncio.Event] = set()
+        """Of who waits for the connection."""
 
     @property
     def connected(self) -> bool:
@@ -84,13 +96,22 @@ class Transport(ABC):
 
         Not called for the state at the moment, nor for closing. What it raises is logged.
         """
-        self._listeners.append(listener)
+        return _added(self._listeners, listener)
 
-        def remove() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+    def problems(self) -> Mapping[str, str]:
+        """The subscribed subjects whose messages do not come although `connected`; each with why, and the cure.
 
-        return remove
+        Empty where all is well. A subscription is lost so where the engine takes it away, because permissions
+        were narrowed; the transport tries to have it back, and its iteration then goes on.
+        """
+        return {}
+
+    def add_trouble_listener(self, listener: TroubleListener) -> Callable[[], None]:
+        """Have `listener` called in the event loop at each change of `problems`; returns what removes it.
+
+        What it raises is logged.
+        """
+        return _added(self._trouble_listeners, listener)
 
     @abstractmethod
     async def publish(self, subject: str, data: Data, *, reply_to: str | None = None) -> None:
@@ -99,8 +120,39 @@ class Transport(ABC):
         Messages of one transport on one subject arrive in the order of the calls. Never waits for subscribers
         and never runs them. Nobody listening is no error. `reply_to` is the subject that an answer goes to.
 
-        Raises `MessageTooLarge` above 1 MiB.
+        Raises `MessageTooLarge` above 1 MiB. Where the engine is known to refuse `subject` from this user, a
+        `TransportError`; the first time is only logged, as nothing waits for the engine.
         """
+
+    async def reply(self, reply_to: str, data: Data, *, within: float = 0.0) -> None:
+        """Send `data` as the answer to a message, to its `Message.reply_to`; otherwise like `publish`.
+
+        While the connection is lost this waits up to `within` seconds, an hour at most, for its return: somebody
+        waits for the answer. Other programs name their subjects as they like (``_INBOX.a+b``, ``user@corp``),
+        which is good enough here. Raises `InvalidName` for what begins with ``$``, by which engines are told
+        what to do.
+        """
+        check_reply(reply_to)
+        if within > 0 and not self._connected:
+            await self._wait_for_connection(within)
+        await self._send_reply(reply_to, data)
+
+    async def _send_reply(self, reply_to: str, data: Data) -> None:
+        """For implementations that send to subjects which `publish` refuses."""
+        await self.publish(reply_to, data)
+
+    async def _wait_for_connection(self, seconds: float) -> None:
+        """Return when it is there, this was closed, or the time is over."""
+        back = asyncio.Event()
+        self._waiting.add(back)
+        remove = self.add_state_listener(lambda _: back.set())
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(seconds, REPLY_KEPT)):
+                    await back.wait()
+        finally:
+            remove()
+            self._waiting.discard(back)
 
     @abstractmethod
     def subscribe(
@@ -109,8 +161,9 @@ class Transport(ABC):
         """Receive what is published to `subject` from the moment on that the context manager was entered.
 
         Of the subscriptions with the same `group` (named like a subject), whoever's they are, each message
-        reaches one; which one is not promised. A slow reader keeps the latest `pending_limit` messages; what
-        it lost is counted as `dropped`. A subscription outlives an outage, without the messages of it.
+        reaches one; which one is not promised. A slow reader keeps the latest `pending_limit` messages, of
+        at most 64 MiB; what it lost is counted as `dropped`. A subscription outlives an outage, without the
+        messages of it.
 
         Once left, it gets no further message, and its group none through it; what had come can still be
         read, then the iteration ends. So a server drains: it leaves, and its reader finishes. Closing the
@@ -121,10 +174,11 @@ class Transport(ABC):
     async def request(self, subject: str, data: Data, *, timeout: float) -> bytes:
         """Publish with a subject to reply to and return the first answer; later ones are dropped.
 
-        Raises `NoResponders` at once where nobody subscribes to `subject`, `TimeoutError` after `timeout`
-        seconds (also where the subscriber or the connection went away meanwhile), `MessageTooLarge` above
-        1 MiB. Where several subscribe, all get the request; *not* promised is whose answer is first.
-        Cancelling it tells the responder nothing.
+        Raises `NoResponders` at once where nobody subscribes to `subject`, `TransportError` where the engine
+        refuses it from this user, `TimeoutError` after `timeout` seconds (also where the subscriber or the
+        connection went away meanwhile), `MessageTooLarge` above 1 MiB, of the answer too.
+        Where several subscribe, all get the request; *not* promised is whose answer is first. Cancelling it
+        tells the responder nothing.
         """
 
     @abstractmethod
@@ -145,11 +199,35 @@ class Transport(ABC):
         if connected == self._connected:
             return
         self._connected = connected
-        for listener in tuple(self._listeners):
-            try:
-                listener(connected)
-            except Exception:
-                log.error("listener.failed", listener=repr(listener), exc_info=True)
+        _tell(self._listeners, connected)
+
+    def _note_closed(self) -> None:
+        """For implementations: the end, of which listeners are not told."""
+        self._connected = False
+        for back in self._waiting:
+            back.set()
+
+    def _note_trouble(self) -> None:
+        """For implementations: what `problems` returns has changed."""
+        _tell(self._trouble_listeners)
+
+
+def _added(listeners: list[Any], listener: Any) -> Callable[[], None]:
+    listeners.append(listener)
+
+    def remove() -> None:
+        if listener in listeners:
+            listeners.remove(listener)
+
+    return remove
+
+
+def _tell(listeners: list[Any], *args: object) -> None:
+    for listener in tuple(listeners):
+        try:
+            listener(*args)
+        except Exception:
+            log.error("listener.failed", listener=safe_repr(listener), exc_info=True)
 
 
 class Store(ABC):
@@ -242,6 +320,20 @@ def check_name(name: str, what: str = "subject") -> str:
     if not _NAME.fullmatch(name):
         raise InvalidName(
             f"{what} {reprlib.repr(name)} is not tokens joined by dots; build it with encode_token()"
+        )
+    return name
+
+
+def check_reply(name: str) -> str:
+    """`name` itself where an answer may be sent there; else raises `InvalidName`."""
+    if len(name) <= NAME_LIMIT and _NAME.fullmatch(name):
+        return name
+    is_name = len(name) <= NAME_LIMIT and _REPLY_NAME.fullmatch(name) and name.isprintable()
+    # The last stands for bytes that were no text.
+    if not is_name or not {"*", ">"}.isdisjoint(name.split(".")) or "\ufffd" in name:
+        raise InvalidName(
+            f"no answer can be sent to {reprlib.repr(name)}; give a subject without blanks and wildcards, "
+            "and not one that begins with '$'"
         )
     return name
 

@@ -63,12 +63,20 @@ class MemoryTransport(Transport):
         self._fabric = fabric
         self._closed = False
         self._subscriptions: dict[Subscription, str | None] = {}
+        self._taken_away: set[str] = set()
         self._watches: set[Watch] = set()
         self._resting: Resting = {}
         fabric.users += 1
 
     async def publish(self, subject: str, data: Data, *, reply_to: str | None = None) -> None:
-        message = Message(check_name(subject), to_bytes(data, subject), check_optional(reply_to, "reply_to"))
+        await self._send(
+            Message(check_name(subject), to_bytes(data, subject), check_optional(reply_to, "reply_to"))
+        )
+
+    async def _send_reply(self, reply_to: str, data: Data) -> None:
+        await self._send(Message(reply_to, to_bytes(data, reply_to)))
+
+    async def _send(self, message: Message) -> None:
         await self._ready()
         self._fabric.deliver(message)
 
@@ -101,7 +109,8 @@ class MemoryTransport(Transport):
     async def aclose(self) -> None:
         if self._closed:
             return
-        self._closed, self._connected = True, False
+        self._closed = True
+        self._note_closed()
         self._detach_all()
         for subscription in self._subscriptions:
             subscription.end()
@@ -121,6 +130,26 @@ class MemoryTransport(Transport):
         finally:
             self._reconnect()
 
+    @contextmanager
+    def loss(self, subject: str) -> Iterator[None]:
+        """For tests: the fabric lets this transport not subscribe to `subject`, until the end; see `problems`."""
+        self._taken_away.add(subject)
+        for subscription, group in self._subscriptions.items():
+            if subscription.subject == subject:
+                self._fabric.detach(subscription, group)
+        self._note_trouble()
+        try:
+            yield
+        finally:
+            self._taken_away.discard(subject)
+            if self._connected:
+                self._attach_all(lambda subscription: subscription.subject == subject)
+            self._note_trouble()
+
+    def problems(self) -> dict[str, str]:
+        lost = {each.subject for each in self._subscriptions} & self._taken_away
+        return {subject: f"{subject}: taken away by a test; leave its loss()" for subject in sorted(lost)}
+
     def _detach_all(self) -> None:
         for (shelf, key), wake in self._resting.items():
             shelf.end_rest(key, wake)
@@ -131,9 +160,13 @@ class MemoryTransport(Transport):
     def _reconnect(self) -> None:
         if self._closed:
             return
-        for subscription, group in self._subscriptions.items():
-            self._fabric.attach(subscription, group)
+        self._attach_all(lambda _: True)
         self._set_connected(True)
+
+    def _attach_all(self, which: Callable[[Subscription], bool]) -> None:
+        for subscription, group in self._subscriptions.items():
+            if which(subscription) and subscription.subject not in self._taken_away:
+                self._fabric.attach(subscription, group)
 
     async def _ready(self) -> None:
         self._check()
@@ -148,6 +181,8 @@ class MemoryTransport(Transport):
 
     @contextmanager
     def _subscribed(self, subscription: Subscription, group: str | None) -> Iterator[Subscription]:
+        if subscription.subject in self._taken_away:
+            raise TransportError(f"{subscription.subject}: taken away by a test; leave its loss()")
         self._subscriptions[subscription] = group
         self._fabric.attach(subscription, group)
         try:

@@ -22,6 +22,9 @@ T = TypeVar("T")
 PENDING_LIMIT = 1024
 """Messages that a subscription holds for a slow reader, unless told otherwise."""
 
+PENDING_BYTES = 64 * 1024 * 1024
+"""Bytes of data that a subscription holds for a slow reader; large messages are lost before `pending_limit`."""
+
 
 def _loop_time() -> float:
     try:
@@ -36,8 +39,9 @@ class Message:
 
     subject: str
     data: bytes
+    """Empty for what another program sent and is larger than 1 MiB; that is logged."""
     reply_to: str | None = None
-    """Where an answer is to be published; None where none is awaited."""
+    """Where an answer is to be sent, by `Transport.reply`; None where none is awaited."""
     arrived: float = field(default_factory=_loop_time, compare=False)
     """When it reached this process, in loop time: a reader may be late. Transports may know an earlier moment."""
 
@@ -48,6 +52,7 @@ class Entry:
 
     key: str
     value: bytes
+    """Empty for what another program wrote and is larger than 1 MiB; that is logged."""
     revision: int
     """Of the last write; grows with every write in the store, also after deletion and expiry."""
     age: float
@@ -112,7 +117,7 @@ class Stream(ABC, AsyncIterator[T]):
 
 
 class Subscription(Stream[Message]):
-    """The messages of one subject, in order, the latest `pending_limit` of those not read yet.
+    """The messages of one subject, in order, the latest `pending_limit` of those not read yet, 64 MiB at most.
 
     When the subscription was left or its transport closed, the iteration ends after what had come by then.
     """
@@ -131,30 +136,37 @@ class Subscription(Stream[Message]):
         """Is called with each message on its arrival; one for which it returns True is not buffered. Never waits,
         never raises."""
         self._pending: deque[Message] = deque()
+        self._size = 0
         self._dropped_before = 0
 
     def deliver(self, message: Message) -> None:
         """For transports: buffer `message`; never waits and never runs the reader. Ignored after the end."""
         if self._ended or (self.take_at_once is not None and self.take_at_once(message)):
             return
-        if len(self._pending) == self.pending_limit:
+        self._size += len(message.data)
+        while self._pending and (len(self._pending) >= self.pending_limit or self._size > PENDING_BYTES):
             self._drop_oldest()
         self._pending.append(message)
         self._wake.set()
 
     def _drop_oldest(self) -> None:
-        message = self._pending.popleft()
+        message = self._pop()
         if self.dropped == self._dropped_before:
             log.warning("subscription.overflowed", subject=self.subject, pending_limit=self.pending_limit)
         self.dropped += 1
         if self.on_drop is not None:
             self.on_drop(message)
 
+    def _pop(self) -> Message:
+        message = self._pending.popleft()
+        self._size -= len(message.data)
+        return message
+
     def _has_items(self) -> bool:
         return bool(self._pending)
 
     def _take(self) -> Message:
-        message = self._pending.popleft()
+        message = self._pop()
         lost = self.dropped - self._dropped_before
         if lost and not self._pending:
             log.info("subscription.recovered", subject=self.subject, dropped=lost)

@@ -129,6 +129,39 @@ class MessageChecks(Checks):
             with pytest.raises(InvalidName):
                 await enter(one.subscribe("subject", group=name))
 
+    async def test_reply(self) -> None:
+        """An answer reaches the subject that the message named; above 1 MiB it is refused."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(subject) as requests:
+            async with one.subscribe(f"{subject}.answers") as answers:
+                await one.publish(subject, b"hello", reply_to=f"{subject}.answers")
+                (request,) = await take(requests, 1)
+                assert request.reply_to
+                await other.reply(request.reply_to, b"hello yourself")
+                assert await texts(answers, 1) == ["hello yourself"]
+            with pytest.raises(MessageTooLarge):
+                await other.reply(request.reply_to, bytes(MESSAGE_LIMIT + 1))
+
+    @pytest.mark.parametrize("name", ["_INBOX.a+b", "user@corp", "a/b:c", "ä.ö"])
+    async def test_reply_to_other_programs(self, name: str) -> None:
+        """They may name the subjects that they want answers on as they like."""
+        async with self.connect() as one:
+            await one.reply(name, b"")
+
+    @pytest.mark.parametrize(
+        "name", ["", ".", "a..b", "a b", "a.*", ">", "a\r\nb", "$JS.ACK.x", "$SYS", "\ufffd"]
+    )
+    async def test_reply_to_no_subject(self, name: str) -> None:
+        """What is none, is several, or would tell an engine what to do, is refused."""
+        async with self.connect() as one:
+            with pytest.raises(InvalidName):
+                await one.reply(name, b"")
+
+    async def test_nothing_is_lost(self) -> None:
+        """A transport that carries all that is subscribed to has no problems."""
+        async with self.connect() as one, one.subscribe(self.fresh()):
+            assert one.problems() == {}
+
     async def test_group_shares_messages(self) -> None:
         """Each message reaches one member of each group, on whichever connection, and every other subscription."""
         subject = self.fresh()

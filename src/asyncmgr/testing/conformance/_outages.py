@@ -106,6 +106,29 @@ class OutageChecks(Checks):
                 with pytest.raises((TransportError, TimeoutError)):
                     await soon(call)
 
+    async def test_reply_waits_for_the_connection(self) -> None:
+        """An answer that is kept for so long reaches its caller after the outage; one that is not fails at once."""
+        subject = self.fresh()
+        async with self.connect() as one, one.subscribe(subject) as answers:
+            async with self.outage(one):
+                with pytest.raises(TransportError):
+                    await one.reply(subject, b"at once")
+                reply = asyncio.ensure_future(one.reply(subject, b"later", within=PATIENCE))
+                await asyncio.sleep(0)
+            await soon(reply)
+            assert [message.data for message in await take(answers, 1)] == [b"later"]
+
+    async def test_close_while_a_reply_waits(self) -> None:
+        """Closing ends the wait."""
+        async with (
+            self.connect() as one,
+            self.outage(one),
+            running(one.reply(self.fresh(), b"", within=1000 * PATIENCE)) as reply,
+        ):
+            await soon(one.aclose())
+            with pytest.raises(TransportClosed):
+                await soon(reply)
+
     async def test_close_without_connection(self) -> None:
         """A transport can be closed while the connection is lost, and stays closed."""
         async with self.connect() as one, one.subscribe(self.fresh()) as messages:

@@ -1,17 +1,20 @@
 """What is known before a NATS connection: servers out of the URL, credentials and TLS out of the settings.
 
-Reads files, opens no socket, and needs no NATS client. Passwords stay out of every text that is made here.
+Reads files and opens no socket. Passwords stay out of every text that is made here.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from asyncmgr.errors import InvalidSettings
+from asyncmgr.transports._nats.credentials import is_complete
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,8 +47,20 @@ class Options:
     connect_timeout: float
     tls: ssl.SSLContext | None
     """Given where servers without TLS are refused."""
+    tls_first: bool
+    """Whether the server begins with TLS, instead of a greeting in clear."""
     credentials: Mapping[str, str] = field(repr=False)
-    """The arguments of the client's ``connect``."""
+    """``user`` and ``password``, ``token``, or the path of ``nkey_seed_file`` or ``credentials_file``."""
+    inbox_prefix: str
+    """What the subjects that answers go to begin with."""
+    domain: str | None
+    """Of the JetStream that keeps the stores; None for the connected server's own."""
+    replicas: int
+    """Servers that keep a bucket which is made here."""
+    ignore_discovered: bool
+    """Whether only the servers of the URL are connected to."""
+    wait: bool
+    """Whether opening succeeds without a server, which is then sought."""
 
 
 def read_options(url: str, settings: NatsSettings) -> Options:
@@ -59,8 +74,32 @@ def read_options(url: str, settings: NatsSettings) -> Options:
         servers=tuple(_server(part, settings.tls_hostname) for part in parts),
         connect_timeout=settings.connect_timeout,
         tls=_tls(settings, required=any(part.scheme == "tls" for part in parts)),
+        tls_first=settings.tls_first,
         credentials=from_url or from_settings,
+        inbox_prefix=settings.inbox_prefix,
+        domain=settings.jetstream_domain,
+        replicas=settings.replicas,
+        ignore_discovered=settings.ignore_discovered,
+        wait=settings.connect == "wait",
     )
+
+
+def parse_address(text: object) -> tuple[str, int] | None:
+    """Host and port of a server as others tell of it; None where it is none."""
+    try:
+        part = urlsplit(str(text) if "://" in str(text) else f"nats://{text}")
+        return (part.hostname, part.port) if part.hostname and part.port else None
+    except ValueError:
+        return None
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _parse(url: str) -> list[SplitResult]:
@@ -103,24 +142,29 @@ def _credentials(settings: NatsSettings) -> dict[str, str]:
     if settings.token is not None:
         return {"token": settings.token.get_secret_value()}
     if settings.nkey_seed_file is not None:
-        return {"nkeys_seed": _nkey(settings.nkey_seed_file)}
+        return {"nkey_seed_file": _nkey(settings.nkey_seed_file)}
     if settings.credentials_file is not None:
-        return {"user_credentials": _creds(settings.credentials_file)}
+        return {"credentials_file": _creds(settings.credentials_file)}
     return {}
 
 
 def _nkey(file: Path) -> str:
     if not _read("nkey_seed_file", file).strip().startswith(b"SU"):
         raise InvalidSettings(f"nats.nkey_seed_file: {file} holds no seed of a user; it begins with SU")
-    return str(file)
+    return _signable("nkey_seed_file", file)
 
 
 def _creds(file: Path) -> str:
-    content = _read("credentials_file", file)
-    if b"BEGIN NATS USER JWT" not in content or b"BEGIN USER NKEY SEED" not in content:
+    if not is_complete(_read("credentials_file", file)):
         raise InvalidSettings(
             f"nats.credentials_file: {file} holds no user JWT with its seed; make it with 'nsc generate creds'"
         )
+    return _signable("credentials_file", file)
+
+
+def _signable(key: str, file: Path) -> str:
+    if find_spec("nkeys") is None:
+        raise InvalidSettings(f"nats.{key} needs the package nkeys; pip install 'asyncmgr[nats]'")
     return str(file)
 
 
@@ -136,9 +180,8 @@ def _unreadable(key: str, file: Path, exc: OSError) -> InvalidSettings:
 
 
 def _tls(settings: NatsSettings, *, required: bool) -> ssl.SSLContext | None:
-    if not required and not any(
-        (settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file, settings.tls_hostname)
-    ):
+    asked_for = (settings.tls_first, settings.tls_ca_file, settings.tls_cert_file, settings.tls_hostname)
+    if not required and not any(asked_for):
         return None
     for key in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
         if (file := getattr(settings, key)) is not None:

@@ -4,77 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import itertools
 import random
 import re
 import secrets
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any
 
-from asyncmgr._common.deadlines import Deadlines
-from asyncmgr._common.heap import NO_TICKET
-from asyncmgr._common.log import log
+from asyncmgr._common.log import is_reminder, log
+from asyncmgr._common.safe_text import printable
 from asyncmgr.errors import TransportClosed, TransportError
 from asyncmgr.transports._base import MESSAGE_LIMIT
-from asyncmgr.transports._nats.connection import Client, Handler
-from asyncmgr.transports._nats.options import Options, Server
-from asyncmgr.transports._streams import Stream
+from asyncmgr.transports._nats.connection import Connection, Handler
+from asyncmgr.transports._nats.options import Options, Server, is_address
+from asyncmgr.transports._nats.protocol import Msg
+from asyncmgr.transports._nats.questions import Questions, not_permitted
+from asyncmgr.transports._nats.routes import Overlap, Route, Routes, read_refusal
 
 RECONNECT_FIRST, RECONNECT_MOST = 0.5, 8.0
 """Seconds within which a lost connection is sought again, at random, so that many clients do not come back at
 once: doubled from the first to the most."""
 
+RETAKE_FIRST, RETAKE_MOST = 1.0, 30.0
+"""Seconds between tries to have a subscription again that the server took away: likewise."""
+
 LEAVE_WITHIN = 5.0
 """Seconds that the server gets to confirm that a subscription was left."""
 
+OVERLAP = 1.0
+"""Seconds for which two connections are subscribed while one takes over, as a cluster learns of it bit by bit."""
+
 _INBOX = 1
 _REFUSALS_KEPT = 100
-_ONE_INBOX = re.compile(r'"_inbox\.[^"]*"')
-
-
-class Reply(NamedTuple):
-    """The answer to a request."""
-
-    data: bytes
-    headers: bytes | None
-    """As on the wire, with the status line."""
-
-    @property
-    def status(self) -> bytes:
-        """What a server says instead of an answer: ``503``, ``404``; empty where somebody answered."""
-        return self.headers[9:12] if self.headers and self.headers.startswith(b"NATS/1.0 ") else b""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Route:
-    """A subject that is subscribed to."""
-
-    subject: str
-    group: str | None = None
-    stream: Stream[Any] | None = None
-    """Ends when the link is closed."""
-    lasting: bool = True
-    """Else the stream fails with the connection, instead of going on with the next."""
-
-
-class Question:
-    """A request in flight."""
-
-    __slots__ = ("answer", "ticket", "until_lost")
-
-    def __init__(self, answer: asyncio.Future[Reply], *, until_lost: bool) -> None:
-        self.answer: asyncio.Future[Reply] = answer
-        self.until_lost: bool = until_lost
-        """Whether it fails with the connection, instead of waiting for an answer by the next."""
-        self.ticket: int = NO_TICKET
-        """Of its deadline."""
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
+_SHOWN = 200
 
 
 class Link:
@@ -84,41 +47,68 @@ class Link:
     ----------
     changed
         Called with False when the connection was lost, with True when there is another one.
+    troubled
+        Called when `problems` has changed.
     """
 
-    def __init__(self, options: Options, changed: Callable[[bool], object]) -> None:
+    def __init__(
+        self, options: Options, changed: Callable[[bool], object], troubled: Callable[[], object]
+    ) -> None:
         self.message_limit: int = MESSAGE_LIMIT
         """Bytes; less than ours where the server takes less."""
-        self._options = options
+        self.options: Options = options
         self._servers: list[Server] = list(options.servers)
         self._changed = changed
         self._loop = asyncio.get_running_loop()
+        self._client: Connection | None = None
+        self._leaving: list[Connection] = []
+        """Still subscribed, while the next connection takes over."""
         self._connected = self._closed = False
-        self._lost = asyncio.Event()
+        self._wanted = asyncio.Event()
+        """Set when the connection was lost, or soon will be."""
         self._numbers = itertools.count(_INBOX + 1)
         self._inbox = f"{self.new_inbox()}."
-        self._waiting: dict[bytes, Question] = {}
-        """By the last token of the subject that the answer goes to."""
-        self._deadlines: Deadlines[Question] = Deadlines(lambda question: question.fail(TimeoutError()))
-        self._routes: dict[int, Route] = {_INBOX: Route(f"{self._inbox}*")}
-        self._handlers: dict[int, Handler] = {_INBOX: self._answered}
-        self._refusals: deque[str] = deque(maxlen=_REFUSALS_KEPT)
-        """Of subscriptions, for `confirm`."""
+        self._questions = Questions(self._inbox)
+        self._routes = Routes(troubled)
+        self._routes.add(_INBOX, Route(f"{self._inbox}*"), self._questions.receive)
+        self._refused: list[tuple[Connection, set[int]]] = []
+        """The subscriptions that a connection may not have, for each who looks at the moment."""
+        self._suspects: Counter[str] = Counter()
+        """Subjects to which this connection may not publish, as far as is known; how often it was told."""
         self._told: set[str] = set()
         """The refusals of this connection that were logged."""
+        self._one_inbox = re.compile(f'"{re.escape(options.inbox_prefix)}\\.[^"]*"', re.IGNORECASE)
+        self._too_large = self._unreadable = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self._retaker: asyncio.Task[None] | None = None
+        self._endings: set[asyncio.Task[None]] = set()
+        """Of connections that another one has taken over from."""
 
     @property
     def server(self) -> Server:
         """The one that is connected, or was last."""
-        return self._client.server
+        return self._client.server if self._client else self.options.servers[0]
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses."""
-        return f"_INBOX.{secrets.token_hex(8)}"
+        return f"{self.options.inbox_prefix}.{secrets.token_hex(8)}"
+
+    def problems(self) -> dict[str, str]:
+        """The subjects that are subscribed to and that nothing comes by, with the reason."""
+        return {route.subject: _not_let(route.subject) for route in self._routes.lost.values()}
 
     async def open(self) -> None:
-        """Connect, or raise `TransportError`."""
-        self._use(await self._connect_any())
+        """Connect, or raise `TransportError`, unless the options say that a server may come later."""
+        try:
+            async with asyncio.timeout(self.options.connect_timeout if self.options.wait else None):
+                self._use(await self._connect_any())
+        except (TransportError, TimeoutError) as exc:
+            if not self.options.wait:
+                raise
+            self._changed(False)
+            error = printable(str(exc)) or f"not within {self.options.connect_timeout:g} s"
+            log.warning("transport.disconnected", server=str(self.server), error=error)
+            self._wanted.set()
         self._keeper = asyncio.create_task(self._keep_connected(), name="asyncmgr NATS connection")
 
     async def close(self) -> None:
@@ -126,152 +116,243 @@ class Link:
         if self._closed:
             return
         self._closed, self._connected = True, False
-        for question in self._waiting.values():
-            question.fail(TransportClosed("the transport was closed before the answer; open a new one"))
-        for route in self._routes.values():
-            if route.stream:
-                route.stream.end()
-        self._routes.clear()
-        self._keeper.cancel()
+        self._questions.fail(TransportClosed("the transport was closed before the answer; open a new one"))
+        self._routes.end()
+        tasks = [task for task in (self._keeper, self._retaker, *self._endings) if task]
+        for task in tasks:
+            task.cancel()
         try:
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         finally:
-            await self._client.leave()
+            if self._client:
+                await self._client.leave()
 
-    def check(self) -> Client:
+    def check(self) -> Connection:
         """The connection, where there is one."""
         if self._closed:
             raise TransportClosed("this transport was closed; open a new one")
-        if not self._connected:
+        if not self._connected or self._client is None:
             raise TransportError("not connected; try again once `connected` is true")
         return self._client
 
+    # Messages
+
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
-        client = self.check()
+        """Send; where the server refused this subject before, find out whether it still does."""
+        client, refusals = self.check(), self._suspects.get(subject)
         client.publish_now(subject, data, reply)
         if client.is_behind:
             await self._catch_up(client)
+        if refusals is not None:
+            await client.round_trip()
+            if self._suspects[subject] > refusals:
+                raise not_permitted(subject)
+            del self._suspects[subject]
 
     async def ask(
         self, subject: str, data: bytes, timeout: float, *, headers: bytes = b"", until_lost: bool = False
-    ) -> Reply:
+    ) -> Msg:
         """Publish a request and return what comes first; raises `TimeoutError` without a text.
 
         The answer may come by a later connection, but for `until_lost`: then the loss is a `TransportError`.
         """
         client = self.check()
-        reply = f"{self._inbox}{next(self._numbers)}"
-        token = self._token(reply.encode())
-        question = self._waiting[token] = Question(self._loop.create_future(), until_lost=until_lost)
+        if self._routes.is_lost(_INBOX):
+            raise TransportError(self._no_inbox(client.server))
+        token = str(next(self._numbers))
+        question = self._questions.put(token.encode(), subject, timeout, until_lost=until_lost)
         try:
-            self._deadlines.add(question, self._loop.time() + timeout)
-            client.publish_now(subject, data, reply, headers)
+            client.publish_now(subject, data, self._inbox + token, headers)
+            if client.is_behind:
+                async with asyncio.timeout(timeout):
+                    await self._catch_up(client)
             return await question.answer
         finally:
-            if question.ticket != NO_TICKET:
-                self._deadlines.remove(question)
-            del self._waiting[token]
+            self._questions.remove(token.encode())
 
-    def attach(self, route: Route, handler: Handler) -> int:
-        """Subscribe; the number is for `detach`. Effective after `confirm`."""
-        client = self.check()
-        number = next(self._numbers)
-        self._routes[number] = route
-        self._handlers[number] = handler
-        client.subscribe_now(number, route.subject, route.group)
-        return number
+    def note_too_large(self, subject: str, size: int) -> None:
+        """A message came whose data is left out."""
+        self._too_large += 1
+        if is_reminder(self._too_large):
+            log.warning(
+                "message.too_large",
+                subject=printable(subject),
+                size=size,
+                limit=MESSAGE_LIMIT,
+                count=self._too_large,
+            )
 
-    async def confirm(self, subject: str) -> None:
-        """Return when the server has done all that was sent; raises where it refused to subscribe to `subject`."""
-        if not await self.check().round_trip():
-            self.check()
-            raise TransportError(f"{subject}: the connection was lost meanwhile; try again")
-        refusal = f'subscription to "{subject.lower()}"'
-        for text in [text for text in self._refusals if refusal in text]:
-            self._refusals.remove(text)
-            raise TransportError(f"{subject}: the server lets this user not subscribe to it; permit it there")
+    def note_unreadable(self, subject: bytes) -> None:
+        """A message came whose subject is no text."""
+        self._unreadable += 1
+        if is_reminder(self._unreadable):
+            log.warning("message.unreadable", subject=repr(subject)[:_SHOWN], count=self._unreadable)
 
-    async def detach(self, number: int) -> None:
-        """Unsubscribe; what the server had sent by then still reaches the handler. Never raises."""
-        still_routed = self._routes.pop(number, None)
-        try:
-            if still_routed and self._connected:
-                self._client.unsubscribe_now(number)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LEAVE_WITHIN):
-                        await self._client.round_trip()
-        finally:
-            self._handlers.pop(number, None)
-
-    def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        question = self._waiting.get(self._token(subject))
-        if question and not question.answer.done():
-            question.answer.set_result(Reply(data, headers))
-
-    def _token(self, subject: bytes) -> bytes:
-        return subject[len(self._inbox) :]
-
-    async def _catch_up(self, client: Client) -> None:
+    async def _catch_up(self, client: Connection) -> None:
         try:
             await client.catch_up()
         except OSError as exc:
             self.check()
             raise TransportError(f"the connection was lost ({exc}); try again") from exc
 
+    # Subscriptions
+
+    def attach(self, route: Route, handler: Handler) -> int:
+        """Subscribe; the number is for `detach`. Effective after `confirm`."""
+        client = self.check()
+        number = next(self._numbers)
+        self._routes.add(number, route, handler)
+        client.subscribe_now(number, route.subject, route.group)
+        return number
+
+    async def confirm(self, number: int, subject: str) -> None:
+        """Return when the server has done all that was sent; raises where it refused to subscribe to `subject`."""
+        client = self.check()
+        with self._refusals(client) as refused:
+            if not await client.round_trip():
+                self.check()
+                raise TransportError(f"{subject}: the connection was lost meanwhile; try again")
+            if number in refused:
+                raise TransportError(_not_let(subject))
+        self._routes.confirm(number)
+
+    async def detach(self, number: int) -> None:
+        """Unsubscribe; what the server had sent by then still reaches the handler. Never raises."""
+        still_routed = self._routes.remove(number)
+        try:
+            if still_routed:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LEAVE_WITHIN):
+                        await self._unsubscribe([number], *self._leaving, self._client)
+        finally:
+            self._routes.forget(number)
+
+    async def _unsubscribe(self, numbers: Iterable[int], *clients: Connection | None) -> None:
+        alive = [client for client in clients if client and client.alive]
+        for client in alive:
+            for number in numbers:
+                client.unsubscribe_now(number)
+        for client in alive:
+            await client.round_trip()
+
+    @contextlib.contextmanager
+    def _refusals(self, client: Connection) -> Iterator[set[int]]:
+        """The numbers that this connection is refused, inside the block."""
+        refused = (client, set[int]())
+        self._refused.append(refused)
+        try:
+            yield refused[1]
+        finally:
+            self._refused = [other for other in self._refused if other is not refused]
+
     # The connection
 
-    def _use(self, client: Client) -> None:
+    def _use(self, client: Connection) -> None:
         self._client = client
         self._connected = True
         self._told.clear()
+        self._suspects.clear()
         self.message_limit = min(MESSAGE_LIMIT, client.max_payload)
 
     async def _keep_connected(self) -> None:
         while True:
-            await self._lost.wait()
-            self._lost.clear()
-            since = self._loop.time()
-            self._servers = _with_discovered(self._options.servers, self._client)
-            await self._client.discard()
-            self._use(await self._reconnect())
-            away = round(self._loop.time() - since, 3)
-            log.info("transport.reconnected", server=str(self.server), after_seconds=away)
-            self._changed(True)
+            await self._wanted.wait()
+            self._wanted.clear()
+            if self._client:
+                self._servers = self._known_servers(self._client)
+            if self._connected and self._client:
+                await self._move_from(self._client)
+            elif not self._connected:
+                await self._return()
 
-    async def _reconnect(self) -> Client:
+    async def _return(self) -> None:
+        since = self._loop.time()
+        for task in self._endings:
+            task.cancel()
+        if self._client:
+            await self._client.discard()
+        self._use(await self._reconnect())
+        away = round(self._loop.time() - since, 3)
+        log.info("transport.reconnected", server=str(self.server), after_seconds=away)
+        self._changed(True)
+
+    async def _reconnect(self) -> Connection:
         refused = False
-        for doublings in itertools.count():
-            wait = min(RECONNECT_MOST, RECONNECT_FIRST * 2.0 ** min(doublings, 16))
-            await asyncio.sleep(random.uniform(0, wait))
+        for wait in _waits(RECONNECT_FIRST, RECONNECT_MOST):
+            await asyncio.sleep(wait)
             try:
-                client = await self._connect_any()
+                return await self._connect_any()
             except TransportError as exc:
                 if not refused and not isinstance(exc.__cause__, OSError | TimeoutError):
                     refused = True
                     log.warning("transport.refused", error=str(exc))
-            else:
-                if client.alive:
-                    return client
         raise AssertionError("unreachable")
 
-    async def _connect_any(self) -> Client:
+    async def _move_from(self, old: Connection) -> None:
+        """The server is about to hang up: connect elsewhere first, then let go of it."""
+        for wait in _waits(RECONNECT_FIRST, RECONNECT_MOST):
+            await asyncio.sleep(wait)
+            if not old.alive:
+                break
+            overlap = Overlap(self._routes)
+            old.handlers = overlap.side()
+            try:
+                new = await self._connect_any(overlap)
+            except TransportError:
+                continue
+            await self._take_over(old, new)
+            break
+
+    async def _take_over(self, old: Connection, new: Connection) -> None:
+        if not self._connected:  # the old one was lost before it was needed no more
+            return await new.discard()
+        log.info("transport.moved", server=str(new.server), left=str(old.server))
+        self._leaving.append(old)
+        self._use(new)
+        task = _spawn(self._let_go(old, new), "asyncmgr NATS connection that ends")
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        return None
+
+    async def _let_go(self, old: Connection, new: Connection) -> None:
+        asked = self._questions.answers()
+        try:
+            try:
+                await asyncio.sleep(OVERLAP)
+                await self._unsubscribe(
+                    [number for number, _ in self._routes.items() if number != _INBOX], old
+                )
+            finally:
+                self._leaving.remove(old)
+                new.handlers = self._routes.handlers
+            if asked:  # by it, so that the answers may come by it too
+                await asyncio.wait(asked)
+        finally:
+            await old.discard()
+
+    async def _connect_any(self, overlap: Overlap | None = None) -> Connection:
         problems: list[TransportError] = []
         for server in random.sample(self._servers, len(self._servers)):
             try:
-                return await self._connect_to(server)
+                return await self._connect_to(server, overlap)
             except TransportError as exc:
                 problems.append(exc)
         if len(problems) == 1:
             raise problems[0]
         raise TransportError("; ".join(map(str, problems))) from problems[0].__cause__
 
-    async def _connect_to(self, server: Server) -> Client:
-        client = Client(
-            server, self._options, self._handlers, lost=self._note_loss, refused=self._note_refusal
+    async def _connect_to(self, server: Server, overlap: Overlap | None = None) -> Connection:
+        client = Connection(
+            server,
+            self.options,
+            overlap.side() if overlap else self._routes.handlers,
+            lost=self._note_loss,
+            refused=self._note_refusal,
+            leaving=self._note_leaving,
         )
         await client.open()
         try:
-            async with asyncio.timeout(self._options.connect_timeout):
+            async with asyncio.timeout(self.options.connect_timeout):
                 await self._resume(client)
         except TimeoutError as exc:
             await client.discard()
@@ -283,54 +364,127 @@ class Link:
             raise
         return client
 
-    async def _resume(self, client: Client) -> None:
-        routes = dict(self._routes)
-        for number, route in routes.items():
-            client.subscribe_now(number, route.subject, route.group)
-        if not await client.round_trip():
-            raise TransportError(f"{client.server} ended the connection; see its log")
-        for number in routes.keys() - self._routes.keys():  # left meanwhile
-            client.unsubscribe_now(number)
+    async def _resume(self, client: Connection) -> None:
+        routes = dict(self._routes.items())
+        with self._refusals(client) as refused:
+            for number, route in routes.items():
+                client.subscribe_now(number, route.subject, route.group)
+            if not await client.round_trip() or not client.alive:
+                raise TransportError(f"{client.server} ended the connection; see its log")
+            if _INBOX in refused:
+                raise TransportError(self._no_inbox(client.server))
+            self._routes.confirm(_INBOX)
+            for number in routes.keys() - dict(self._routes.items()).keys():  # left meanwhile
+                client.unsubscribe_now(number)
+            self._regain(routes.keys() - refused)
+            self._lose(refused)
 
-    def _note_loss(self, client: Client, cause: Exception) -> None:
+    def _no_inbox(self, server: Server) -> str:
+        prefix = self.options.inbox_prefix
+        return (
+            f"{server} lets this user not subscribe to {prefix}.>, where answers come; permit it there, "
+            "or set inbox_prefix in [nats] to what is permitted"
+        )
+
+    def _known_servers(self, client: Connection) -> list[Server]:
+        """The servers of the URL, and those of the cluster that `client` was told of."""
+        servers = {(server.host, server.port): server for server in self.options.servers}
+        if not self.options.ignore_discovered:
+            for host, port in client.discovered:
+                name = client.server.tls_hostname or (client.server.host if is_address(host) else None)
+                servers.setdefault((host, port), Server(host, port, name))
+        return list(servers.values())
+
+    # What a connection tells
+
+    def _note_loss(self, client: Connection, cause: Exception) -> None:
         if not self._connected or client is not self._client:
             return
         self._connected = False
-        log.warning("transport.disconnected", server=str(client.server), error=str(cause) or repr(cause))
-        for number, route in [(number, route) for number, route in self._routes.items() if not route.lasting]:
-            del self._routes[number]
-            if route.stream:
-                route.stream.end(
-                    TransportError("the connection was lost, changes may be missed; watch again")
-                )
-        for question in self._waiting.values():
-            if question.until_lost:
-                question.fail(TransportError("the connection was lost before the answer; try again"))
-        self._lost.set()
+        error = printable(str(cause)) or type(cause).__name__
+        log.warning("transport.disconnected", server=str(client.server), error=error)
+        self._routes.end(
+            TransportError("the connection was lost, changes may be missed; watch again"), lasting=False
+        )
+        self._questions.fail(
+            TransportError("the connection was lost before the answer; try again"), until_lost=True
+        )
+        self._wanted.set()
         self._changed(False)
 
-    def _note_refusal(self, text: str) -> None:
-        if "subscription to" in text and text not in self._refusals:
-            self._refusals.append(text)
-        fact = _ONE_INBOX.sub('"_inbox.>"', text)  # each answer goes to a subject of its own
+    def _note_leaving(self, client: Connection) -> None:
+        if client is self._client and self._connected:
+            log.info("transport.leaving", server=str(client.server))
+            self._wanted.set()
+
+    def _note_refusal(self, client: Connection, text: str) -> None:
+        refusal = read_refusal(text)
+        if refusal and refusal.of_publishing:
+            self._questions.fail(not_permitted(refusal.subject), subject=refusal.subject)
+            if len(self._suspects) < _REFUSALS_KEPT or refusal.subject in self._suspects:
+                self._suspects[refusal.subject] += 1
+        elif refusal:
+            numbers = self._routes.refused_by(refusal)
+            for refuser, refused in self._refused:
+                if refuser is client:
+                    refused |= numbers
+            if client is self._client:
+                self._lose(numbers)
+            if numbers and numbers <= self._routes.lost.keys():
+                return  # is told
+        # Each answer has a subject of its own.
+        fact = self._one_inbox.sub(f'"{self.options.inbox_prefix}.>"', text)
         if fact not in self._told and len(self._told) < _REFUSALS_KEPT:
             self._told.add(fact)
-            log.warning("transport.refused", server=str(self.server), error=fact)
+            log.warning("transport.refused", server=str(client.server), error=fact)
+
+    # Subscriptions that the server took away
+
+    def _lose(self, numbers: set[int]) -> None:
+        had = self._routes.lost.keys()
+        self._routes.lose(numbers)
+        for number, route in self._routes.lost.items():
+            if not route.lasting:
+                self._routes.remove(number)
+                if route.stream:
+                    route.stream.end(TransportError(_not_let(route.subject)))
+            elif number not in had:
+                log.warning("subscription.lost", subject=route.subject, error=_not_let(route.subject))
+        if self._routes.lost and (self._retaker is None or self._retaker.done()):
+            self._retaker = _spawn(self._retake(), "asyncmgr NATS subscriptions that were lost")
+
+    async def _retake(self) -> None:
+        for wait in _waits(RETAKE_FIRST, RETAKE_MOST):
+            await asyncio.sleep(wait)
+            if self._connected and self._client:
+                await self._try_again(self._client)
+            if not self._routes.lost:
+                return
+
+    async def _try_again(self, client: Connection) -> None:
+        lost = self._routes.lost
+        with self._refusals(client) as refused:
+            for number, route in lost.items():
+                client.subscribe_now(number, route.subject, route.group)
+            if await client.round_trip():
+                self._regain(lost.keys() - refused)
+
+    def _regain(self, numbers: set[int]) -> None:
+        for number, route in self._routes.lost.items():
+            if number in numbers:
+                log.info("subscription.regained", subject=route.subject)
+        self._routes.regain(numbers)
 
 
-def _with_discovered(known: tuple[Server, ...], client: Client) -> list[Server]:
-    """The servers of the URL, and those of the cluster that `client` was told of."""
-    servers = {(server.host, server.port): server for server in known}
-    for uri in client.discovered_servers:
-        host, port = uri.hostname or "", uri.port or 0
-        name = client.server.tls_hostname or (client.server.host if _is_address(host) else None)
-        servers.setdefault((host, port), Server(host, port, name))
-    return list(servers.values())
+def _spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    return asyncio.create_task(work, name=name)
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+def _waits(first: float, most: float) -> Iterator[float]:
+    """Seconds between tries, without end."""
+    for doublings in itertools.count():
+        yield random.uniform(0, min(most, first * 2.0 ** min(doublings, 16)))
+
+
+def _not_let(subject: str) -> str:
+    return f"{subject}: the server lets this user not subscribe to it; permit it there"

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
+import base64
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from asyncmgr.errors import RevisionConflict, TransportError
-from asyncmgr.transports._base import VALUE_LIMIT, Data, Store, check_name, check_prefix, to_bytes
-from asyncmgr.transports._nats.reconnect import Link, Reply, Route
-from asyncmgr.transports._streams import SNAPSHOT_DONE, Deleted, Entry, Watch
+from asyncmgr.transports._base import (
+    MESSAGE_LIMIT,
+    VALUE_LIMIT,
+    Data,
+    Store,
+    check_name,
+    check_prefix,
+    to_bytes,
+)
+from asyncmgr.transports._nats.feed import DELETED, HEARTBEAT, NANO, OPERATION, Feed, seconds
+from asyncmgr.transports._nats.protocol import Msg, decode_headers, encode_headers
+from asyncmgr.transports._nats.reconnect import Link
+from asyncmgr.transports._nats.routes import Route
+from asyncmgr.transports._streams import Entry, Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,13 +32,6 @@ T = TypeVar("T")
 ANSWER_WITHIN = 5.0
 """Seconds that JetStream gets for one request."""
 
-HEARTBEAT = 1.0
-"""Seconds after which an idle watch is told that it lives."""
-
-SILENT_FOR = 15.0
-"""Seconds without a word after which a watch is given up."""
-
-_NANO = 1_000_000_000
 _DUPLICATES_KNOWN_FOR = 120.0
 _CREATE_ATTEMPTS = 3
 
@@ -36,10 +39,22 @@ _CREATE_ATTEMPTS = 3
 _CONFLICT = (10071, 10164)
 _NO_STREAM = 10059
 _NO_JETSTREAM = (10039, 10076)
+_NO_REPLICAS = (10005, 10074)
 _STREAM_EXISTS = 10058
 
-_OPERATION, _EXPECTED = "KV-Operation", "Nats-Expected-Last-Subject-Sequence"
-_DELETED = {"DEL", "PURGE"}
+_NO_MESSAGE = 10037
+
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+
+
+# Of a stream's configuration: what would have writes go unanswered, refused, or lost to readers.
+_WANTED = {
+    "retention": "limits",
+    "no_ack": False,
+    "sealed": False,
+    "discard_new_per_subject": False,
+    "mirror": None,
+}
 
 
 class _Gone(Exception):
@@ -54,6 +69,19 @@ class _Refused(TransportError):
         super().__init__(f"store {name}: {error.get('description')} (NATS error {self.code})")
 
 
+class _Found(NamedTuple):
+    """What was written last under a key."""
+
+    value: bytes
+    revision: int
+    time: str
+    headers: dict[str, str]
+
+    @property
+    def is_deleted(self) -> bool:
+        return self.headers.get(OPERATION) in DELETED
+
+
 class NatsStore(Store):
     """One bucket. Where the server has lost it, it is made again at the next use, empty."""
 
@@ -62,29 +90,42 @@ class NatsStore(Store):
         self._name, self._ttl = name, ttl
         self._stream = f"KV_{name}"
         self._subjects = f"$KV.{name}."
+        self._api = f"$JS.{link.options.domain}.API" if link.options.domain else "$JS.API"
+        # Where JetStream is another domain's, its own subjects are reached through its API's.
+        self._writes = f"{self._api}.{self._subjects}" if link.options.domain else self._subjects
+        self._is_direct = True
 
     async def make(self) -> None:
-        """Make the bucket where there is none; raises `TransportError` where there is one with another TTL."""
+        """Make the bucket where there is none; raises `TransportError` where there is one that does not serve."""
         try:
-            await self._manage("STREAM.CREATE", self._config())
+            await self._find_or_make()
+        except _Gone:
+            raise self._no_jetstream() from None
         except _Refused as exc:
             if exc.code in _NO_JETSTREAM:
                 raise self._no_jetstream() from exc
+            if exc.code in _NO_REPLICAS:
+                raise TransportError(f"{exc}; see replicas of [nats]") from exc
+            raise
+
+    async def _find_or_make(self) -> None:
+        with suppress(_Gone):
+            return await self._check_bucket()
+        try:
+            await self._manage("STREAM.CREATE", self._config())
+        except _Refused as exc:
             if exc.code != _STREAM_EXISTS:
                 raise
-            await self._check_ttl()
-        except _Gone:
-            raise self._no_jetstream() from None
+            await self._check_bucket()  # somebody else made it meanwhile
+        return None
 
     async def get(self, key: str) -> Entry | None:
         check_name(key, "key")
         found = await self._kept(lambda: self._latest(key))
-        if found is None or found[1].get(_OPERATION) in _DELETED:
+        if found is None or found.is_deleted:
             return None
-        data, headers = found
         now = await self._kept(self._server_time)
-        age = max(0.0, now - _seconds(headers["Nats-Time-Stamp"]))
-        return Entry(key, data, int(headers["Nats-Sequence"]), age)
+        return Entry(key, found.value, found.revision, max(0.0, now - seconds(found.time)))
 
     async def put(self, key: str, value: Data) -> int:
         return await self._write(key, value)
@@ -96,10 +137,10 @@ class NatsStore(Store):
             with suppress(RevisionConflict):
                 return await self._write(key, raw, revision)
             found = await self._kept(lambda: self._latest(key))
-            if found and found[1].get(_OPERATION) not in _DELETED:
+            if found and not found.is_deleted:
                 break
             # The last write was a deletion, which has a revision too; or it has just expired.
-            revision = int(found[1]["Nats-Sequence"]) if found else 0
+            revision = found.revision if found else 0
         raise RevisionConflict(f"{self._name}: {key} is there already; read it, and update it")
 
     async def update(self, key: str, value: Data, revision: int) -> int:
@@ -113,17 +154,17 @@ class NatsStore(Store):
         self._link.check()
         if revision is not None:
             self._refuse_no_revision(key, revision)
-        await self._write(key, b"", revision, {_OPERATION: "DEL"})
+        await self._write(key, b"", revision, {OPERATION: "DEL"})
 
     @asynccontextmanager
     async def watch(self, prefix: str = "") -> AsyncIterator[Watch]:
         start = check_prefix(prefix)
         inbox = self._link.new_inbox()
         watch = Watch()
-        feed = _Feed(watch, self._link, len(self._subjects), self._name)
+        feed = Feed(watch, self._link, len(self._subjects), self._name)
         number = self._link.attach(Route(inbox, stream=watch, lasting=False), feed.receive)
         try:
-            await self._link.confirm(inbox)
+            await self._link.confirm(number, inbox)
             feed.begin(await self._kept(lambda: self._follow(inbox, start)))
             yield watch
         finally:
@@ -144,32 +185,55 @@ class NatsStore(Store):
         self, key: str, value: Data, expected: int | None = None, headers: dict[str, str] | None = None
     ) -> int:
         condition = {} if expected is None else {_EXPECTED: str(expected)}
-        block = _header_block({**(headers or {}), **condition})
+        block = encode_headers({**(headers or {}), **condition})
         # More than the server takes would cost the connection.
         limit = min(VALUE_LIMIT, self._link.message_limit - len(block))
         raw = to_bytes(value, check_name(key, "key"), limit)
         try:
-            done = await self._kept(lambda: self._result(f"{self._subjects}{key}", raw, block))
+            done = await self._kept(lambda: self._result(f"{self._writes}{key}", raw, block))
         except _Refused as exc:
             if exc.code not in _CONFLICT or expected is None:
                 raise
             raise self._conflict(key, expected) from None
         return int(done["seq"])
 
-    async def _latest(self, key: str) -> tuple[bytes, dict[str, str]] | None:
-        """What was written last under `key`, a deletion too, with its headers."""
-        subject = f"$JS.API.DIRECT.GET.{self._stream}.{self._subjects}{key}"
-        reply = await self._ask(subject)
+    async def _latest(self, key: str) -> _Found | None:
+        """What was written last under `key`, a deletion too."""
+        if not self._is_direct:
+            return await self._latest_by_request(key)
+        reply = await self._ask(f"{self._api}.DIRECT.GET.{self._stream}.{self._subjects}{key}")
         if reply.status == b"404":
             return None
         if reply.status:
             raise TransportError(
                 f"store {self._name}: the server answers {reply.status.decode()}; see its log"
             )
-        return reply.data, _parsed_headers(reply.headers)
+        headers = decode_headers(reply.headers)
+        self._note_size(key, reply.left_out)
+        return _Found(reply.data, int(headers["Nats-Sequence"]), headers["Nats-Time-Stamp"], headers)
+
+    async def _latest_by_request(self, key: str) -> _Found | None:
+        """The same from a bucket without ``allow_direct``, as some clients make them."""
+        try:
+            found = await self._manage("STREAM.MSG.GET", {"last_by_subj": f"{self._subjects}{key}"})
+        except _Refused as exc:
+            if exc.code == _NO_MESSAGE:
+                return None
+            raise
+        message = found["message"]
+        value = base64.b64decode(message.get("data", ""))
+        headers = decode_headers(base64.b64decode(message.get("hdrs", "")))
+        if len(value) > MESSAGE_LIMIT:
+            self._note_size(key, len(value))
+            value = b""
+        return _Found(value, message["seq"], message["time"], headers)
+
+    def _note_size(self, key: str, left_out: int) -> None:
+        if left_out:
+            self._link.note_too_large(f"{self._name}: {key}", left_out)
 
     async def _server_time(self) -> float:
-        return _seconds((await self._manage("STREAM.INFO"))["ts"])
+        return seconds((await self._manage("STREAM.INFO"))["ts"])
 
     async def _follow(self, inbox: str, start: str) -> dict[str, Any]:
         """Have the server send to `inbox` the keys that begin with `start`, and what becomes of them."""
@@ -182,14 +246,14 @@ class NatsStore(Store):
             "mem_storage": True,
             "num_replicas": 1,
             "flow_control": True,
-            "idle_heartbeat": int(HEARTBEAT * _NANO),
+            "idle_heartbeat": int(HEARTBEAT * NANO),
         }
         return await self._manage("CONSUMER.CREATE", {"stream_name": self._stream, "config": config})
 
     def _forget(self, consumer: str) -> None:
         with suppress(TransportError):
             if consumer:
-                self._link.check().publish_now(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
+                self._link.check().publish_now(f"{self._api}.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
 
     def _config(self) -> dict[str, Any]:
         """As NATS' own clients make a bucket with one value for each key."""
@@ -198,11 +262,11 @@ class NatsStore(Store):
             "subjects": [f"{self._subjects}>"],
             "max_msgs_per_subject": 1,
             "max_age": self._max_age,
-            "duplicate_window": int(min(self._ttl, _DUPLICATES_KNOWN_FOR) * _NANO),
+            "duplicate_window": int(min(self._ttl, _DUPLICATES_KNOWN_FOR) * NANO),
             "retention": "limits",
             "storage": "file",
             "discard": "new",
-            "num_replicas": 1,
+            "num_replicas": self._link.options.replicas,
             "max_msgs": -1,
             "max_bytes": -1,
             "max_msg_size": -1,
@@ -214,18 +278,37 @@ class NatsStore(Store):
 
     @property
     def _max_age(self) -> int:
-        return round(self._ttl * _NANO)
+        return round(self._ttl * NANO)
 
-    async def _check_ttl(self) -> None:
-        kept = (await self._manage("STREAM.INFO"))["config"].get("max_age", 0)
-        if kept != self._max_age:
-            ttl = f"{kept / _NANO:g} s" if kept else "none"
-            raise TransportError(f"store {self._name} has a TTL of {ttl}, not {self._ttl:g} s; use one")
+    async def _check_bucket(self) -> None:
+        """Somebody else made it, perhaps with another program: use it as it is, or say what is in the way."""
+        config = (await self._manage("STREAM.INFO"))["config"]
+        self._is_direct = bool(config.get("allow_direct"))
+        if wrong := [f"{key} is {found}, not {wanted}" for key, found, wanted in self._differences(config)]:
+            raise TransportError(
+                f"store {self._name} cannot be used: of its stream {self._stream} {', '.join(wrong)}; "
+                "change that there, or let this service make it by removing it"
+            )
+
+    def _differences(self, config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+        """What does not serve: the setting of the stream, as it is, as it should be."""
+        if (kept := config.get("max_age", 0)) != self._max_age:
+            yield "max_age (the TTL)", f"{kept / NANO:g} s" if kept else "none", f"{self._ttl:g} s"
+        if f"{self._subjects}>" not in config.get("subjects", ()):
+            yield "subjects", json.dumps(config.get("subjects", [])), f'["{self._subjects}>"]'
+        for key, wanted in _WANTED.items():
+            if (found := config.get(key) or wanted) != wanted:
+                yield key, json.dumps(found), json.dumps(wanted)
 
     def _no_jetstream(self) -> TransportError:
+        options = self._link.options
+        where = f"store {self._name}: the NATS server at {self._link.server} has no JetStream"
+        if options.domain:
+            return TransportError(
+                f"{where} of the domain {options.domain}, which keeps keys; see jetstream_domain of [nats]"
+            )
         return TransportError(
-            f"store {self._name}: the NATS server at {self._link.server} has no JetStream, which keeps keys; "
-            "start it with -js, or with jetstream {} in its configuration"
+            f"{where}, which keeps keys; start it with -js, or with jetstream {{}} in its configuration"
         )
 
     async def _kept(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -241,7 +324,7 @@ class NatsStore(Store):
 
     async def _manage(self, what: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
         data = json.dumps(config).encode() if config else b""
-        return await self._result(f"$JS.API.{what}.{self._stream}", data)
+        return await self._result(f"{self._api}.{what}.{self._stream}", data)
 
     async def _result(self, subject: str, data: bytes, headers: bytes = b"") -> dict[str, Any]:
         result = _parsed((await self._ask(subject, data, headers)).data)
@@ -249,7 +332,7 @@ class NatsStore(Store):
             raise _Gone if error.get("err_code") == _NO_STREAM else _Refused(self._name, error)
         return result
 
-    async def _ask(self, subject: str, data: bytes = b"", headers: bytes = b"") -> Reply:
+    async def _ask(self, subject: str, data: bytes = b"", headers: bytes = b"") -> Msg:
         try:
             reply = await self._link.ask(subject, data, ANSWER_WITHIN, headers=headers, until_lost=True)
         except TimeoutError:
@@ -261,129 +344,9 @@ class NatsStore(Store):
         return reply
 
 
-class _Feed:
-    """Hands a watch what its consumer sends, as long as nothing of it is missing."""
-
-    def __init__(self, watch: Watch, link: Link, prefix: int, name: str) -> None:
-        self.consumer: str = ""
-        self._watch, self._link = watch, link
-        self._prefix, self._name = prefix, name
-        self._loop = asyncio.get_running_loop()
-        self._early: list[tuple[bytes, bytes, bytes, bytes | None]] | None = []
-        self._received = self._expected = 0
-        self._in_snapshot = True
-        self._latest = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, consumer: dict[str, Any]) -> None:
-        """The consumer is there; what it sent before it was announced is handed on."""
-        self.consumer = consumer["name"]
-        self._ahead = _seconds(consumer["ts"]) - self._loop.time()
-        self._expected = consumer["num_pending"] + consumer["delivered"]["consumer_seq"]
-        early, self._early = self._early or [], None
-        self._hear()
-        self._watch_over()
-        if not self._expected:
-            self._end_snapshot()
-        for message in early:
-            self.receive(*message)
-
-    def stop(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-
-    def receive(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        if self._early is not None:
-            self._early.append((subject, reply, data, headers))
-            return
-        self._hear()
-        if headers and headers.startswith(b"NATS/1.0 100"):
-            self._control(reply.decode(), _parsed_headers(headers))
-        elif reply:
-            # Any NATS client may write a key that is not UTF-8; it is shown as text that no key of ours has.
-            self._take(
-                subject.decode(errors="backslashreplace")[self._prefix :], reply.split(b"."), data, headers
-            )
-
-    def _take(self, key: str, reply: list[bytes], data: bytes, headers: bytes | None) -> None:
-        # $JS.ACK.stream.consumer.deliveries.revision.number.time.pending, in clusters with two more before the stream
-        revision, number, nanoseconds, pending = map(int, (reply[5:9] if len(reply) == 9 else reply[7:11]))
-        self._received += 1
-        if number != self._received:
-            self._fail(f"{number - self._received} changes did not come")
-            return
-        age = self._age(nanoseconds / _NANO)
-        if headers and _parsed_headers(headers).get(_OPERATION) in _DELETED:
-            if not self._in_snapshot:
-                self._watch.deliver(Deleted(key, revision))
-        else:
-            self._watch.deliver(Entry(key, data, revision, age))
-        if self._in_snapshot and (pending == 0 or self._received >= self._expected):
-            self._end_snapshot()
-
-    def _end_snapshot(self) -> None:
-        self._in_snapshot = False
-        self._watch.deliver(SNAPSHOT_DONE)
-
-    def _age(self, written: float) -> float:
-        """By the server's clock, whose lead over the loop's is corrected where a change shows that it was set."""
-        now = self._loop.time()
-        was_set_back = not self._in_snapshot and written < self._latest
-        if was_set_back or written > now + self._ahead:
-            self._ahead = written - now
-        self._latest = written
-        return max(0.0, now + self._ahead - written)
-
-    def _control(self, reply: str, headers: dict[str, str]) -> None:
-        # An answer to either tells the server that it may send more.
-        if answer_to := reply or headers.get("Nats-Consumer-Stalled"):
-            with suppress(TransportError):
-                self._link.check().publish_now(answer_to, b"")
-        last = headers.get("Nats-Last-Consumer")
-        if last is None:
-            return
-        if int(last) > self._received:
-            self._fail(f"{int(last) - self._received} changes did not come")
-        elif self._in_snapshot:  # the last keys of it expired before they were sent
-            self._end_snapshot()
-
-    def _hear(self) -> None:
-        self._heard = self._loop.time()
-        self._watch.note_heard()
-
-    def _watch_over(self) -> None:
-        silent = self._loop.time() - self._heard
-        if silent >= SILENT_FOR:
-            self._fail(f"nothing came for {silent:.0f} s")
-        else:
-            self._timer = self._loop.call_later(SILENT_FOR - silent, self._watch_over)
-
-    def _fail(self, fact: str) -> None:
-        self.stop()
-        self._watch.end(TransportError(f"store {self._name}: {fact}, changes may be missed; watch again"))
-
-
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
-
-
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(data)
     except ValueError as exc:
         raise TransportError(f"JetStream answers what is no JSON ({exc}); see the server's log") from exc
     return parsed if isinstance(parsed, dict) else {}
-
-
-def _header_block(headers: dict[str, str]) -> bytes:
-    if not headers:
-        return b""
-    return (
-        "NATS/1.0\r\n" + "".join(f"{key}: {value}\r\n" for key, value in headers.items()) + "\r\n"
-    ).encode()
-
-
-def _parsed_headers(block: bytes | None) -> dict[str, str]:
-    lines = (block or b"").decode(errors="replace").split("\r\n")[1:]
-    pairs = (line.partition(":") for line in lines if line)
-    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -10,9 +10,18 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from asyncmgr.errors import NoResponders
-from asyncmgr.transports._base import Data, Transport, check_name, check_optional, check_store, to_bytes
+from asyncmgr.transports._base import (
+    Data,
+    Transport,
+    check_name,
+    check_optional,
+    check_store,
+    to_bytes,
+)
 from asyncmgr.transports._nats.options import Options, read_options
-from asyncmgr.transports._nats.reconnect import Link, Route
+from asyncmgr.transports._nats.protocol import Msg
+from asyncmgr.transports._nats.reconnect import Link
+from asyncmgr.transports._nats.routes import Route
 from asyncmgr.transports._nats.store import NatsStore
 from asyncmgr.transports._streams import PENDING_LIMIT, Message, Subscription
 
@@ -43,15 +52,26 @@ class NatsTransport(Transport):
 
     def __init__(self, options: Options) -> None:
         super().__init__()
-        self._link = Link(options, self._set_connected)
+        self._link = Link(options, self._set_connected, self._note_trouble)
 
     async def open(self) -> None:
-        """Connect; raises `TransportError` where no server of the URL accepts."""
+        """Connect; raises `TransportError` where no server of the URL accepts, unless `connect` is ``wait``."""
         await self._link.open()
+
+    def problems(self) -> dict[str, str]:
+        return self._link.problems()
 
     async def publish(self, subject: str, data: Data, *, reply_to: str | None = None) -> None:
         raw = to_bytes(data, check_name(subject), self._link.message_limit)
         await self._link.publish(subject, raw, check_optional(reply_to, "reply_to") or "")
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses, for answers."""
+        return self._link.new_inbox()
+
+    async def _send_reply(self, reply_to: str, data: Data) -> None:
+        raw = to_bytes(data, reply_to, self._link.message_limit)
+        await self._link.publish(reply_to, raw)
 
     @asynccontextmanager
     async def subscribe(
@@ -59,12 +79,15 @@ class NatsTransport(Transport):
     ) -> AsyncIterator[Subscription]:
         subscription = Subscription(check_name(subject), pending_limit)
 
-        def receive(_: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-            subscription.deliver(Message(subject, data, reply.decode(errors="replace") or None))
+        def receive(message: Msg) -> None:
+            if message.left_out:
+                self._link.note_too_large(subject, message.left_out)
+            reply_to = message.reply.decode(errors="replace") or None
+            subscription.deliver(Message(subject, message.data, reply_to))
 
         number = self._link.attach(Route(subject, check_optional(group, "group"), subscription), receive)
         try:
-            await self._link.confirm(subject)
+            await self._link.confirm(number, subject)
             yield subscription
         finally:
             try:
@@ -89,7 +112,7 @@ class NatsTransport(Transport):
         return store
 
     async def aclose(self) -> None:
-        self._connected = False
+        self._note_closed()
         await self._link.close()
 
 
