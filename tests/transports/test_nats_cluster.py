@@ -214,7 +214,7 @@ async def test_service_that_starts_before_its_server(monkeypatch: pytest.MonkeyP
     async with NatsServer() as server:
         server.kill()
         manager = Local()
-        settings = Settings(nats={"connect": "wait"})
+        settings = Settings(connect="wait")
         with capture_logs() as logged:
             async with Service(manager, host="n1", transport=server.url, settings=settings) as service:
                 assert not service.transport.connected
@@ -256,7 +256,7 @@ async def test_server_that_has_to_be_there(nats_server: NatsServer) -> None:
     with pytest.raises(TransportError, match="no NATS server answers"):
         async with open_transport(nats_server.url):
             pass
-    settings = Settings(nats={"connect": "wait"})
+    settings = Settings(connect="wait")
     with pytest.raises(InvalidSettings, match="names no servers"):
         async with open_transport("nats://", settings):
             pass

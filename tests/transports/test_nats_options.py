@@ -105,10 +105,6 @@ def test_contradicting_credentials(url: str, settings: dict[str, str], fact: str
         ({"passwort": "hunter2"}, "unknown key (did you mean 'password'?); accepted: user, password, token"),
         ({"password": 5}, "argument nats.password: the value (not shown) is not accepted; accepted: text"),
         ({"connect_timeout": 0}, "argument nats.connect_timeout: 0 is not accepted"),
-        (
-            {"connect": "later"},
-            "accepted: 'required' or 'wait'",
-        ),
         ({"inbox_prefix": "a.*"}, "accepted: tokens of A-Za-z0-9_=- joined by dots"),
         ({"inbox_prefix": "$SYS"}, "accepted: tokens of A-Za-z0-9_=- joined by dots"),
         ({"jetstream_domain": "a.b"}, "argument nats.jetstream_domain: 'a.b' is not accepted"),
@@ -205,11 +201,10 @@ def test_defaults_and_what_they_may_be() -> None:
         jetstream_domain="hub",
         replicas=3,
         ignore_discovered=True,
-        connect="wait",
         tls_first=True,
     )
     assert (other.inbox_prefix, other.domain, other.replicas) == ("mine.in", "hub", 3)
-    assert (other.ignore_discovered, other.wait, other.tls_first) == (True, True, True)
+    assert (other.ignore_discovered, other.tls_first) == (True, True)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,18 @@ class ServedCall:
         In loop time; what the caller allows counts from then.
     """
 
-    __slots__ = ("arguments", "begun", "cause", "facts", "method", "needs", "reply_to", "task", "ticket")
+    __slots__ = (
+        "arguments",
+        "begun",
+        "cause",
+        "facts",
+        "failed",
+        "method",
+        "needs",
+        "reply_to",
+        "task",
+        "ticket",
+    )
 
     def __init__(
         self,
@@ -53,6 +64,8 @@ class ServedCall:
         reply_to: str | None,
     ) -> None:
         timeout = math.inf if request.timeout is None else request.timeout
+        self.failed = False
+        """It ended with an error of the method's, or by its deadline."""
         self.facts: Call = Call(
             request.id,
             request.method,

@@ -192,16 +192,21 @@ class CallServer:
                 self._tried.set()
                 await self._pause(retries)
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Where calls of this service and host arrive."""
+        return (
+            subject_of_any(self._service),
+            subject_of_host(self._service, self._host),
+            subject_of_all(self._service),
+        )
+
     async def _subscribe(self, stack: contextlib.AsyncExitStack) -> list[Subscription]:
         subscribe = self._transport.subscribe
         async with asyncio.timeout(ANSWER_WITHIN):
             subscriptions = [
                 await stack.enter_async_context(subscribe(subject, group=group))
-                for subject, group in (
-                    (subject_of_any(self._service), SERVERS),
-                    (subject_of_host(self._service, self._host), SERVERS),
-                    (subject_of_all(self._service), None),
-                )
+                for subject, group in zip(self.subjects, (SERVERS, SERVERS, None), strict=True)
             ]
         for subscription in subscriptions:
             subscription.take_at_once = self._take_withdrawal
@@ -353,6 +358,7 @@ class CallServer:
             call.cause = call.cause or "timed_out"  # the loop stood still meanwhile
         call.begun = True
         reply = self._explain_end(call) if call.cause else await self._perform(call)
+        call.failed = isinstance(reply, RpcError) and call.cause != "stopping"
         if reply is not None:
             await self._reply(call.reply_to, reply, within=call.facts.remaining)
 

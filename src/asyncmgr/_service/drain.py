@@ -60,6 +60,8 @@ class Piece(Protocol):
     def full_name(self) -> str: ...  # pragma: no cover
     @property
     def task(self) -> asyncio.Future[None] | None: ...  # pragma: no cover
+    @property
+    def failed(self) -> bool: ...  # pragma: no cover
 
 
 class Work(Protocol):
@@ -133,7 +135,7 @@ class Drain:
             _names(self._left - self._leaked),
             _names(self._leaked),
             duration,
-            _names(piece for piece in self._met if getattr(piece, "failed", False)),
+            _names(piece for piece in self._met if piece.failed),
         )
 
     def _in_progress(self) -> frozenset[Piece]:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from asyncmgr._common.log import log
-from asyncmgr._common.safe_text import error_text, safe_repr
+from asyncmgr._common.safe_text import error_text, printable, safe_repr
 from asyncmgr._common.spans import without_spans
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import write_reports
@@ -70,7 +70,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the schedule makes progress; bound to the runner's own timer, not to the process being there."""
+    """Whether the schedule makes progress and calls arrive.
+
+    Bound to the runner's own timer, not to the process being there.
+    """
 
     ok: bool
     state: State
@@ -132,6 +135,7 @@ class Service:
         self._transport: Transport | None = None
         self._server: CallServer | None = None
         self._announcer: Announcer | None = None
+        self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
         self._reload = Reload(
             self.name,
@@ -170,7 +174,7 @@ class Service:
 
     @property
     def health(self) -> Health:
-        """Whether the schedule makes progress, and why not."""
+        """Whether the schedule makes progress and calls arrive, and why not."""
         if self._error is not None:
             return Health(False, self._state, f"failed: {error_text(self._error)}")
         if self._state is not State.RUNNING:
@@ -179,6 +183,9 @@ class Service:
             return Health(
                 False, self._state, "the scheduler missed its own timer: the event loop was blocked"
             )
+        lost = self._lost_routes()
+        if lost:
+            return Health(False, self._state, f"calls do not arrive: {printable(lost)}")
         return Health(True, self._state, "the scheduler keeps its time")
 
     @property
@@ -523,9 +530,29 @@ class Service:
             board=self.board,
             listeners=self._reporter.listeners,
         )
+        self._unwatch_routes = self.transport.add_trouble_listener(self._look_at_routes)
+        self._look_at_routes()
         await self._announcer.start()
 
+    def _look_at_routes(self) -> None:
+        """A host that cannot serve calls is not announced: callers would choose it."""
+        if self._announcer is None:
+            return
+        lost = self._lost_routes()
+        if lost:
+            self._announcer.suspend(lost)
+        else:
+            self._announcer.resume()
+
+    def _lost_routes(self) -> str:
+        """Why calls do not reach this service although it is connected; empty where they do."""
+        if self._transport is None or self._server is None:
+            return ""
+        problems = self._transport.problems()
+        return "; ".join(problems[subject] for subject in self._server.subjects if subject in problems)
+
     async def _withdraw(self) -> None:
+        self._unwatch_routes()
         if self._announcer is not None:
             await self._announcer.stop()
 

@@ -178,8 +178,6 @@ class NatsSettings(BaseModel):
         default=5.0, description=f"{_SECONDS}; more than 0"
     )
     """Seconds that one server gets to accept the connection."""
-    connect: Literal["required", "wait"] = Field(default="required", description="'required' or 'wait'")
-    """Whether no server at the start is an error, or the connection is sought while all else begins."""
     ignore_discovered: bool = Field(default=False, description="true or false")
     """Whether only the servers of the URL are connected to, and none that they tell of."""
     inbox_prefix: Annotated[str, Field(pattern=_SUBJECT)] = Field(

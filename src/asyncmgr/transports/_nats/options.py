@@ -63,7 +63,7 @@ class Options:
     """Whether opening succeeds without a server, which is then sought."""
 
 
-def read_options(url: str, settings: NatsSettings) -> Options:
+def read_options(url: str, settings: NatsSettings, *, wait: bool = False) -> Options:
     """All that a connection needs; raises `InvalidSettings` for what cannot be meant or read."""
     parts = _parse(url)
     from_url = _url_credentials(parts)
@@ -80,7 +80,7 @@ def read_options(url: str, settings: NatsSettings) -> Options:
         domain=settings.jetstream_domain,
         replicas=settings.replicas,
         ignore_discovered=settings.ignore_discovered,
-        wait=settings.connect == "wait",
+        wait=wait,
     )
 
 

@@ -36,7 +36,8 @@ _NOBODY = b"503"
 @asynccontextmanager
 async def open_nats(url: str, settings: Settings | None = None) -> AsyncIterator[NatsTransport]:
     """The opener of the schemes ``nats`` and ``tls``; without `settings` they are read from their places."""
-    transport = NatsTransport(read_options(url, (settings or _read_settings()).nats))
+    settings = settings or _read_settings()
+    transport = NatsTransport(read_options(url, settings.nats, wait=settings.connect == "wait"))
     await transport.open()
     try:
         yield transport
