@@ -120,9 +120,12 @@ class Agenda(Generic[D]):
         except Exception as exc:
             batch.failed.append((task, exc))
             plan.ask_later(reference)
-            self._replace_head(lane, task, plan.slot)
+            self._move_head(lane, task, plan.slot)
             return
-        self._replace_head(lane, task, following)
+        if following is not None and lane.window == plan.window:
+            lane.replace_head(following)
+        else:
+            self._move_head(lane, task, following)
         due = self._due(task, planned, missed)
         if task.standing.running:
             self._judge_overlap(due, batch)
@@ -173,11 +176,8 @@ class Agenda(Generic[D]):
         lane.push(start, task)
         task.lane = lane
 
-    def _replace_head(self, lane: Lane, task: ManagedTask, start: int | None) -> None:
-        """Give the task, which is the lane's head, its next place."""
-        if start is not None and lane.window == task.plan.window:
-            lane.replace_head(start)
-            return
+    def _move_head(self, lane: Lane, task: ManagedTask, start: int | None) -> None:
+        """Take the task, which is the lane's head, to its next place, in another lane perhaps."""
         lane.pop()
         task.lane = None
         if start is not None:

@@ -261,11 +261,13 @@ class Runner:
         run.has_begun = True
         if self._has_factory:
             self._name_task(run)
-        run.managed.standing.runs += 1
-        if run.missed or run.managed.standing.trouble is not None:
+        managed = run.managed
+        standing = managed.standing
+        standing.runs += 1
+        if run.missed or standing.trouble is not None:
             self._report.starting(run)
         try:
-            await run.managed.call(RunContext(run))
+            await managed.call(RunContext(run))
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and self._is_abandoned(run):
                 raise
@@ -318,7 +320,7 @@ class Runner:
         """The books first, then what calls the user's code: listeners and the log."""
         standing = run.managed.standing
         standing.running -= 1
-        duration = standing.duration = self._age(run)
+        duration = standing.duration = self._loop.time() - run.started
         if run.task is not None:
             self._in_progress.discard(run)
             if run.ticket != NO_TICKET:
