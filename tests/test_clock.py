@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import asyncmgr._common.clock
 from asyncmgr import Manager, Service, Settings
 from asyncmgr._common.clock import JUMP, SECOND, LoopClock, Moment, WallClock, read_wall, to_datetime, to_us
-from asyncmgr.events import ClockStepped
+from asyncmgr.events import ClockStepped, SlotsMissed
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WALL = 1_767_225_600_000_000
@@ -286,3 +286,43 @@ async def test_a_wall_that_is_tugged_runs_what_is_due(jumps: dict[int, int], ste
         "Manager.1": [float(second) for second in range(1, 86)],
         "Manager.10": [float(second) for second in range(10, 86, 10)],
     }
+
+
+@pytest.mark.virtual_time(start="2026-01-01T12:59:55+00:00")
+@pytest.mark.parametrize(
+    ("jumps", "slots"),
+    [
+        ({10: -25, 30: 25}, [(1, 13, 0)]),
+        ({10: -25, 30: 26}, [(1, 13, 0), (1, 14, 0)]),
+        ({10: -25, 30: 28}, [(1, 13, 0), (1, 16, 2)]),
+        ({10: -25, 30: 10}, [(1, 13, 0)]),
+        ({10: -25, 30: 10, 50: 15}, [(1, 13, 0)]),
+        ({10: -25, 30: 10, 50: 16}, [(1, 13, 0), (1, 14, 0)]),
+        ({10: -25, 30: -5, 50: 30}, [(1, 13, 0)]),
+        ({10: -25, 30: 25, 50: 1}, [(1, 13, 0), (1, 14, 0)]),
+        ({10: 2}, [(1, 13, 0), (1, 15, 1)]),
+    ],
+)
+async def test_a_wall_that_comes_back_repeats_no_slot_of_cron(
+    jumps: dict[int, int], slots: list[tuple[int, int, int]]
+) -> None:
+    """Jumps by hours: day and hour of each run's slot, and how many older slots it stood for."""
+    manager = Manager()
+    ran: list[tuple[int, int]] = []
+    missed: list[SlotsMissed] = []
+
+    async def work(context: Any) -> None:
+        ran.append((context.slot.day, context.slot.hour))
+
+    manager.add_periodic_task(work, cron="0 * * * *")
+    service = Service(manager, settings=Settings())
+    service.add_listener(missed.append, SlotsMissed)  # type: ignore[arg-type]
+    async with service:
+        with time_machine.travel(datetime.now(UTC), tick=False) as traveller:
+            for second in range(70):
+                traveller.shift(jumps.get(second, 0) * 3_600)
+                for _ in range(10):
+                    await asyncio.sleep(0.1)
+                    traveller.shift(0.1)
+    counts = {(event.slot.day, event.slot.hour): event.count for event in missed}
+    assert [(*slot, counts.get(slot, 0)) for slot in ran] == slots

@@ -165,6 +165,14 @@ class Agenda(Generic[D]):
                 task.plan.set_back(moment)
                 self.add(task)
 
+    def set_forward(self, moment: Moment) -> None:
+        """Plan anew what a jump of the wall brings back that was taken before it was set back."""
+        for task in tuple(self.tasks()):
+            if task.plan.repeated_until is not None:
+                self.remove(task)
+                task.plan.set_forward(moment)
+                self.add(task)
+
     # Places
 
     def _put(self, task: ManagedTask, start: int, window: int | None = None) -> None:

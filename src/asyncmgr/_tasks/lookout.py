@@ -129,6 +129,8 @@ class Lookout:
         self._stepped(step)
         if step.kind == "back" and step.seconds > SET_BACK:
             self.agenda.set_back(moment)
+        elif step.kind == "forward":
+            self.agenda.set_forward(moment)
 
     def _expire_deadlines(self) -> None:
         now = to_us(self._loop.time())

@@ -36,6 +36,7 @@ class Plan:
         "initial_delay",
         "last_slot",
         "options",
+        "repeated_until",
         "share",
         "slot",
         "start",
@@ -60,6 +61,8 @@ class Plan:
         self.start: int | None = None
         """Where the grid begins: the reference of `reschedule` until there was a slot."""
         self.last_slot: int | None = None
+        self.repeated_until: int | None = None
+        """Slots of the wall clock before this one were taken already, before the wall was set back."""
         self._first_pass_is_start = options.run_immediately
 
     def anew(self, moment: Moment, *, by_service: bool) -> Plan:
@@ -84,7 +87,7 @@ class Plan:
         if by_service and isinstance(self.grid, EveryPass):
             self.grid = _EVERY_PASS_OF_A_SERVICE
         self.start = self.reference(moment)
-        self.last_slot = None
+        self.last_slot = self.repeated_until = None
         self.delay = 0
         self.slot = self._first_slot(self.start)
         self._set_window()
@@ -175,10 +178,25 @@ class Plan:
         """The wall went back by more than a minute: plan wall-clock slots from the new time."""
         if not self.grid.on_wall:
             return
+        if self.slot is not None:
+            self.repeated_until = max(self.slot, self.repeated_until or self.slot)
         try:
             # A one-off slot that has been taken stays taken, however far the wall went back.
             after = max(moment.wall, self.last_slot or 0) if isinstance(self.grid, Once) else moment.wall
             self.slot = self.grid.first(after)
+        except Exception:
+            self.slot = moment.wall + RETRY  # asked again then, and reported if it raises again
+
+    def set_forward(self, moment: Moment) -> None:
+        """The wall jumped forward: what it jumped over and was taken before an earlier set-back is not taken again."""
+        until = self.repeated_until
+        if until is None or self.slot is None or not self.slot <= moment.wall or self.slot >= until:
+            return
+        if until <= moment.wall:
+            self.slot, self.repeated_until = until, None
+            return
+        try:
+            self.slot = self.grid.first(moment.wall)
         except Exception:
             self.slot = moment.wall + RETRY  # asked again then, and reported if it raises again
 
