@@ -28,7 +28,6 @@ from tests.unshowable import Anonymous, Secretive, Unshowable
 
 T = TypeVar("T")
 
-by_others = pytest.mark.xfail(strict=True, reason="this part still formats without a guard")
 
 virtual_time = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
 
@@ -276,7 +275,6 @@ async def test_a_service_that_ends() -> None:
     assert "Ending" in unharmed(lambda: recorded.service.health.reason)
 
 
-@by_others
 @virtual_time
 async def test_a_listener_of_a_transport(written: io.StringIO) -> None:
     """The connection is noted, and the other listeners are told."""
@@ -295,7 +293,6 @@ async def test_a_listener_of_a_transport(written: io.StringIO) -> None:
     assert "listener.failed" in written.getvalue()
 
 
-@by_others
 def test_a_retry() -> None:
     """A transport of somebody's own may raise anything."""
 

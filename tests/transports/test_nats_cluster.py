@@ -239,7 +239,7 @@ async def _fails(client: RpcClient) -> bool:
 
 async def test_waiting_for_a_server_that_says_nothing() -> None:
     """It takes no longer than `connect_timeout`, however many there are; closing ends it."""
-    settings = Settings(nats={"connect": "wait", "connect_timeout": 0.1})
+    settings = Settings(connect="wait", nats={"connect_timeout": 0.1})
     async with (
         Pretender() as one,
         asyncio.timeout(PATIENCE),

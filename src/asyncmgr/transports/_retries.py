@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from asyncmgr._common.log import log
+from asyncmgr._common.safe_text import error_text
 from asyncmgr.errors import TransportError
 from asyncmgr.transports._base import Transport
 
@@ -77,7 +78,7 @@ class Retries:
         if self._failures == 1:
             expected = isinstance(error, TransportError | TimeoutError)
             trace = {} if expected else {"exc_info": error}
-            log.warning(self._failed, **self._keys, error=str(error) or repr(error), **trace)
+            log.warning(self._failed, **self._keys, error=error_text(error), **trace)
         wait = min(RETRY_MOST, RETRY_FIRST * 2.0**self._doublings)
         self._doublings = min(self._doublings + 1, 16)
         self._plan(wait * self._spread.uniform(0.5, 1.0))
