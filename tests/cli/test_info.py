@@ -9,7 +9,7 @@ import pytest
 
 from asyncmgr import AsyncmgrError
 from asyncmgr._cli.commands.info import _described
-from asyncmgr._rpc.interface.signatures import models_of, signature_of, type_in_words
+from asyncmgr._rpc.interface.signatures import method_in_words, models_of, type_in_words
 from tests.cli.conftest import Elsewhere, Invoke
 from tests.cli.remote import Compute, Zones
 
@@ -91,7 +91,7 @@ def test_what_may_be_left_out_comes_last() -> None:
         "required": ["b"],
         "additionalProperties": True,
     }
-    assert signature_of({"name": "f", "arguments": arguments}) == "f(b: int, a=..., **others)"
+    assert method_in_words({"name": "f", "arguments": arguments}) == "f(b: int, a=..., **others)"
 
 
 def test_models_are_shown_with_their_fields() -> None:

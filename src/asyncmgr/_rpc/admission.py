@@ -1,6 +1,6 @@
-"""Decides when a call may begin: places, those who wait for one, withdrawals that came early, refusals.
+"""Decides when a call begins: holds the places, the calls that wait for one, and withdrawals that came early.
 
-Knows neither the transport nor tasks: it is told of calls, and says which of them begin.
+Imports no transport and makes no tasks. `server` hands it calls; it calls back for each one that may begin.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from asyncmgr._rpc.served_call import Needs, ServedCall
 from asyncmgr.errors import ServiceBusy
 
 WAITING_LIMIT = 1024
-"""Calls that wait for a place; one more is refused."""
+"""Calls that may wait for a place; the next one is refused."""
 
 NESTED_LIMIT = 1024
-"""Calls without a place in progress, as calls of the service wait for them; one more is refused."""
+"""Calls in progress that need no place because a call of this service waits for them; the next one is refused."""
 
 EARLY_KEPT = 1024
-"""Withdrawals that are kept in case that they came before what they withdraw."""
+"""Withdrawals of unknown calls that are kept: a withdrawal may arrive before its call."""
 
 
 class Admission:
-    """The places of one service instance.
+    """Counts the places of one service instance, and queues the calls that wait for one.
 
     Parameters
     ----------
     host
-        Its name, for refusals.
+        The host's name, for the text of refusals.
     places
-        So many calls are in progress at once, those aside that need no place.
+        How many calls may be in progress at once. Calls that need no place are not counted.
     begin
-        Is called with each call that may begin now.
+        Called with each call that may begin now.
     """
 
     def __init__(self, host: str, places: int, begin: Callable[[ServedCall], object]) -> None:
@@ -40,28 +40,28 @@ class Admission:
         self._begin = begin
         self._waiting: dict[ServedCall, None] = {}
         self._early: dict[str, None] = {}
-        """Withdrawn and not known, the oldest first."""
+        """Ids of withdrawn calls that have not arrived, the oldest first."""
 
     def __iter__(self) -> Iterator[ServedCall]:
-        """The calls that wait for a place."""
+        """Iterate over the calls that wait for a place."""
         return iter(self._waiting)
 
     def check(self, needs: Needs) -> None:
-        """Refuse a call of such needs where the service is at its limits.
+        """Refuse a call with these needs if the service is at its limits.
 
         Raises
         ------
         ServiceBusy
-            It is.
+            No more calls of this kind fit.
         """
         if needs is Needs.PLACE and not self._free and len(self._waiting) >= WAITING_LIMIT:
             raise ServiceBusy(f"{self._host} is at its limit of calls, and {WAITING_LIMIT} wait; try later")
-        if needs is Needs.ROOM and self._nested >= NESTED_LIMIT:
+        if needs is Needs.NESTED and self._nested >= NESTED_LIMIT:
             raise ServiceBusy(f"{self._host} makes {NESTED_LIMIT} calls of itself already; try later")
 
     def admit(self, call: ServedCall) -> None:
-        """Have a call begin, now or when a place is free; `release` it when it has ended."""
-        if call.needs is Needs.ROOM:
+        """Begin the call now, or when a place is free. The caller must `release` the call when it has ended."""
+        if call.needs is Needs.NESTED:
             self._nested += 1
         elif call.needs is Needs.PLACE:
             if not self._free:
@@ -71,7 +71,7 @@ class Admission:
         self._begin(call)
 
     def drop(self, call: ServedCall) -> bool:
-        """Let a call wait no longer; False where it does not wait."""
+        """Take a call out of the queue. Returns False if it was not in the queue."""
         if call not in self._waiting:
             return False
         del self._waiting[call]
@@ -79,8 +79,8 @@ class Admission:
         return True
 
     def release(self, call: ServedCall) -> None:
-        """A call has ended; its place is for the one that has waited longest."""
-        if call.needs is Needs.ROOM:
+        """Free the place of a call that has ended, and begin the call that has waited longest."""
+        if call.needs is Needs.NESTED:
             self._nested -= 1
         elif call.needs is Needs.PLACE:
             self._free += 1
@@ -90,16 +90,16 @@ class Admission:
             self._free -= 1
             self._begin(following)
 
-    # Subjects have no common order, so a withdrawal may come before what it withdraws.
+    # Subjects have no common order, so a withdrawal may arrive before its call.
 
     def note_withdrawal(self, call_id: str) -> None:
-        """Keep a withdrawal of a call that is not known: it has ended, is another host's, or is still to come."""
+        """Keep the withdrawal of an unknown call: the call has ended, is on another host, or has not arrived yet."""
         if len(self._early) >= EARLY_KEPT:
             del self._early[next(iter(self._early))]
         self._early[call_id] = None
 
     def was_withdrawn(self, call_id: str) -> bool:
-        """Whether the call that comes now was withdrawn before; its withdrawal is then used up."""
+        """Whether the call that has arrived was withdrawn before. Forgets the withdrawal."""
         if call_id not in self._early:
             return False
         del self._early[call_id]

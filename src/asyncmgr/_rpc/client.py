@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, get_origin, overload
 from typing_extensions import TypeAliasType
 
 from asyncmgr._common.safe_text import safe_str
-from asyncmgr._rpc.context import Caller, remaining_time, speaking_as, way_here
+from asyncmgr._rpc.context import Caller, callers_here, remaining_time, speaking_as
 from asyncmgr._rpc.elsewhere import Elsewhere, serves
 from asyncmgr._rpc.messages import (
     THROUGH_LIMIT,
@@ -40,34 +40,36 @@ from asyncmgr.transports._base import Transport
 T = TypeVar("T")
 
 _KEEP: Any = object()
-"""Nothing was given."""
+"""Default of parameters for which `None` is a value."""
 
 _withdrawals: set[asyncio.Task[None]] = set()
-"""Under way; the loop itself holds tasks weakly."""
+"""Withdrawals that are being sent. The loop holds tasks only weakly, so they are kept here."""
 
 
 class RpcClient:
-    """Calls one service. Immutable; `at` gives a copy that is narrowed to a host, a version and so on.
+    """Calls one service. Immutable; `at` makes a copy for one host, version, namespace or timeout.
 
     Parameters
     ----------
     transport
-        An open one.
+        An open transport.
     service
-        Its name on the wire.
+        The service's name on the wire.
     version
-        Of its interface, as called: hosts that offer the same major and this or a later minor serve it.
+        The version of its interface that this client was written for. Hosts that offer the same major version and this
+        or a later minor version serve it.
     namespace
-        Of its interface; `None` for managers that name none.
+        The namespace of the interface; `None` for managers that name none.
     timeout
-        Seconds that a call gets, over all; in a method that serves a call no more than that call has left.
+        Seconds that a call may take in all. Inside a method that serves a call, at most the seconds that this call has
+        left.
 
     Raises
     ------
     InvalidName
         No transport can carry the service's name.
     ValueError
-        The version is none, or the timeout not positive and finite.
+        The version is malformed, or the timeout is not positive and finite.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class RpcClient:
         self._transport = transport
         self.service: str = service
         self.host: str | None = None
-        """The one host that is called; `None` = any."""
+        """The only host that is called; `None` = any host."""
         self.version: str = version
         self.namespace: str | None = namespace
         self.timeout: float = timeout
@@ -99,7 +101,7 @@ class RpcClient:
         namespace: str | None = _KEEP,
         timeout: float = _KEEP,
     ) -> Self:
-        """A copy for this host, version, namespace and timeout, each as it is here where it is left out.
+        """Make a copy with this host, version, namespace and timeout. What is left out stays as it is.
 
         Raises
         ------
@@ -113,24 +115,24 @@ class RpcClient:
         return narrowed
 
     def covers(self, version: str) -> bool:
-        """Whether every host that serves this client's version serves `version` too. Asks nobody; see `offered`.
+        """Whether every host that serves this client's version also serves `version`. Sends nothing; see `offered`.
 
         Raises
         ------
         ValueError
-            It is no version.
+            `version` is malformed.
         """
         return is_compatible(version, self.version)
 
     async def offered(self, *, within: float = 1.0) -> dict[str, tuple[str, ...]]:
         """Ask every host of the service which versions of this namespace it serves.
 
-        While a service is upgraded host by host, what is newer can be used once every host offers it.
+        While a service is upgraded host by host, use a newer method once every host offers it.
 
         Parameters
         ----------
         within
-            Seconds that the answers get. A host that does not answer in this time is not in the result.
+            Seconds to wait for answers. A host that does not answer in this time is not in the result.
 
         Raises
         ------
@@ -147,17 +149,17 @@ class RpcClient:
     @overload
     async def call(self, method: str, /, *, into: Any = ..., **arguments: Any) -> Any: ...
     async def call(self, method: str, /, *, into: Any = _KEEP, **arguments: Any) -> Any:
-        """Have the method run on one host, and return its result as JSON values, or as `into`.
+        """Run the method on one host, and return its result as JSON values, or as `into`.
 
-        A caller that gives up withdraws the call, whether it is cancelled or its timeout passes: what has begun is
-        cancelled, and what has not never begins. A call to any host that meets one without this version is sent once
-        more, to a host that has it, where there is one.
+        A caller that is cancelled or times out withdraws its call: a method that has begun is cancelled, and one that
+        has not begun never begins. If a call to any host reaches one that does not serve this version, it is sent once
+        more, to a host that does, if there is one.
 
         Parameters
         ----------
         into
-            What the result is to be: a pydantic model, or any other type hint. What is no type is an argument of this
-            name.
+            The type of the result: a pydantic model, or any other type hint. A value that is no type hint is passed to
+            the method as its argument ``into``.
 
         Raises
         ------
@@ -172,9 +174,9 @@ class RpcClient:
         RpcTimeout
             No answer came in time.
         RpcError
-            The answer is no reply, or its result not what `into` says.
+            The answer is not a reply, or its result is not what `into` says.
         TransportError
-            The transport is down, or another event loop's, or the arguments are more than it carries.
+            The transport is down, belongs to another event loop, or does not carry arguments of this size.
         """
         if into is not _KEEP and not _is_hint(into):
             arguments, into = {**arguments, "into": into}, _KEEP
@@ -195,7 +197,7 @@ class RpcClient:
         return result if into is _KEEP else self._read_into(into, reply, method)
 
     async def _ask(self, host: str | None, method: str, arguments: dict[str, Any], timeout: float) -> bytes:
-        """Send a request and wait for its reply; one that nobody waits for any more is withdrawn."""
+        """Send a request and wait for its reply. Withdraws the request if the wait ends without one."""
         self._transport.check_loop()
         call_id, request = self._encode(method, arguments, timeout)
         try:
@@ -212,7 +214,7 @@ class RpcClient:
             raise
 
     async def _find_other_host(self, method: str, deadline: float) -> str | None:
-        """A host that serves the method in this version, for a call to any host."""
+        """Find a host that serves the method in this version. Only for calls to any host."""
         if self.host is not None:
             return None
         left = deadline - asyncio.get_running_loop().time()
@@ -224,26 +226,29 @@ class RpcClient:
         return read_result(reply, into, self._called(method))
 
     async def cast(self, method: str, /, **arguments: Any) -> None:
-        """Send the call to one host and wait for nothing: whether it arrives, or fails there, is not told.
+        """Send the call to one host and wait for nothing. The caller never learns whether it arrived or failed there.
 
         Raises
         ------
         InvalidArguments
-            They are not JSON.
+            The arguments are not JSON.
         TransportError
-            The transport is down, or the arguments are more than it carries.
+            The transport is down, or does not carry arguments of this size.
         """
         self._transport.check_loop()
         await self._transport.publish(self._subject_at(self.host), self._encode(method, arguments)[1])
 
     async def fanout(self, method: str, /, **arguments: Any) -> None:
-        """Send the call to every instance of the service, whatever the host of this client; otherwise like `cast`."""
+        """Send the call to every instance of the service, even if this client is for one host. Else like `cast`."""
         self._transport.check_loop()
         await self._transport.publish(subject_of_all(self.service), self._encode(method, arguments)[1])
 
     @cached_property
     def _id(self) -> str:
-        """Drawn at the first call: processes that fork after construction would have one id, and withdraw by it."""
+        """The start of the ids of this client's calls.
+
+        Drawn at the first call, else processes that fork after construction would share ids.
+        """
         return secrets.token_hex(8)
 
     def _subject_at(self, host: str | None) -> str:
@@ -252,12 +257,12 @@ class RpcClient:
     def _encode(
         self, method: str, arguments: dict[str, Any], timeout: float | None = None
     ) -> tuple[str, bytes]:
-        """The id of a new call, and its request."""
+        """Make the id of a new call, and encode its request."""
         from asyncmgr._rpc.values import check_secrets, to_json_values  # pydantic is slow to import
 
         call_id = f"{self._id}-{next(self._numbers)}"
         caller = speaking_as.get(self._nobody)
-        through = () if timeout is None else way_here()  # nobody waits for a cast
+        through = () if timeout is None else callers_here()  # nobody waits for a cast
         if len(through) > THROUGH_LIMIT:
             raise RpcError(
                 f"{self._called(method)}: {len(through)} calls wait for it already; do not nest so deep"
@@ -281,7 +286,7 @@ class RpcClient:
         task.add_done_callback(_withdrawals.discard)
 
     async def _tell(self, subject: str, withdrawal: Withdrawal) -> None:
-        # Only a courtesy: the deadline ends the method too.
+        # A courtesy only: the deadline ends the method as well.
         with contextlib.suppress(TransportError, TimeoutError):
             await self._transport.publish(subject, withdrawal.encode())
 
@@ -298,5 +303,5 @@ def _check(client: RpcClient) -> None:
 
 
 def _is_hint(value: object) -> bool:
-    """Whether this says a type: a class, ``list[int]``, ``int | None``, or an alias that has a name."""
+    """Whether the value is a type hint: a class, ``list[int]``, ``int | None``, or a named alias."""
     return isinstance(value, type | TypeAliasType) or get_origin(value) is not None

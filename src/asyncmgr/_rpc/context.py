@@ -1,4 +1,4 @@
-"""Who speaks, and what a method may know of the call that it serves."""
+"""Holds the current call and its caller, for the code of a method that serves a call."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from asyncmgr.errors import RpcError
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, as it says itself: nothing proves it."""
+    """Who makes a call. The caller says this itself; nothing proves it."""
 
     service: str | None
-    """`None` for a program that is no service."""
+    """`None` for a program that is not a service."""
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The call that is being served, for the method that serves it."""
+    """The call that the current method serves."""
 
     id: str
     method: str
     namespace: str | None
     version: str
-    """As requested."""
+    """The version that the caller asked for."""
     caller: Caller | None
     deadline: float
     """In loop time; infinite for a cast."""
     through: tuple[str, ...] = ()
-    """The services that wait for this call, each in a call of its own, the first caller's first."""
+    """The services that wait for this call, each in a call of its own; the first caller comes first."""
 
     @property
     def remaining(self) -> float:
-        """Seconds until nobody waits for the answer any more; calls that the method makes get no longer either."""
+        """Seconds until nobody waits for the answer any more. Calls that the method makes get at most this long."""
         return max(0.0, self.deadline - asyncio.get_running_loop().time())
 
 
 served: ContextVar[Call | None] = ContextVar("asyncmgr call", default=None)
-"""The call that the present code serves."""
+"""The call that the current code serves."""
 
 
 speaking_as: ContextVar[Caller] = ContextVar("asyncmgr caller")
-"""Whose code this is, for the calls that it makes."""
+"""The service and host that the current code belongs to; calls name it as their caller."""
 
 
 def current_call() -> Call:
-    """The call that is being served: its caller, deadline and version.
+    """Return the call that is being served, with its caller, deadline and version.
 
     Raises
     ------
     RpcError
-        This is not code that serves a call.
+        The current code does not serve a call.
     """
     call = served.get()
     if call is None:
@@ -62,8 +62,8 @@ def current_call() -> Call:
     return call
 
 
-def way_here() -> tuple[str, ...]:
-    """The services that wait for what the present code calls: those of the call being served, and this one."""
+def callers_here() -> tuple[str, ...]:
+    """List the services that will wait for a call made here: those of the call being served, and this one."""
     call, speaker = served.get(), speaking_as.get(None)
     if call is None or speaker is None or speaker.service is None:
         return ()
@@ -71,6 +71,6 @@ def way_here() -> tuple[str, ...]:
 
 
 def remaining_time() -> float:
-    """Seconds that the call being served has left; infinite where there is none."""
+    """Seconds that the call being served has left; infinite if no call is being served."""
     call = served.get()
     return math.inf if call is None else call.remaining

@@ -1,4 +1,4 @@
-"""Declares what other hosts may call, `@rpc`, and finds the method that serves a call by namespace and version."""
+"""Declares methods that other hosts may call, with `@rpc`, and finds them in the class of a manager."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _FOR_SELF = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITION
 
 
 def rpc(function: Function, /) -> Function:
-    """Let other hosts call this coroutine method of a manager; no other method of it can be.
+    """Let other hosts call this coroutine method of a manager. Methods without `@rpc` cannot be called.
 
-    Arguments and result are JSON, validated by the type hints (as pydantic does); what has no hint may be any JSON. A
-    call names its arguments, so a parameter is part of the interface by its name. An override is callable too, with or
-    without `@rpc`; setting the name to `None` takes it away.
+    Arguments and result are JSON, validated by the type hints (as pydantic does); a parameter without a hint takes any
+    JSON. A call names its arguments, so the names of the parameters are part of the interface. An override can be
+    called too, with or without `@rpc`; setting the name to `None` removes the method.
 
     Raises
     ------
     InvalidRpcMethod
-        At once, where it is written: it is not `async def`, takes positional-only or ``*args`` parameters, is a
+        At once, at the decorator: the function is not `async def`, takes positional-only or ``*args`` parameters, is a
         periodic task, or its name begins with an underscore.
     """
     if not inspect.isfunction(function):
@@ -40,7 +40,7 @@ def rpc(function: Function, /) -> Function:
 
 
 def check_method(function: Any, name: str) -> None:
-    """Refuse what cannot be called from afar; `name` is how errors call it."""
+    """Refuse a function that other hosts cannot call. `name` stands for it in error texts."""
     if not inspect.iscoroutinefunction(function):
         raise InvalidRpcMethod(f"{name} is {kind_of(function)}; @rpc needs 'async def'")
     if function.__name__.startswith("_"):
@@ -59,24 +59,24 @@ def check_method(function: Any, name: str) -> None:
 
 
 def callable_methods(cls: type) -> list[str]:
-    """The names of the methods of a class that may be called from afar, inherited ones first."""
+    """List the methods of a class that other hosts may call, inherited ones first."""
     marked = {
         name: None
         for base in reversed(cls.__mro__)
         for name, value in vars(base).items()
         if _is_marked(value)
     }
-    # `= None` takes a method away, for the classes further down too.
+    # `= None` removes a method, for subclasses too.
     return [name for name in marked if any(map(_is_marked, takewhile(_is_there, _values(cls, name))))]
 
 
 def check_methods(cls: type, reserved: frozenset[str]) -> None:
-    """Refuse a class of which a method cannot be called from afar though it should be, or has a name in `reserved`.
+    """Refuse a class with an `@rpc` method that other hosts cannot call, or one whose name is in `reserved`.
 
     Raises
     ------
     InvalidRpcMethod
-        It names the method and the cure.
+        The text names the method and the cure.
     """
     for name in callable_methods(cls):
         where, values = f"{cls.__qualname__}.{name}", _values(cls, name)
@@ -88,7 +88,7 @@ def check_methods(cls: type, reserved: frozenset[str]) -> None:
 
 
 def _values(cls: type, name: str) -> list[Any]:
-    """What the name stands for in the class and its bases, the nearest first."""
+    """Find what the name stands for in the class and in its bases, the nearest class first."""
     return [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
 
 

@@ -1,4 +1,4 @@
-"""Finds hosts of a service by what they serve: asks all of them to describe themselves, and gathers the answers."""
+"""Finds the hosts of a service that serve a method: asks all hosts to describe themselves, and keeps the answers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from asyncmgr.transports._base import Transport
 from asyncmgr.transports._streams import Subscription
 
 NAMESPACE = "asyncmgr"
-"""Of the interface that every service has."""
+"""The namespace of the interface that every service has."""
 
 GATHERED = 0.25
-"""Seconds that hosts get to answer, where a call waits for it."""
+"""Seconds to wait for hosts to answer while a call waits."""
 
 REMEMBERED = 30.0
-"""Seconds for which answers are good: so long no host is asked again, however many calls meet an old host."""
+"""Seconds that answers are kept. No host is asked again in this time, even if many calls reach an old host."""
 
 Managers: TypeAlias = Sequence[Mapping[str, Any]]
-"""What a host's ``info`` tells of its managers."""
+"""A host's managers, as its ``info`` describes them."""
 
 
 def serves(method: str, version: str, namespace: str | None) -> Callable[[Managers], bool]:
-    """Whether a host with these managers serves such a call."""
+    """Make a test that says whether one of a host's managers serves this method in this version."""
 
     def does(managers: Managers) -> bool:
         return any(
@@ -43,7 +43,7 @@ def serves(method: str, version: str, namespace: str | None) -> Callable[[Manage
 
 
 class Elsewhere:
-    """The hosts of one service, as they described themselves lately."""
+    """The hosts of one service, as they described themselves in the last `REMEMBERED` seconds."""
 
     def __init__(self, transport: Transport, service: str) -> None:
         self._transport = transport
@@ -52,7 +52,7 @@ class Elsewhere:
         self._good_until = 0.0
 
     async def find(self, fits: Callable[[Managers], bool], most: float) -> str | None:
-        """A host that fits, any of several; `most` is how many seconds the caller has."""
+        """Choose a host that passes the test, at random among several. `most`: seconds that the caller has left."""
         now = asyncio.get_running_loop().time()
         if now >= self._good_until or not any(map(fits, self._known.values())):
             self._known = await self.ask(min(GATHERED, most / 2))
@@ -61,7 +61,7 @@ class Elsewhere:
         return random.choice(hosts) if hosts else None
 
     async def ask(self, within: float) -> dict[str, Managers]:
-        """What each host that answers in so many seconds has to tell of its managers.
+        """Ask every host for its managers, and return the answers that come within these seconds.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Elsewhere:
 
 async def _gather(replies: Subscription, found: dict[str, Managers]) -> None:
     async for reply in replies:
-        # A host that is at its limits, or whose answer is none, is as one that does not answer.
+        # A host that is at its limits, or whose answer cannot be read, counts as one that does not answer.
         with contextlib.suppress(RpcError, KeyError, TypeError, ValueError):
             info = read_reply(reply.data)
             for each in info["managers"]:

@@ -1,4 +1,4 @@
-"""Resolves the type hints of a method, with the type variables of its class bound as the bases say."""
+"""Resolves the type hints of a method, and replaces type variables by what the class gave for them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from asyncmgr._common.safe_text import error_text
 from asyncmgr.errors import InvalidRpcMethod
 
 Bound: TypeAlias = Mapping[Any, Any]
-"""What type variables stand for."""
+"""The type that stands for each type variable."""
 
 
 def bind(function: Any, name: str) -> dict[str, Any]:
-    """The type hints of a method, ``class Users(Repo[User])`` putting `User` where `Repo` has its type variable.
+    """Resolve the type hints of a method. In ``class Users(Repo[User])``, `User` replaces the type variable of `Repo`.
 
     Raises
     ------
     InvalidRpcMethod
-        A hint names nothing, or has a type variable that stands for nothing.
+        A hint names nothing, or has a type variable that no class gives a type for.
     """
     owner, bound = _owner_of(function)
     hints = _hints_of(function, name, {each.__name__: each for each in _parameters_of(owner)})
@@ -28,7 +28,7 @@ def bind(function: Any, name: str) -> dict[str, Any]:
 def _hints_of(function: Any, name: str, names: dict[str, Any]) -> dict[str, Any]:
     try:
         return get_type_hints(function, localns=names, include_extras=True)
-    except Exception as exc:  # a hint is any expression
+    except Exception as exc:  # evaluating a hint may raise anything
         raise InvalidRpcMethod(
             f"{name} has a hint that cannot be resolved ({error_text(exc)}); "
             "import what it names at the top of its module, and not only for type checkers"
@@ -36,10 +36,10 @@ def _hints_of(function: Any, name: str, names: dict[str, Any]) -> dict[str, Any]
 
 
 def _owner_of(function: Any) -> tuple[Any, Bound]:
-    """The class that a bound method was written in, and what its type variables stand for in the instance."""
+    """Find the class that defines a bound method, and what its type variables stand for in the instance."""
     instance, plain = getattr(function, "__self__", None), getattr(function, "__func__", function)
     bindings: dict[Any, dict[Any, Any]] = {}
-    given = getattr(instance, "__orig_class__", None)  # of Repo[User]()
+    given = getattr(instance, "__orig_class__", None)  # set by Repo[User]()
     _visit(type(instance), _bound_by(given, {}), bindings)
     for cls in type(instance).__mro__:
         if any(value is plain for value in vars(cls).values()):
@@ -56,7 +56,7 @@ def _visit(cls: Any, bound: Bound, bindings: dict[Any, dict[Any, Any]]) -> None:
 
 
 def _bound_by(alias: Any, outer: Bound) -> dict[Any, Any]:
-    """What ``Repo[User]`` says that the type variables of `Repo` stand for."""
+    """Read from ``Repo[User]`` what the type variables of `Repo` stand for."""
     arguments = [_substitute(argument, outer) for argument in get_args(alias)]
     return dict(zip(_parameters_of(get_origin(alias)), arguments, strict=False))
 
@@ -75,7 +75,10 @@ def _substitute(hint: Any, bound: Bound) -> Any:
 
 
 def _free(hint: Any) -> Iterator[Any]:
-    """The type variables in a hint; a bare generic class has none, but `Page[T]` of pydantic is the class itself."""
+    """List the type variables in a hint; a bare generic class has none.
+
+    Pydantic's `Page[T]` is the class `Page` itself, so its own variables count.
+    """
     if isinstance(hint, TypeVar):
         yield hint
     elif not isinstance(hint, type) or hasattr(hint, "__pydantic_generic_metadata__"):
@@ -88,7 +91,7 @@ def _default_of(variable: Any) -> Any:
 
 
 def _checked(hint: Any, name: str, owner: Any) -> Any:
-    """The hint, unless pydantic would take whatever comes for one of its type variables."""
+    """Return the hint, or raise if a type variable is left: pydantic would accept any value for it."""
     for variable in _free(hint):
         limited = getattr(variable, "__bound__", None) or getattr(variable, "__constraints__", ())
         if limited or variable in _parameters_of(owner):

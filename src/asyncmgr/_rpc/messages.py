@@ -1,4 +1,4 @@
-"""Requests and replies, and the subjects that they go to; ``docs/wire.md`` is the format. Pure."""
+"""Encodes and decodes requests and replies, and names their subjects; ``docs/wire.md`` is the format. Pure."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from asyncmgr.transports._tokens import encode_token
 from asyncmgr.wire import decode_json, encode_json, positive, shown, typed
 
 SERVERS = "servers"
-"""The group in which the instances of a service share what is for any of them."""
+"""The group in which the instances of a service share the calls to any host."""
 
 NAME_LIMIT = 256
-"""Characters of a method, a namespace, a version and the names of a caller."""
+"""Most characters of a method, a namespace, a version and each name of a caller."""
 
 ID_LIMIT = 64
 
 TEXT_LIMIT = 4096
-"""Characters of an error's text; the rest is in the log of the host that wrote it."""
+"""Most characters of an error's text. The host that wrote it logs the rest."""
 
 THROUGH_LIMIT = 32
-"""Services that a call may come through: each waits in a call for the next one."""
+"""Most services that a call may come through; each of them waits in a call for the next one."""
 
 OFFERED_LIMIT = 64
-"""Versions that an error tells of."""
+"""Most versions that an error lists."""
 
 _VERSION = 1
 
@@ -52,17 +52,17 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def subject_of_any(service: str) -> str:
-    """Where one instance of the service, whichever, is reached."""
+    """Name the subject that reaches any one instance of the service."""
     return f"{_subject(service)}.any"
 
 
 def subject_of_all(service: str) -> str:
-    """Where all instances of the service are reached."""
+    """Name the subject that reaches every instance of the service."""
     return f"{_subject(service)}.all"
 
 
 def subject_of_host(service: str, host: str) -> str:
-    """Where the instance on this host is reached."""
+    """Name the subject that reaches the instance on this host."""
     return f"{_subject(service)}.host.{encode_token(host, 'host name')}"
 
 
@@ -70,9 +70,9 @@ def _subject(service: str) -> str:
     return f"asyncmgr.rpc.{encode_token(service, 'service name')}"
 
 
-@dataclass(slots=True)  # not frozen, which would double the time that making one takes
+@dataclass(slots=True)  # not frozen: that would double the time to make one
 class Request:
-    """One call, cast or fanout, as it travels."""
+    """One call, cast or fanout as it travels."""
 
     id: str
     method: str
@@ -81,18 +81,18 @@ class Request:
     arguments: Mapping[str, Any]
     """JSON values."""
     timeout: float | None
-    """Seconds; `None` = no limit."""
+    """In seconds; `None` = no limit."""
     caller: Caller | None
     through: tuple[str, ...] = ()
-    """The services that wait for this call, each in a call of its own, the first caller's first."""
+    """The services that wait for this call, each in a call of its own; the first caller comes first."""
 
     def encode(self) -> bytes:
-        """The message.
+        """Encode the request as a message.
 
         Raises
         ------
         ValueError
-            The arguments hold NaN, an infinity, or text that is no Unicode.
+            The arguments hold NaN, an infinity, or text that is not Unicode.
         """
         caller = None if self.caller is None else {"service": self.caller.service, "host": self.caller.host}
         fields = {
@@ -110,22 +110,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """Nobody waits for this call any more."""
+    """Says that nobody waits for this call any more."""
 
     id: str
 
     def encode(self) -> bytes:
-        """The message."""
+        """Encode the withdrawal as a message."""
         return encode_json({"v": _VERSION, "withdraw": self.id})
 
 
 def decode_request(data: bytes) -> Request | Withdrawal:
-    """Read what was sent to one of a service's subjects.
+    """Decode a message that came to one of a service's subjects.
 
     Raises
     ------
     ValueError
-        It is neither a request nor a withdrawal of version 1.
+        The message is neither a request nor a withdrawal of version 1.
     """
     try:
         fields = _decode(data)
@@ -137,8 +137,8 @@ def decode_request(data: bytes) -> Request | Withdrawal:
 
 
 def withdrawn_id(data: bytes) -> str | None:
-    """The id of the call that a message withdraws; `None` for any other message, and for what is none."""
-    if b'"withdraw"' not in data:  # as in nearly all
+    """Return the id of the call that a message withdraws; `None` if it is no withdrawal or cannot be read."""
+    if b'"withdraw"' not in data:  # true of nearly all messages
         return None
     try:
         message = decode_request(data)
@@ -152,7 +152,7 @@ def _decode(data: bytes) -> dict[str, Any]:
 
 
 def _checked(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields themselves, where they are of this version of the format."""
+    """Return the fields if they are of this version of the format; else raise."""
     if _typed(fields, "v", int) != _VERSION:
         raise ValueError(f"version {shown(fields['v'])} of the wire format; this host reads {_VERSION}")
     return fields
@@ -176,7 +176,7 @@ def _read_caller(fields: Mapping[str, Any]) -> Caller:
     return Caller(_optional_text(fields, "service"), _text(fields, "host", NAME_LIMIT))
 
 
-# What is wrong with a field is told in words of JSON, and with its name: the sender may be of any language.
+# Errors name the field and use the words of JSON: the sender may be written in any language.
 
 
 def _member(fields: Mapping[str, Any], name: str) -> Any:
@@ -218,18 +218,18 @@ def _texts(fields: Mapping[str, Any], name: str, limit: int) -> tuple[str, ...]:
 
 
 def encode_result(result: object) -> bytes:
-    """The reply that holds a result, in JSON values.
+    """Encode a reply with a result, which is made of JSON values.
 
     Raises
     ------
     ValueError
-        It holds NaN, an infinity, or text that is no Unicode.
+        The result holds NaN, an infinity, or text that is not Unicode.
     """
     return encode_json({"v": _VERSION, "result": result})
 
 
 def encode_error(error: RpcError) -> bytes:
-    """The reply that holds an error; of a text that is too long the beginning."""
+    """Encode a reply with an error. Cuts texts that are too long."""
     fields: dict[str, Any] = {
         "kind": _NAMES.get(type(error), "malformed"),
         "text": _short(safe_str(error, TEXT_LIMIT)),
@@ -242,17 +242,17 @@ def encode_error(error: RpcError) -> bytes:
 
 
 def _short(text: str) -> str:
-    """One line of at most `TEXT_LIMIT` characters: people read it, at a terminal perhaps."""
+    """Make one line of at most `TEXT_LIMIT` characters: people read it, often at a terminal."""
     return printable(text, TEXT_LIMIT)[:TEXT_LIMIT]
 
 
 def read_reply(data: bytes) -> Any:
-    """The result that a reply holds.
+    """Return the result that a reply holds.
 
     Raises
     ------
     RpcError
-        The error that it holds instead, or this class itself where it is no reply.
+        The error that the reply holds; of this very class if the message is not a reply.
     """
     try:
         fields = _decode_reply(data)
@@ -264,7 +264,7 @@ def read_reply(data: bytes) -> Any:
     try:
         raise error
     finally:
-        del error  # else it and its traceback, which holds the request, would wait for the garbage collector
+        del error  # its traceback holds the request: free both now, not at the next garbage collection
 
 
 def _decode_reply(data: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One call from its request to its reply, as the host that serves it sees it."""
+"""One call from its request to its reply, on the host that serves it."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from asyncmgr._rpc.messages import Request
 from asyncmgr._rpc.validation import Method
 
 _SHOWN = 80
-"""Characters of a name that somebody sent, in the log."""
+"""Characters of a caller's name that the log shows."""
 
 Cause: TypeAlias = Literal["withdrawn", "stopping", "timed_out"]
-"""Why a call is cancelled: its caller wants no answer any more, the service stops, or its deadline passed."""
+"""Why a call is cancelled: its caller withdrew it, the service stops, or its deadline passed."""
 
 
 class Needs(enum.Enum):
-    """What a call must have before it may begin."""
+    """What a call needs before it may begin."""
 
     PLACE = enum.auto()
     """One of the service's places."""
-    ROOM = enum.auto()
-    """No place: a call of this service waits for it, and has one."""
+    NESTED = enum.auto()
+    """No place: another call of this service waits for this one, and already holds a place."""
     NOTHING = enum.auto()
-    """It is for the service's own interface, which answers on a busy host too."""
+    """Nothing: it calls the service's own interface, which answers on a busy host too."""
 
 
 class ServedCall:
-    """A call that was let in.
+    """A call that was admitted.
 
     Parameters
     ----------
     arrived
-        In loop time; what the caller allows counts from then.
+        In loop time. The caller's timeout counts from this moment.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class ServedCall:
     ) -> None:
         timeout = math.inf if request.timeout is None else request.timeout
         self.failed = False
-        """It ended with an error of the method's, or by its deadline."""
+        """Whether the method raised, or the deadline passed."""
         self.facts: Call = Call(
             request.id,
             request.method,
@@ -80,21 +80,21 @@ class ServedCall:
         self.needs: Needs = needs
         self.reply_to: str | None = reply_to
         self.task: asyncio.Task[None] | None = None
-        """`None` while it waits for a place."""
+        """`None` while the call waits for a place."""
         self.begun: bool = False
-        """Whether the task has made its first step."""
+        """Whether the task has run its first step."""
         self.ticket: int = NO_TICKET
-        """Of its deadline."""
+        """The ticket of its deadline."""
         self.cause: Cause | None = None
 
     @property
     def full_name(self) -> str:
-        """``manager.method``."""
+        """The name of the method as ``manager.method``."""
         return self.method.name
 
     @property
     def keys(self) -> dict[str, Any]:
-        """What a log line says of it."""
+        """The keys that log lines about this call carry."""
         return {
             "method": self.full_name,
             "id": printable(self.facts.id),
@@ -103,7 +103,7 @@ class ServedCall:
 
 
 def in_words(caller: Caller | None) -> str | None:
-    """A caller for people; it said itself who it is."""
+    """Name a caller for people, as it named itself."""
     if caller is None:
         return None
     return printable(f"{(caller.service or '-')[:_SHOWN]}/{caller.host[:_SHOWN]}", 2 * _SHOWN + 1)

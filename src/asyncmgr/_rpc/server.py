@@ -1,8 +1,8 @@
-"""Serves calls: takes requests off the transport, runs the methods that `admission` lets begin, and replies.
+"""Serves calls: reads requests from the transport, runs the methods that `admission` lets begin, and sends replies.
 
-A request is read at once and then waits for one of the places (the setting `rpc_concurrency`). Every request gets one
-reply, unless it was withdrawn; one that comes faster than it can be read, or that finds too many others waiting, is
-refused. Whatever a request holds and a method raises, the service goes on.
+A request is read at once, and then waits for one of the places (the setting `rpc_concurrency`). Every request gets one
+reply, unless its caller withdraws it. A request is refused if it comes faster than requests can be read, or if too many
+others wait. No request, and nothing that a method raises, stops the service.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from asyncmgr.transports._retries import Retries
 from asyncmgr.transports._streams import Message, Subscription
 
 ANSWER_WITHIN = 5.0
-"""Seconds that the transport gets to subscribe, and again to leave."""
+"""Seconds that the transport may take to subscribe, and again to unsubscribe."""
 
 _CHOICES_KEPT = 256
 
@@ -65,19 +65,19 @@ _AT_ONCE = 50
 """Requests that are taken before other code gets its turn."""
 
 _REFUSED_AT_ONCE = 500
-"""Refusals that are sent before other code gets its turn: they must keep pace with what comes."""
+"""Refusals that are sent before other code gets its turn. Many, because they must keep pace with the requests."""
 
 _UNREAD_KEPT = 1024 * 1024
-"""Requests whose refusal is still to be sent: 100 MB of subjects. More than these are lost."""
+"""Unread requests whose refusal has not been sent: at most 100 MB of subjects. Requests beyond these get no reply."""
 
 
 def endpoint_of(manager: Any) -> Endpoint[Method]:
-    """The interface of a manager: all its methods with `@rpc`, ready to be called.
+    """Gather the `@rpc` methods of a manager into the interface that `CallServer` serves.
 
     Raises
     ------
     InvalidRpcMethod
-        Its version is none, or a type hint cannot be resolved.
+        The manager's version is malformed, or a type hint cannot be resolved.
     """
     version, namespace = manager.RPC_API_VERSION, manager.RPC_API_NAMESPACE
     try:
@@ -92,20 +92,20 @@ def endpoint_of(manager: Any) -> Endpoint[Method]:
 
 
 class CallServer:
-    """The calls of one service instance.
+    """Serves the calls of one service instance.
 
     Parameters
     ----------
     endpoints
-        What is served, in the order in which it is tried.
-    inside
-        The service's own interface.
+        The interfaces that are served, in the order in which they are tried.
+    builtin
+        The interface that every service has.
     places
-        So many methods run at once.
+        How many methods run at once.
     context
-        Holds the variables that every method gets a copy of.
+        The variables that every method gets a copy of.
     on_exit
-        Is told of a method that raised `SystemExit` or `KeyboardInterrupt`.
+        Called with the `SystemExit` or `KeyboardInterrupt` that a method raised.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class CallServer:
         transport: Transport,
         this: Caller,
         endpoints: Sequence[Endpoint[Method]],
-        inside: Endpoint[Method],
+        builtin: Endpoint[Method],
         *,
         places: int,
         context: contextvars.Context,
@@ -122,31 +122,31 @@ class CallServer:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._service, self._host = this.service or "", this.host
-        # Callers ask for the same few methods again and again; errors are not kept.
-        self._choose = lru_cache(_CHOICES_KEPT)(partial(choose, (*endpoints, inside)))
-        self._inside = inside
+        # Callers ask for the same few methods again and again. Errors are not cached.
+        self._choose = lru_cache(_CHOICES_KEPT)(partial(choose, (*endpoints, builtin)))
+        self._builtin = builtin
         self._context = context
         self._on_exit = on_exit
         self._admission = Admission(self._host, places, self._start)
         self._running: set[ServedCall] = set()
         self._by_id: dict[str, ServedCall] = {}
         self._unread: deque[str] = deque(maxlen=_UNREAD_KEPT)
-        """Where those that were never read want their answer."""
+        """The reply subjects of requests that were dropped unread."""
         self._deadlines: Deadlines[ServedCall] = Deadlines(lambda call: self._cancel(call, "timed_out"))
-        self._told = Counts()
+        self._counts = Counts()
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    # What a service asks of it
+    # Called by the service
 
     async def start(self) -> None:
-        """Serve from now on, or, while the transport is down, as soon as it is back."""
+        """Begin to serve; if the transport is down, as soon as it is back."""
         self._task = asyncio.create_task(self._serve(), name=f"asyncmgr calls of {self._service}")
         await self._tried.wait()
 
     async def close(self) -> None:
-        """Take no more requests off the transport. What had come is served."""
+        """Stop reading requests. Requests that have already arrived are still served."""
         self._closing.set()
         if self._task is not None:
             try:
@@ -156,21 +156,21 @@ class CallServer:
 
     @property
     def waiting(self) -> frozenset[ServedCall]:
-        """The calls that have come and not ended."""
+        """The calls that have arrived and not ended."""
         return frozenset((*self._admission, *self._running))
 
     def cancel(self, calls: Iterable[ServedCall]) -> None:
-        """Ask these calls to end; those that wait for a place are refused."""
+        """Ask these calls to end. Calls that wait for a place are refused."""
         for call in calls:
             self._cancel(call, "stopping")
 
     def give_up(self) -> frozenset[ServedCall]:
-        """Report the calls that did not end although they were cancelled."""
+        """Log the calls that did not end although they were cancelled, and return them."""
         for call in self._running:
             log.error("call.leaked", **call.keys)
         return frozenset(self._running)
 
-    # Taking requests
+    # Reading requests
 
     async def _serve(self) -> None:
         spread = random.Random(zlib.crc32(f"{self._service}/{self._host}".encode()))
@@ -194,7 +194,7 @@ class CallServer:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Where calls of this service and host arrive."""
+        """The subjects on which calls of this service and host arrive."""
         return (
             subject_of_any(self._service),
             subject_of_host(self._service, self._host),
@@ -214,7 +214,7 @@ class CallServer:
         return subscriptions
 
     async def _pause(self, retries: Retries) -> None:
-        """Wait for the time of the next try, or for the end."""
+        """Wait until the next try is due or the server closes."""
         waits = [asyncio.ensure_future(wait) for wait in (retries.due(), self._closing.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -246,14 +246,14 @@ class CallServer:
                 await asyncio.sleep(0)
 
     def _take_withdrawal(self, message: Message) -> bool:
-        """Withdraw on arrival, before any request that waits to be read is begun; False for any other message."""
+        """Handle a withdrawal on arrival, before queued requests begin. Returns False for any other message."""
         call_id = withdrawn_id(message.data)
         if call_id is not None:
             self._withdraw(call_id)
         return call_id is not None
 
     async def _take(self, message: Message) -> None:
-        """Start, keep or refuse what a message asks for. Raises nothing."""
+        """Start, queue or refuse the call that a message asks for. Raises nothing."""
         try:
             request = decode_request(message.data)
         except ValueError as exc:
@@ -266,7 +266,7 @@ class CallServer:
         except RpcError as exc:
             self._note_refused(request, message.reply_to, exc)
             await self._reply(message.reply_to, exc)
-        except BaseException as exc:  # from a type that an argument is validated by; nothing here awaits
+        except BaseException as exc:  # raised by the type of an argument; nothing here awaits
             caller = in_words(request.caller)
             keys = {"method": printable(request.method), "id": printable(request.id), "caller": caller}
             await self._reply(message.reply_to, self._note_failure(keys, exc))
@@ -275,12 +275,12 @@ class CallServer:
         return None
 
     def _note_malformed(self, subject: str, error: ValueError) -> None:
-        if count := self._told.note("malformed"):
+        if count := self._counts.note("malformed"):
             log.warning("request.malformed", subject=subject, error=safe_str(error), count=count)
 
     def _note_refused(self, request: Request, reply_to: str | None, error: RpcError) -> None:
-        """A caller is told itself; of a cast that was refused nobody would know."""
-        if reply_to is None and (count := self._told.note("cast refused")):
+        """Log a cast that was refused. Other callers get the error as their reply."""
+        if reply_to is None and (count := self._counts.note("cast refused")):
             log.warning(
                 "cast.refused",
                 method=printable(request.method),
@@ -291,7 +291,7 @@ class CallServer:
             )
 
     def _admit(self, request: Request, message: Message) -> None:
-        """Start the call, or let it wait; raises the `RpcError` for which it is refused."""
+        """Start the call or queue it; raises the `RpcError` that refuses it."""
         if self._admission.was_withdrawn(request.id):
             return
         endpoint = self._choose(request.method, request.version, request.namespace)
@@ -312,10 +312,10 @@ class CallServer:
         self._admission.admit(call)
 
     def _needs_of(self, request: Request, endpoint: Endpoint[Method]) -> Needs:
-        if endpoint is self._inside:
+        if endpoint is self._builtin:
             return Needs.NOTHING
-        # Some call of this service, here or on another host, holds a place until this one has ended.
-        return Needs.ROOM if self._service in request.through else Needs.PLACE
+        # A call of this service, here or on another host, holds a place until this one has ended.
+        return Needs.NESTED if self._service in request.through else Needs.PLACE
 
     def _withdraw(self, call_id: str) -> None:
         call = self._by_id.get(call_id)
@@ -325,15 +325,15 @@ class CallServer:
             self._cancel(call, "withdrawn")
 
     def _cancel(self, call: ServedCall, cause: Cause) -> None:
-        """Have the call end, begun or not; the first cause is the one that counts."""
+        """End a call, whether it has begun or not. The first cause counts."""
         if call.cause is not None and cause != "stopping":
             return  # a caller withdraws at its deadline, which passes here too; its method may be cleaning up
         call.cause = call.cause or cause
         if self._admission.drop(call):
-            self._end(call) if cause == "withdrawn" else self._start(call)  # only to reply
+            self._end(call) if cause == "withdrawn" else self._start(call)  # started only to send the reply
         elif call.task is not None and call.begun:
             call.task.cancel()
-        # One that has not begun sees the cause itself; a task that is cancelled so early would send no reply.
+        # A call that has not begun sees its cause when it begins; a task cancelled before that would send no reply.
 
     # Running methods
 
@@ -355,7 +355,7 @@ class CallServer:
 
     async def _run(self, call: ServedCall) -> None:
         if not call.facts.remaining:
-            call.cause = call.cause or "timed_out"  # the loop stood still meanwhile
+            call.cause = call.cause or "timed_out"  # the loop was blocked until after the deadline
         call.begun = True
         reply = self._explain_end(call) if call.cause else await self._perform(call)
         call.failed = isinstance(reply, RpcError) and call.cause != "stopping"
@@ -363,13 +363,14 @@ class CallServer:
             await self._reply(call.reply_to, reply, within=call.facts.remaining)
 
     async def _perform(self, call: ServedCall) -> bytes | RpcError | None:
-        """Run the method: its reply, or `None` where nobody wants one."""
+        """Run the method. Returns its reply, or `None` if nobody waits for one."""
         try:
             result = await call.method.function(**call.arguments)
             reply = encode_result(call.method.write(result))
             check_secrets(result, reply)
             return reply
-        except asyncio.CancelledError as exc:  # without a cause by whoever got hold of the task, or at random
+        except asyncio.CancelledError as exc:
+            # Without a cause, other code cancelled the task, or the method raised this by itself.
             return self._note_failure(call.keys, exc) if call.cause is None else self._explain_end(call)
         except GeneratorExit:  # the loop is gone
             raise
@@ -379,28 +380,28 @@ class CallServer:
             return self._note_failure(call.keys, exc)
 
     def _explain_end(self, call: ServedCall) -> RpcError | None:
-        """The reply to a call that was cancelled, or never begun."""
+        """Make the reply to a call that was cancelled, or that never began."""
         if call.cause == "timed_out":
-            if count := self._told.note(("timed out", call.full_name)):
+            if count := self._counts.note(("timed out", call.full_name)):
                 log.warning("call.timed_out", **call.keys, count=count)
             return RpcTimeout(f"{call.full_name} did not end within the time that the caller gave it")
         return _STOPPING if call.cause == "stopping" else None
 
     def _note_failure(self, keys: dict[str, Any], error: BaseException) -> RpcError:
-        """Log what a method raised, the first of its kind with its traceback; what the caller is told."""
-        if count := self._told.note((keys["method"], kind_of_error(error))):
+        """Log what a method raised, the first of its kind with a traceback. Returns the error for the caller."""
+        if count := self._counts.note((keys["method"], kind_of_error(error))):
             trace = {"exc_info": error} if count == 1 else {}
             log.error("call.failed", **keys, error=error_text(error), count=count, **trace)
         return RemoteError(type_name(error), safe_str(error, TEXT_LIMIT))
 
     async def _reply(self, subject: str | None, reply: bytes | RpcError, *, within: float = 0.0) -> None:
-        """Send a reply where one is wanted; a lost connection may be back within these seconds.
+        """Send a reply if one is wanted. Waits at most `within` seconds for a lost connection to come back.
 
-        Where the transport does not take it, the caller's deadline tells.
+        If the transport does not take the reply, the caller runs into its deadline.
         """
         if subject is None:
             return
-        if subject.startswith("$"):  # the server's own, where an answer may be taken for an order
+        if subject.startswith("$"):  # the NATS server's own: it might take a reply for a command
             log.debug("reply.refused", service=self._service, host=self._host, subject=printable(subject))
             return
         try:

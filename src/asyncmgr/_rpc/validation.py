@@ -1,4 +1,4 @@
-"""Validates what goes in and out of methods that other hosts call, by their type hints; loaded when they are served."""
+"""Validates arguments and results of `@rpc` methods by their type hints. Imported when a service serves them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from asyncmgr._rpc.generics import bind
 from asyncmgr._rpc.values import secret_fields, to_json_values, transforms
 from asyncmgr.errors import InvalidArguments, InvalidRpcMethod, RpcError
 
-_SHOWN = 5
-"""So many of the things that are wrong with arguments are told."""
+_LISTED = 5
+"""Problems with the arguments that an error lists."""
 
 _NO_ARGUMENTS = b'{"arguments":{}}'
 
 
 class Method:
-    """One bound method with what its type hints allow.
+    """One bound method, with the checks that its type hints ask for.
 
     Raises
     ------
     InvalidRpcMethod
-        A hint names nothing, or nothing that can be validated or that can travel.
+        A hint names nothing, or a type that cannot be validated or cannot travel.
     """
 
     def __init__(self, function: Callable[..., Awaitable[Any]], name: str) -> None:
@@ -59,16 +59,18 @@ class Method:
             )
 
     def read(self, arguments: Mapping[str, Any], request: bytes) -> dict[str, Any]:
-        """What the method is called with: out of `request`, whose arguments, as decoded, are `arguments`.
+        """Validate the arguments of `request`, and return them as the method takes them.
+
+        `arguments` are the same arguments, already decoded.
 
         Raises
         ------
         InvalidArguments
-            They are not those of the method.
+            The arguments are not those of the method.
         """
         self._check_names(arguments)
         try:
-            # From the text as it came, as only out of JSON strict types take what JSON has for them.
+            # Validate the JSON text, not the decoded values: strict types take JSON's form of a value only from text.
             read: dict[str, Any] = self._requests.validate_json(request if arguments else _NO_ARGUMENTS)
         except ValidationError as exc:
             raise InvalidArguments(f"{self.name}: {_problems(exc)}") from None
@@ -81,19 +83,19 @@ class Method:
         )
         if refused:
             raise InvalidArguments(
-                f"{self.name} has no argument {', '.join(map(safe_repr, refused[:_SHOWN]))}; it takes {self._taken()}"
+                f"{self.name} has no argument {', '.join(map(safe_repr, refused[:_LISTED]))}; it takes {self._taken()}"
             )
 
     def _taken(self) -> str:
         return ", ".join(sorted(self._parameters.names)) or "none"
 
     def write(self, result: object) -> Any:
-        """The result as JSON values, fields by their alias.
+        """Turn the result into JSON values; fields have their aliases as names.
 
         Raises
         ------
         TypeError, ValueError
-            It is not what the hints promise, or is not JSON.
+            The result is not what the hints promise, or is not JSON.
         """
         if self._result is None:
             return to_json_values(result)
@@ -105,7 +107,7 @@ class Method:
             raise TypeError(f"{self.name} returned {safe_repr(result, 60)}: {_problems(exc, 0)}") from None
 
     def describe(self) -> dict[str, Any]:
-        """JSON Schemas of `arguments` and `result`, and the first line of its documentation."""
+        """Describe the method: JSON Schemas of `arguments` and `result`, and the first line of its docstring."""
         return {
             "summary": (inspect.getdoc(self.function) or "").partition("\n")[0],
             "arguments": self._parameters.describe(),
@@ -118,7 +120,7 @@ class Method:
 
 
 class _Parameters:
-    """What a method takes: the type of its arguments as one object, and their names."""
+    """The parameters of a method: their names, and one type for all arguments together."""
 
     def __init__(self, parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]) -> None:
         fields: dict[str, Any] = {}
@@ -133,12 +135,12 @@ class _Parameters:
                 self._others = hint
         self.names: frozenset[str] = frozenset(fields)
         self.is_open: bool = self._others is not None
-        """Whether it takes arguments of other names too."""
+        """Whether the method takes arguments of other names too."""
         self._named: Any = _object("Arguments", **fields)
         self.kind: Any = _with_others(self._named, self._others) if self.is_open else self._named
 
     def describe(self) -> dict[str, Any]:
-        """Their JSON Schema."""
+        """Write the JSON Schema of the arguments."""
         schema = _schema_of(TypeAdapter(self._named), "validation")
         others = _schema_of(TypeAdapter(dict[str, self._others]), "validation") if self.is_open else {}  # type: ignore[name-defined]
         schema["additionalProperties"] = others.get("additionalProperties", self.is_open)
@@ -148,13 +150,13 @@ class _Parameters:
 
 
 def _object(title: str, /, **fields: Any) -> Any:
-    """A typed dict, made of what is found at run time."""
+    """Make a typed dict of fields that are known only at run time."""
     made: Any = TypedDict
     return made(title, fields)
 
 
 def _field(parameter: inspect.Parameter, hint: Any) -> Any:
-    """What is left out is left to the method's own default."""
+    """Mark a parameter that has a default as optional, so that the method's own default applies."""
     _check_alias(parameter.name, hint)
     return Required[hint] if parameter.default is parameter.empty else NotRequired[hint]
 
@@ -171,7 +173,7 @@ def _unpacked(hint: Any) -> Any:
 
 
 def _fields_of(kind: Any) -> dict[str, Any]:
-    """The fields of ``**options: Unpack[Options]``: each is an argument of its own."""
+    """Read the fields of ``**options: Unpack[Options]``; each one is an argument."""
     hints = get_type_hints(kind, include_extras=True)
     for name, hint in hints.items():
         _check_alias(name, hint)
@@ -185,7 +187,7 @@ def _as_said(hint: Any, is_required: bool) -> Any:
 
 
 def _with_others(named: Any, others: Any) -> Any:
-    """A type of the fields of `named` and of others, each as `others` says."""
+    """Make a type that has the fields of `named`, and further fields of the type `others`."""
 
     class WithOthers:
         @classmethod
@@ -199,12 +201,12 @@ def _with_others(named: Any, others: Any) -> Any:
 
 
 def read_result(reply: bytes, into: Any, name: str) -> Any:
-    """The result that the text of a reply holds, as a type of the caller's; `name` is the method's, for errors.
+    """Read the result from the text of a reply as the type `into`. `name` is the method's name, for errors.
 
     Raises
     ------
     RpcError
-        It is no such value.
+        The result is not of this type.
     """
     try:
         return _replies_of(into).validate_json(reply)["result"]
@@ -218,35 +220,35 @@ def _replies_of(into: Any) -> TypeAdapter[Any]:
 
 
 def _receiver_of(function: Any) -> frozenset[str]:
-    """What ``self`` is called, where no argument can be called so, not even one of ``**others``."""
+    """Name the parameter that is ``self``: no argument may have this name, not even one of ``**others``."""
     parameters = signature_of(getattr(function, "__func__", function)).parameters.values()
     first = next(iter(parameters), None)
     return frozenset([first.name] if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else [])
 
 
 def _adapter_of(hint: Any) -> TypeAdapter[Any] | None:
-    """What validates a result; `None` where anything will do."""
+    """Make the validator of a result; `None` if the hint allows anything."""
     if hint is Any:
         return None
     try:
-        # NaN is not to become null, but to be refused.
+        # NaN must be refused, not become null.
         return TypeAdapter(hint, config=ConfigDict(ser_json_inf_nan="constants"))
-    except PydanticUserError:  # a model: its own configuration holds
+    except PydanticUserError:  # a model, which has its own configuration
         return TypeAdapter(hint)
 
 
 def _schema_of(adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any]:
     try:
         return adapter.json_schema(mode=mode)
-    except PydanticUserError:  # it has types with a validator and no schema
+    except PydanticUserError:  # the type has a validator and no schema
         return {}
 
 
 def _problems(error: ValidationError, around: int = 1) -> str:
-    """What is wrong and where, without the first `around` steps of the way there."""
+    """Say what is wrong and where. Drops the first `around` items of each location."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    told = [_problem(problem["loc"][around:], problem["msg"]) for problem in problems[:_SHOWN]]
-    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    told = [_problem(problem["loc"][around:], problem["msg"]) for problem in problems[:_LISTED]]
+    more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
     return "; ".join([*told, *more])
 
 

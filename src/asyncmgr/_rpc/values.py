@@ -1,4 +1,4 @@
-"""Turns what Python programs hand over into JSON values, and finds what would not survive that."""
+"""Turns Python values into JSON values, and finds secrets that pydantic would hide."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
 _HIDDEN = b"**********"
-"""What pydantic writes instead of a secret."""
+"""What pydantic writes in place of a secret."""
 
 _SECRETS = (SecretStr, SecretBytes, Secret)
 _ENCODINGS = ("base64", "base64url")
 
 
 def to_json_values(value: object) -> Any:
-    """`value` as JSON values: models (by alias), dates, sets and the like as pydantic writes them.
+    """Convert `value` to JSON values: models (by alias), dates, sets and the like as pydantic writes them.
 
     Raises
     ------
     ValueError
-        There is no such way to write it.
+        `value` has no JSON form.
     """
     try:
         return to_jsonable_python(value, by_alias=True, inf_nan_mode="constants")
@@ -33,14 +33,14 @@ def to_json_values(value: object) -> Any:
 
 
 def check_secrets(value: object, written: bytes) -> None:
-    """Refuse `value` where a secret was hidden when it was `written`: what arrives would be asterisks.
+    """Refuse `value` if pydantic hid a secret in it when it was `written`: only asterisks would arrive.
 
     Raises
     ------
     ValueError
-        It names the field.
+        The text names the field.
     """
-    # One of a genuine text may be there too, so only then the value itself is looked through.
+    # A real text may hold the same asterisks, so the value itself is searched only in this case.
     path = next(_secrets_in(value, ""), None) if _HIDDEN in written else None
     if path is not None:
         raise ValueError(
@@ -68,12 +68,12 @@ def _parts_of(value: Any) -> Iterator[tuple[object, Any]]:
 
 
 def secret_fields(schema: Any) -> list[str]:
-    """The fields of a JSON Schema that hold secrets."""
+    """List the fields of a JSON Schema that hold secrets."""
     return [path for path, part in _walk(schema, "a value") if _is_secret(part)]
 
 
 def transforms(schema: Any) -> bool:
-    """Whether values of this JSON Schema are written otherwise than they are read: base64, JSON in a text."""
+    """Whether values of this JSON Schema are written in another form than they are read: base64, JSON in a text."""
     return any(
         part.get("format") in _ENCODINGS or "contentMediaType" in part for _, part in _walk(schema, "a value")
     )
@@ -84,7 +84,7 @@ def _is_secret(schema: Mapping[str, Any]) -> bool:
 
 
 def _walk(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each schema in a schema, with the field that it is for."""
+    """Visit each schema inside a schema, with the path of its field."""
     if isinstance(schema, list):
         for each in schema:
             yield from _walk(each, path)

@@ -1,4 +1,4 @@
-"""Which offered interface serves a request: versions are ``major.minor``, compatible within one major."""
+"""Chooses the interface that serves a request. Versions are ``major.minor``, compatible within one major. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})", re.ASCII)
 
 
 def parse_version(version: str) -> tuple[int, int]:
-    """Major and minor of ``"1.10"``.
+    """Read major and minor from text such as ``"1.10"``.
 
     Raises
     ------
     ValueError
-        It is not two whole numbers with a dot between them.
+        The text is not two whole numbers with a dot between them.
     """
     match = _VERSION.fullmatch(version)
     if match is None:
@@ -31,12 +31,12 @@ def parse_version(version: str) -> tuple[int, int]:
 
 
 def is_compatible(requested: str, offered: str) -> bool:
-    """Whether what offers one version serves calls of another: same major, and no younger minor.
+    """Whether an interface of one version serves calls of another: same major version, and no older minor version.
 
     Raises
     ------
     ValueError
-        One of them is no version.
+        One of the versions is malformed.
     """
     (wanted_major, wanted_minor), (major, minor) = parse_version(requested), parse_version(offered)
     return wanted_major == major and wanted_minor <= minor
@@ -53,7 +53,7 @@ class Endpoint(Generic[M]):
 
 
 def choose(endpoints: Sequence[Endpoint[M]], method: str, version: str, namespace: str | None) -> Endpoint[M]:
-    """The first endpoint that serves this call. The rule is that of oslo.messaging's dispatcher.
+    """Choose the first endpoint that serves this call. The rule is that of oslo.messaging's dispatcher.
 
     ==================  =====================  ==================  =================================
     the namespace       the version            the method          raises

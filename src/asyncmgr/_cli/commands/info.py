@@ -16,7 +16,7 @@ from asyncmgr._cli.task_views import local, relative
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.safe_text import error_text, safe_str
 from asyncmgr._rpc.client import RpcClient
-from asyncmgr._rpc.interface.signatures import models_of, signature_of
+from asyncmgr._rpc.interface.signatures import method_in_words, models_of
 from asyncmgr._service.builtin_rpc import NAMESPACE
 from asyncmgr.errors import AsyncmgrError
 
@@ -75,7 +75,7 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
 def _manager_lines(manager: Mapping[str, Any]) -> Iterator[str]:
     yield f"{manager['name']}, {_interface(manager)}"
     for method in manager["methods"]:
-        yield f"  {signature_of(method)}"
+        yield f"  {method_in_words(method)}"
         if method["summary"]:
             yield f"      {method['summary']}"
     yield from (f"  {model}" for model in models_of(manager["methods"]))

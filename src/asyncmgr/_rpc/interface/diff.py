@@ -1,4 +1,4 @@
-"""Compares what a service offered with what it offers, by two `info` documents, and says which version must move. Pure.
+"""Compares two `info` documents of a service, an old and a new one, and says which version must move. Pure.
 
 Clients of the old document stay, so an interface may change without them like this:
 
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from asyncmgr._rpc.interface.schema_diff import Shift, Way, compare_schemas
+from asyncmgr._rpc.interface.schema_diff import Effect, Shift, compare_schemas
 from asyncmgr._rpc.versions import parse_version
 
 
@@ -51,20 +51,20 @@ class Change:
 
     move: Move
     method: str
-    """Empty for the interface as a whole."""
+    """Empty if the change is to the interface as a whole."""
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What became of one interface."""
+    """The differences between an old and a new interface, with both versions."""
 
     manager: str
     namespace: str | None
     old: str | None
-    """The version that was declared; `None` = the interface is new."""
+    """The old declared version; `None` = the interface is new."""
     new: str | None
-    """The version that is; `None` = the interface is gone."""
+    """The new declared version; `None` = the interface is gone."""
     changes: tuple[Change, ...]
 
     @property
@@ -73,7 +73,7 @@ class Comparison:
 
     @property
     def at_least(self) -> str | None:
-        """The least version that says it; `None` where there is none."""
+        """The least version that announces the changes; `None` if the interface is gone."""
         if self.old is None or self.new is None:
             return self.new
         major, minor = parse_version(self.old)
@@ -83,7 +83,7 @@ class Comparison:
 
     @property
     def went_back(self) -> bool:
-        """The declared version is less than it was."""
+        """Whether the new declared version is less than the old one."""
         return (
             self.old is not None
             and self.new is not None
@@ -92,7 +92,7 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """The declared version says what it must."""
+        """Whether the new declared version announces all changes."""
         if self.new is None or self.at_least is None:
             return False
         return parse_version(self.new) >= parse_version(self.at_least)
@@ -104,7 +104,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Comparison]:
     Raises
     ------
     ValueError
-        One of them is no such document.
+        One of the arguments is not such a document.
     """
     before, after = _interfaces(old), _interfaces(new)
     found = [_compare_interfaces(one, other) for one, other in _pairs(before, after)]
@@ -153,7 +153,7 @@ def _read(manager: Mapping[str, Any]) -> _Interface:
 def _pairs(
     before: Sequence[_Interface], after: Sequence[_Interface]
 ) -> Iterator[tuple[_Interface | None, _Interface | None]]:
-    """Each old interface with its successor, then those that are new."""
+    """Pair each old interface with its successor; then list the new ones."""
     left = list(after)
     successors: dict[int, _Interface] = {}
     for is_successor in (_is_same_manager, _is_same_major, _is_same_namespace):
@@ -181,7 +181,7 @@ def _is_same_namespace(old: _Interface, new: _Interface) -> bool:
 def _compare_interfaces(old: _Interface | None, new: _Interface | None) -> Comparison | None:
     there = new or old
     if there is None or not ((old and old.methods) or (new and new.methods)):
-        return None  # managers with tasks only have no callers
+        return None  # managers without methods have no callers
     return Comparison(
         there.manager,
         there.namespace,
@@ -216,12 +216,12 @@ def _method_changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -
 
 
 def _move(shift: Shift, *, sent: bool) -> Move:
-    if shift.way is Way.OTHER:
+    if shift.effect is Effect.OTHER:
         return Move.MAJOR
-    if shift.way is Way.ADDED:
+    if shift.effect is Effect.ADDED:
         return Move.MINOR
-    harms = Way.NARROWER if sent else Way.WIDER
-    return Move.MAJOR if shift.way is harms else Move.MINOR
+    harms = Effect.NARROWER if sent else Effect.WIDER
+    return Move.MAJOR if shift.effect is harms else Move.MINOR
 
 
 def _sorted(changes: Iterable[Change]) -> list[Change]:

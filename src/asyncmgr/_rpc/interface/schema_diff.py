@@ -1,6 +1,6 @@
-"""Tells whether one JSON Schema takes less or more than another, by the keywords that pydantic writes. Pure.
+"""Says whether one JSON Schema takes less or more than another, by the keywords that pydantic writes. Pure.
 
-What it cannot tell is `Way.OTHER`, never nothing: no shift is found only where both take the same.
+A difference that it cannot judge is `Effect.OTHER`. It reports nothing only if both schemas take the same values.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 from asyncmgr._rpc.interface.signatures import type_in_words
 
 
-class Way(Enum):
-    """In which way the new schema differs."""
+class Effect(Enum):
+    """How the values that the new schema takes differ from those of the old one."""
 
     NARROWER = "takes less"
     WIDER = "takes more"
@@ -28,34 +28,35 @@ class Way(Enum):
 class Shift:
     """One difference between two schemas."""
 
-    way: Way
+    effect: Effect
     what: str
-    """In words, with the path."""
+    """The difference in words, with its path."""
 
 
 Schema: TypeAlias = Any
 Shifts: TypeAlias = Iterator[Shift]
 Branch: TypeAlias = Mapping[str, Any]
-"""A schema of one type or value, without references and choices at its top."""
+"""A schema of one type or value: no reference and no choice at its top."""
 
 _NOTES = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$defs"}
-"""Keywords that say nothing about which values are taken."""
+"""Keywords that do not change which values a schema takes."""
 _CHOICES = ("anyOf", "oneOf")
 _MAPS = ("properties", "patternProperties")
 _PARTS = {"items", "prefixItems", "properties", "required", "additionalProperties"}
-"""Keywords that are compared by what is in them."""
+"""Keywords whose contents are compared."""
 _LOWER = ("minLength", "minItems", "minProperties")
 _UPPER = ("maxLength", "maxItems", "maxProperties")
 _LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 _KIND = "type"
 _NAME = "$name"
-"""Put into a branch: the definition that it comes from."""
+"""A key added to a branch: the name of its definition."""
 
 
 def compare_schemas(old: Schema, new: Schema, *, sent: bool, path: str) -> list[Shift]:
-    """What became different. `sent`: values go to the owner of the schema, who may refuse them; else they come from it.
+    """List the differences between two schemas.
 
-    `path` is what the whole is called; empty for the arguments of a method.
+    `sent`: values go to the owner of the schema, who may refuse them; else values come from the owner. `path` names
+    the schema as a whole; it is empty for the arguments of a method.
     """
     return list(_Comparer(old, new, sent=sent).compare(old, new, path))
 
@@ -67,7 +68,7 @@ class _Comparer:
         self._old, self._new = _Document(old), _Document(new)
         self._sent = sent
         self._under_way: set[tuple[str, str]] = set()
-        """A type may hold itself: what is found of it is told once, further out."""
+        """Pairs that are being compared. A type may hold itself; the outer comparison reports its differences."""
 
     def compare(self, old: Schema, new: Schema, path: str) -> Shifts:
         pair = json.dumps(old, sort_keys=True), json.dumps(new, sort_keys=True)
@@ -84,14 +85,14 @@ class _Comparer:
         lost = [one for one in old if not _is_in(one, (pair[0] for pair in pairs)) and not _fits(one, new)]
         gained = [one for one in new if not _is_in(one, (pair[1] for pair in pairs)) and not _fits(one, old)]
         if lost or gained:
-            way = Way.OTHER if lost and gained else Way.NARROWER if lost else Way.WIDER
-            yield Shift(way, f"{_whole(path)} is {_words(new)}, was {_words(old)}")
+            effect = Effect.OTHER if lost and gained else Effect.NARROWER if lost else Effect.WIDER
+            yield Shift(effect, f"{_whole(path)} is {_words(new)}, was {_words(old)}")
 
     def _compare_branches(self, old: Branch, new: Branch, path: str) -> Shifts:
-        """Compare two of one type."""
+        """Compare two branches that were paired."""
         if old.get(_KIND) != new.get(_KIND):
-            way = Way.WIDER if new.get(_KIND) == "number" else Way.NARROWER
-            yield Shift(way, f"{_whole(path)} is {_words([new])}, was {_words([old])}")
+            effect = Effect.WIDER if new.get(_KIND) == "number" else Effect.NARROWER
+            yield Shift(effect, f"{_whole(path)} is {_words([new])}, was {_words([old])}")
         yield from _compare_bounds(old, new, path)
         yield from self._compare_rest(old, new, path)
         if old.get(_KIND) == "array":
@@ -100,19 +101,21 @@ class _Comparer:
             yield from self._compare_objects(old, new, path)
 
     def _compare_rest(self, old: Branch, new: Branch, path: str) -> Shifts:
-        """Each other keyword refuses values, so that one more takes less."""
+        """Compare the other keywords. Each one refuses values, so one keyword more takes less."""
         known = {*_NOTES, *_PARTS, *_LOWER, *_UPPER, *_LIMITS, _KIND, _NAME}
         for key in sorted((old.keys() | new.keys()) - known):
             before, after = self._old.inlined_value(key, old), self._new.inlined_value(key, new)
             if before != after:
-                way = Way.NARROWER if before is None else Way.WIDER if after is None else Way.OTHER
-                yield Shift(way, f"{_whole(path)}: {key} is {_shown(after)}, was {_shown(before)}")
+                effect = (
+                    Effect.NARROWER if before is None else Effect.WIDER if after is None else Effect.OTHER
+                )
+                yield Shift(effect, f"{_whole(path)}: {key} is {_shown(after)}, was {_shown(before)}")
 
     def _compare_arrays(self, old: Branch, new: Branch, path: str) -> Shifts:
         yield from self.compare(old.get("items", True), new.get("items", True), f"{path}[]")
         before, after = old.get("prefixItems", []), new.get("prefixItems", [])
         if len(before) != len(after):
-            yield Shift(Way.OTHER, f"{_whole(path)} has {len(after)} places, had {len(before)}")
+            yield Shift(Effect.OTHER, f"{_whole(path)} has {len(after)} places, had {len(before)}")
             return
         for number, (one, other) in enumerate(zip(before, after, strict=True)):
             yield from self.compare(one, other, f"{path}[{number}]")
@@ -129,9 +132,9 @@ class _Comparer:
                 continue
             if (name in needed_before) != (name in needed_after):
                 if name in needed_after:
-                    yield Shift(Way.NARROWER, f"{what} must be there")
+                    yield Shift(Effect.NARROWER, f"{what} must be there")
                 else:
-                    yield Shift(Way.WIDER, f"{what} may be left out")
+                    yield Shift(Effect.WIDER, f"{what} may be left out")
             yield from self.compare(before[name], after[name], what)
         for name in after.keys() - before.keys():
             yield from self._compare_added(old, after[name], _field(path, name), name in needed_after)
@@ -142,19 +145,19 @@ class _Comparer:
         if self._sent and others is not False:
             yield from self.compare(field, others, what)
         else:
-            yield Shift(Way.OTHER, f"{what} is removed")
+            yield Shift(Effect.OTHER, f"{what} is removed")
 
     def _compare_added(self, old: Branch, field: Schema, what: str, is_needed: bool) -> Shifts:
         if is_needed:
-            yield Shift(Way.NARROWER, f"{what} is added and must be there")
+            yield Shift(Effect.NARROWER, f"{what} is added and must be there")
             return
-        yield Shift(Way.ADDED, f"{what} is added")
+        yield Shift(Effect.ADDED, f"{what} is added")
         others = old.get("additionalProperties", False)
         if self._sent and others is not False:
             yield from self.compare(others, field, what)
 
     def _compare_others(self, old: Branch, new: Branch, path: str) -> Shifts:
-        """What is taken beside the named fields. Absent, it is ignored, or never comes."""
+        """Compare what the schemas say of unnamed fields; if nothing, such fields are ignored or never come."""
         before, after = old.get("additionalProperties"), new.get("additionalProperties")
         if not self._sent:
             before, after = before or None, after or None
@@ -164,21 +167,21 @@ class _Comparer:
         if before not in (None, False) and after not in (None, False):
             yield from self.compare(before, after, f"{path}{{}}" if path else "other argument")
         elif after is False or (after is None and before is not False):
-            way = Way.NARROWER if self._sent else Way.OTHER
-            yield Shift(way, f"{what} are {'refused' if after is False else 'not taken any more'}")
+            effect = Effect.NARROWER if self._sent else Effect.OTHER
+            yield Shift(effect, f"{what} are {'refused' if after is False else 'not taken any more'}")
         elif self._sent:
-            # What was ignored may have been anything.
+            # The old schema ignored these fields, so they may hold anything.
             is_safe = before is False or after in (True, {})
-            yield Shift(Way.WIDER if is_safe else Way.OTHER, f"{what} are taken")
+            yield Shift(Effect.WIDER if is_safe else Effect.OTHER, f"{what} are taken")
         else:
-            yield Shift(Way.ADDED, f"{what} are taken")
+            yield Shift(Effect.ADDED, f"{what} are taken")
 
 
 # Documents
 
 
 class _Document:
-    """A schema with what it refers to."""
+    """A schema with the definitions that it refers to."""
 
     def __init__(self, schema: Schema) -> None:
         self._definitions: Mapping[str, Schema] = (
@@ -186,7 +189,7 @@ class _Document:
         )
 
     def branches(self, schema: Schema, seen: tuple[str, ...] = ()) -> list[Branch]:
-        """All that the schema leaves the choice between; none where it takes nothing."""
+        """List the branches that the schema allows; an empty list if it takes no value."""
         if not isinstance(schema, Mapping):
             return [] if schema is False else [{}]
         own = {key: value for key, value in schema.items() if key not in _NOTES}
@@ -210,35 +213,35 @@ class _Document:
         found = self.branches(self._definitions[name], (*seen, name))
         return [{**branch, _NAME: name} if branch.get(_KIND) == "object" else branch for branch in found]
 
-    def inlined(self, schema: Schema, inside: tuple[str, ...] = ()) -> Any:
-        """The schema in a form that is equal for equal meaning: no notes, references replaced."""
+    def inlined(self, schema: Schema, enclosing: tuple[str, ...] = ()) -> Any:
+        """Write the schema in a form that is equal for equal meaning: without notes, with references replaced."""
         if not isinstance(schema, Mapping):
             return {} if schema is True else schema
         name = str(schema.get("$ref", "")).rpartition("/")[2]
-        if name in inside:
-            return {"again": inside[::-1].index(name)}
+        if name in enclosing:
+            return {"again": enclosing[::-1].index(name)}
         if name in self._definitions and schema.keys() - _NOTES == {"$ref"}:
-            return self.inlined(self._definitions[name], (*inside, name))
+            return self.inlined(self._definitions[name], (*enclosing, name))
         keys = schema.keys() - _NOTES - {_NAME}
-        return {key: self.inlined_value(key, schema, inside) for key in keys}
+        return {key: self.inlined_value(key, schema, enclosing) for key in keys}
 
-    def inlined_value(self, key: str, schema: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    def inlined_value(self, key: str, schema: Mapping[str, Any], enclosing: tuple[str, ...] = ()) -> Any:
         value = schema.get(key)
         if key in _MAPS and isinstance(value, Mapping):
-            return {name: self.inlined(field, inside) for name, field in value.items()}
+            return {name: self.inlined(field, enclosing) for name, field in value.items()}
         if key in ("required", "enum") and isinstance(value, list):
             return sorted(value, key=_shown)
         if key in ("const", "discriminator") or not isinstance(value, Mapping | list):
             return _typed(value)
         return (
-            [self.inlined(one, inside) for one in value]
+            [self.inlined(one, enclosing) for one in value]
             if isinstance(value, list)
-            else self.inlined(value, inside)
+            else self.inlined(value, enclosing)
         )
 
 
 def _typed(value: Any) -> Any:
-    """Tells 1 from True, which are equal to Python."""
+    """Make 1 differ from True, which Python takes for equal."""
     return ("bool", value) if isinstance(value, bool) else value
 
 
@@ -246,7 +249,7 @@ def _typed(value: Any) -> Any:
 
 
 def _pairs(old: Sequence[Branch], new: Sequence[Branch]) -> list[tuple[Branch, Branch]]:
-    """What is compared with what: by name, then what is the only one of its type on both sides."""
+    """Pair the branches to compare: first by name, then those that are alone in their type on both sides."""
     pairs: list[tuple[Branch, Branch]] = []
     for key in (_name_of, _kind_of, _number_of):
         left_old = [one for one in old if not _is_in(one, (pair[0] for pair in pairs))]
@@ -276,7 +279,7 @@ def _number_of(branch: Branch) -> str | None:
 
 
 def _fits(branch: Branch, others: Sequence[Branch]) -> bool:
-    """Whether one of the others surely takes all that the branch takes."""
+    """Whether one of the others certainly takes every value that the branch takes."""
     return any(_takes(other, branch) for other in others)
 
 
@@ -316,7 +319,7 @@ def _compare_bounds(old: Branch, new: Branch, path: str) -> Shifts:
 
 
 def _limit(branch: Branch, key: str, sign: int) -> tuple[float, bool]:
-    """The edge, times `sign`, and whether it is excluded; the greater takes less."""
+    """Return the bound times `sign`, and whether it is excluded. The greater one takes less."""
     strict = branch.get(f"exclusive{key.capitalize()}")
     edges = [(sign * branch[key], False)] if key in branch else []
     if strict is not None:
@@ -327,8 +330,8 @@ def _limit(branch: Branch, key: str, sign: int) -> tuple[float, bool]:
 
 def _moved(key: str, before: Any, after: Any, path: str) -> Shifts:
     if before != after:
-        way = Way.NARROWER if after > before else Way.WIDER
-        yield Shift(way, f"{_whole(path)}: {key} is {_edge(after)}, was {_edge(before)}")
+        effect = Effect.NARROWER if after > before else Effect.WIDER
+        yield Shift(effect, f"{_whole(path)}: {key} is {_edge(after)}, was {_edge(before)}")
 
 
 def _edge(edge: Any) -> str:

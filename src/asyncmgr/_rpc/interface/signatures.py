@@ -1,4 +1,4 @@
-"""JSON Schemas, as `info` has them, in the words of Python's type hints. Pure."""
+"""Writes the JSON Schemas of `info` as Python type hints. Pure."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _DEPTH = 4
 """Levels of lists and mappings that are written out."""
 
 
-def signature_of(method: Mapping[str, Any]) -> str:
-    """One method of `info`: ``resize(volume: str, gib: int = ...) -> Volume``, ``...`` for what may be left out."""
+def method_in_words(method: Mapping[str, Any]) -> str:
+    """Write a method of `info`: ``resize(volume: str, gib: int = ...) -> Volume``. ``...`` marks what is optional."""
     result = method.get("result")
     returned = f" -> {type_in_words(result)}" if result else ""
     return f"{method['name']}({', '.join(_parameters(method.get('arguments') or {}))}){returned}"
 
 
 def models_of(methods: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The models that methods of `info` name, each once, with its fields: ``Volume(name: str, gib: int = ...)``."""
+    """List the models that methods of `info` name, each once, with fields: ``Volume(name: str, gib: int = ...)``."""
     found: dict[str, None] = {}
     for method in methods:
         arguments, result = method.get("arguments") or {}, method.get("result") or {}
         models = [*arguments.get("$defs", {}).items(), *result.get("$defs", {}).items()]
-        if "properties" in result:  # it is one itself
+        if "properties" in result:  # the result is itself a model
             models.append((result.get("title", "dict"), result))
         found |= dict.fromkeys(_model_in_words(name, model) for name, model in models)
     return list(found)
@@ -48,7 +48,7 @@ def _model_in_words(name: str, model: Mapping[str, Any]) -> str:
 def _parameters(schema: Mapping[str, Any]) -> Iterator[str]:
     required = schema.get("required", ())
     properties = schema.get("properties", {})
-    # As Python has it, though a call names its arguments: first what must be given.
+    # Required arguments first, as in Python, although a call names its arguments.
     for name in sorted(properties, key=lambda name: name not in required):
         kind = type_in_words(properties[name])
         hinted = name if kind == "Any" else f"{name}: {kind}"
@@ -61,7 +61,7 @@ def _parameters(schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 def type_in_words(schema: Any, depth: int = _DEPTH) -> str:
-    """``dict[str, int] | None`` and the like; bounds are left out."""
+    """Write a schema as ``dict[str, int] | None`` and the like, without bounds."""
     if not isinstance(schema, Mapping) or not depth:
         return "..." if isinstance(schema, Mapping) else "Any" if schema is not False else "Never"
     if "$ref" in schema:
