@@ -1,7 +1,7 @@
 """Recognises the variables that Kubernetes puts into the environment of every container, one family for each Service.
 
-A Service that is called ``asyncmgr`` or ``asyncmgr-agent`` has variables with the prefix of the settings. They are no
-settings, and are told by their shape: the end of the name, and the value that belongs to it.
+The variables of a Service named ``asyncmgr`` or ``asyncmgr-agent`` begin like those of the settings. They are
+recognised by the end of their name and the form of their value.
 """
 
 from __future__ import annotations
@@ -49,5 +49,5 @@ _SHAPES = tuple(
 
 
 def is_of_a_service(variable: str, text: str) -> bool:
-    """Whether Kubernetes says this of a Service, and nobody says it of the settings."""
+    """Whether this is a variable that Kubernetes sets for a Service, and not a setting."""
     return any(name.fullmatch(variable) and fits(text) for name, fits in _SHAPES)

@@ -1,4 +1,4 @@
-"""Finds whose the tables are that are named after tasks and managers: this service's, another's, nobody's. Pure."""
+"""Finds out which tables are for tasks and managers of this service, for another service, or for none. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Foreign:
-    """A table that fits nothing here, and may be meant for another service that reads the same file."""
+    """A table that matches no name here. It may be for another service that reads the same file."""
 
     kind: str
     """``task`` or ``manager``."""
     key: str
-    """As written."""
+    """The key as it was written."""
     place: str
 
     def __str__(self) -> str:
@@ -28,19 +28,19 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Matches(Generic[Value]):
-    """What was found for the names that were asked about."""
+    """The tables that match the given names, and those that do not."""
 
     matched: Mapping[str, Value]
-    """By name of the task or the manager."""
+    """By the name of the task or manager."""
     foreign: tuple[Foreign, ...] = ()
-    """Left alone; worth a line at debug level, and in `check`."""
+    """Ignored here; logged at debug level and listed by `check`."""
     doubles: tuple[str, ...] = ()
-    """What fits two names, in words."""
+    """Error texts for keys that match two names."""
     refused: tuple[str, ...] = ()
-    """What fits none, although it has to, in words."""
+    """Error texts for keys that match no name and must match one."""
 
     def raise_problems(self) -> None:
-        """Raise `InvalidSettings` for all that cannot be meant, if there is any."""
+        """Raise one `InvalidSettings` for all doubled and refused keys, if there are any."""
         if self.doubles or self.refused:
             raise invalid_settings([*self.doubles, *self.refused])
 
@@ -55,15 +55,15 @@ def match(
 ) -> Matches[Value]:
     """Match the keys of a table with names; both are compared without case.
 
-    A key that fits no name is another service's, unless it is one edit away from a name, or nothing that the settings
-    say fits this service at all.
+    A key that matches no name is taken for another service's. It is an error instead if it is one edit away from a
+    name, or if no other setting matches this service.
 
     Parameters
     ----------
     place_of
-        Where a key was written.
+        Returns where a key was written.
     others_fit
-        Something else in the same settings fits this service.
+        Whether another table of the same settings matches this service.
     """
     known = _by_fold(names) if values else {}
     fitting = {key: known.get(fold(key), []) for key in values}
@@ -81,13 +81,13 @@ def match(
 
 
 def fits_a_manager(tables: Iterable[str], managers: Iterable[str]) -> bool:
-    """Whether one of these names of managers, or of tasks with a manager's name before the dot, is of one of these."""
+    """Whether one of the tables belongs to one of the managers: it has the manager's name, alone or before a dot."""
     known = {fold(name) for name in managers}
     return any(fold(name) in known or fold(name.rpartition(".")[0]) in known for name in tables)
 
 
 def is_slip(name: str, names: Iterable[str]) -> bool:
-    """Whether one of the names is one edit away: a character more, less or another one, or two in the wrong order."""
+    """Whether one of the names is one edit away: one character more, less or different, or two neighbours swapped."""
     return any(_one_edit(name, other) for other in names if abs(len(name) - len(other)) <= 1)
 
 

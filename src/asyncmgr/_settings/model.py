@@ -1,7 +1,7 @@
-"""What may be set without touching code. Read when a service is built, from the places that `layers` merges.
+"""The settings of a service. Read when the service is built, from the places that `sources` merges.
 
-Order, the strongest first: arguments of `Settings`, environment, ``asyncmgr.toml``, ``[tool.asyncmgr]`` of
-``pyproject.toml``, the defaults here.
+The order of places, the strongest first: arguments of `Settings`, the environment, ``asyncmgr.toml``,
+``[tool.asyncmgr]`` of ``pyproject.toml``, the defaults here.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _read_seconds(value: Any) -> float:
     try:
         return parse_duration(value)
     except ValueError:
-        # Its advice is left out: what is accepted here comes with the field's own range.
+        # The advice of this error is left out: the error of the field names the accepted range.
         raise ValueError(f"{value!r} is not a duration") from None
 
 
@@ -90,14 +90,14 @@ _LEVELS = ", ".join(get_args(LogLevel))
 
 
 def _of_task(name: str) -> Any:
-    """A field for what settings may say of an option of tasks."""
+    """Make the field for a task option that settings may set."""
     return Field(default=None, description=OPTIONS[name].written)
 
 
 class TaskSettings(BaseModel):
-    """What settings say of one task; `None` = nothing, the declaration holds. Lengths are seconds.
+    """Settings of one task. `None` = not set: the declaration decides. Lengths are in seconds.
 
-    The fields are the rows of the table of options that settings may say something of, each checked by its row.
+    The fields are the task options that settings may set; the table of options checks their values.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -107,7 +107,7 @@ class TaskSettings(BaseModel):
     cron: str | None = _of_task("cron")
     """Replaces a spacing or one-off slots of the declaration."""
     tz: str | None = _of_task("tz")
-    """Of the cron expression here or in the declaration."""
+    """Time zone of the cron expression, here or in the declaration."""
     run_immediately: bool | None = _of_task("run_immediately")
     initial_delay: _Seconds | None = _of_task("initial_delay")
     jitter: _Seconds | None = _of_task("jitter")
@@ -117,9 +117,9 @@ class TaskSettings(BaseModel):
     overlap: Annotated[Overlap, BeforeValidator(_lower)] | None = _of_task("overlap")
     phase: Annotated[Literal["auto"], BeforeValidator(_lower)] | None = _of_task("phase")
     enabled: bool | None = _of_task("enabled")
-    """Wins over spacing and cron."""
+    """Decides whether the task runs, whatever spacing and cron say."""
     log_level: _Level | None = Field(default=None, description=_LEVELS)
-    """Level of the line logged for each run that succeeds; without it there is none."""
+    """Level of the line logged for each run that succeeds; `None` = no such line."""
 
     @field_validator(*(option.name for option in SETTABLE), mode="wrap")
     @classmethod
@@ -138,7 +138,7 @@ class TaskSettings(BaseModel):
 
 
 class PluginSettings(BaseModel):
-    """Which plugins are left alone."""
+    """Which plugins are not loaded."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -152,11 +152,11 @@ _DOMAIN = r"^[A-Za-z0-9_-]+$"
 
 
 class NatsSettings(BaseModel):
-    """How to show oneself to NATS servers, and how to know them. Files are read at each connect.
+    """Credentials for NATS servers, and how to verify the servers. Files are read at each connect.
 
-    One kind of credentials only: user with password, token, nkey or credentials file; or what the URL holds.
-    Any of the ``tls_`` keys, like ``tls://`` in the URL, refuses servers without TLS. Their certificate is
-    always verified. The server's own settings of JetStream, limits and permissions hold beside these.
+    Set one kind of credentials only: user with password, token, nkey or credentials file, or those in the URL. With any
+    of the ``tls_`` keys, or ``tls://`` in the URL, servers without TLS are refused. The servers' certificate is always
+    verified. The server's own settings of JetStream, limits and permissions apply as well.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -173,23 +173,23 @@ class NatsSettings(BaseModel):
         default=None, min_length=1, description="the name in the servers' certificate; without it, the URL's"
     )
     tls_first: bool = Field(default=False, description="true or false")
-    """Whether the servers begin with TLS (``handshake_first``), so that not even their greeting is in clear."""
+    """Whether the servers begin with TLS (``handshake_first``), so that even their greeting is encrypted."""
     connect_timeout: Annotated[_Length, Field(gt=0)] = Field(
         default=5.0, description=f"{_SECONDS}; more than 0"
     )
-    """Seconds that one server gets to accept the connection."""
+    """Seconds that one server may take to accept the connection."""
     ignore_discovered: bool = Field(default=False, description="true or false")
-    """Whether only the servers of the URL are connected to, and none that they tell of."""
+    """Whether to connect only to the servers of the URL, and not to others that these servers announce."""
     inbox_prefix: Annotated[str, Field(pattern=_SUBJECT)] = Field(
         default="_INBOX", description="tokens of A-Za-z0-9_=- joined by dots"
     )
-    """What the subjects that answers go to begin with, where permissions leave this user its own."""
+    """Prefix of the subjects that replies go to. Set it if the user's permissions allow only a prefix of its own."""
     jetstream_domain: Annotated[str, Field(pattern=_DOMAIN)] | None = Field(
         default=None, description="a domain's name"
     )
-    """The JetStream that keeps the stores, where it is not the connected server's own."""
+    """The JetStream domain that keeps the stores, if it is not that of the connected server."""
     replicas: Annotated[_Integer, Field(ge=1, le=5)] = Field(default=1, description="1 to 5")
-    """Servers of the cluster that keep a store; for stores that are not there yet."""
+    """Servers of the cluster that keep a copy of each store. Applies only when a store is created."""
 
     @model_validator(mode="after")
     def _check_kinds(self) -> Self:
@@ -211,17 +211,21 @@ _CREDENTIALS = ("user", "token", "nkey_seed_file", "credentials_file")
 class Settings(BaseModel):
     """The settings of one service; immutable. ``Settings(host="a")`` reads the environment and the files.
 
-    An argument is stronger than all of them; `None` = not given. Files are looked for in the current
-    directory; ``ASYNCMGR_CONFIG`` names another in place of ``asyncmgr.toml``. An unknown key or variable, a
-    wrong value, a file that cannot be read raise `InvalidSettings`: one for all of them, with the place, the
-    key and what is accepted.
+    An argument is stronger than all other places; `None` = not given. Files are looked for in the current directory;
+    ``ASYNCMGR_CONFIG`` names another file in place of ``asyncmgr.toml``.
+
+    Raises
+    ------
+    InvalidSettings
+        A key or variable is unknown, a value is wrong, or a file cannot be read. One error lists all problems, each
+        with its place, its key and what is accepted.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
-        # For the fields that an application adds: what it writes as a default is checked too, and may be any object.
+        # For fields that an application adds: their defaults are validated too, and may be of any type.
         validate_default=True,
         arbitrary_types_allowed=True,
     )
@@ -233,7 +237,7 @@ class Settings(BaseModel):
     connect: Annotated[Literal["wait", "required"], BeforeValidator(_lower)] = Field(
         default="required", description="wait, required"
     )
-    """`required`: a start fails where the transport cannot be reached. `wait`: the schedule starts without it."""
+    """`required`: a start fails if the transport cannot be reached. `wait`: the schedule starts without it."""
     run_external_periodic_tasks: bool = Field(default=True, description="true or false")
     """`False`: tasks declared with `external_process_ok` are left to another process."""
     tolerance: _Length = Field(default=0.2, description=f"{_SECONDS}; 0 for exact")
@@ -241,37 +245,37 @@ class Settings(BaseModel):
     phase: Annotated[Literal["auto"], BeforeValidator(_lower)] | None = Field(
         default=None, description="auto"
     )
-    """`auto`: tasks that say nothing of it begin at a share of their spacing that is stable for each host and task."""
+    """`auto`: tasks without a phase of their own begin at a share of their spacing, stable for each host and task."""
     timezone: Annotated[str, AfterValidator(_check_zone)] = Field(
         default="UTC", description="a time zone such as 'Europe/Berlin', or 'local'"
     )
-    """Of cron tasks that declare none."""
+    """Time zone of cron tasks that declare none."""
     start_delay: _Length = Field(default=0.0, description=f"{_SECONDS}; at least 0")
     """Seconds: upper bound of the random delay before the first slot."""
     drain_timeout: _Length = Field(default=30.0, description=f"{_SECONDS}; at least 0")
-    """Seconds that runs and calls get to end when the service stops."""
+    """Seconds that runs and calls may take to end when the service stops."""
     seed: _Integer | None = Field(default=None, description="a whole number")
-    """Of the generator that draws jitter and delays; `None` = another each time."""
+    """Seed of the generator that draws jitter and delays; `None` = a new one at each start."""
     capability_ttl: Annotated[_Length, Field(gt=0)] = Field(
         default=60.0, description=f"{_SECONDS}; more than 0"
     )
-    """Seconds after which a host that is not heard of is gone."""
+    """Seconds without news after which a host is gone."""
     rpc_concurrency: Annotated[_Integer, Field(ge=1)] = Field(
         default=64, description="a whole number, at least 1"
     )
-    """Calls of other services that run at once; more wait."""
+    """Calls of other services that run at once; more calls wait."""
     max_runs: Annotated[_Integer, Field(ge=1)] | None = Field(
         default=None, description="a whole number, at least 1"
     )
-    """Runs in progress at once in the service; more wait, and keep their slot. `None` = any number."""
+    """Runs of the service in progress at once; more runs wait, and keep their slot. `None` = any number."""
     log_level: _Level = Field(default="info", description=_LEVELS)
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
         default="auto", description="auto, console, json"
     )
     tasks: dict[str, TaskSettings] = Field(default={}, description="tables such as [tasks.'Manager.task']")
-    """By task as written; `overrides_for` finds those of real tasks."""
+    """Task settings by the name as written; `overrides_for` finds those of existing tasks."""
     managers: dict[str, dict[str, Any]] = Field(default={}, description="tables such as [managers.Name]")
-    """Constructor arguments by manager as written; `arguments_for` finds those of one."""
+    """Constructor arguments by the manager's name as written; `arguments_for` finds those of existing managers."""
     plugins: PluginSettings = Field(default=PluginSettings(), description="the table [plugins]")
     nats: NatsSettings = Field(default=NatsSettings(), description="the table [nats]")
 
@@ -279,16 +283,16 @@ class Settings(BaseModel):
     _places: dict[sources.Keys, str] = PrivateAttr(default_factory=dict)
 
     def __init__(self, /, **explicit: Any) -> None:
-        """Read the settings from all places; `explicit` is stronger than any other."""
+        """Read the settings from all places; `explicit` is the strongest."""
         found = read_layers(explicit, fields=type(self).model_fields)
         kept = sources.merge(found)
-        places = {path: entry.place for path, entry in kept.items()}
+        places = {path: placed.place for path, placed in kept.items()}
         problems = []
         try:
             super().__init__(**sources.as_tree(kept, found))
         except ValidationError as exc:
             problems = [_describe(error, type(self), places) for error in exc.errors(include_url=False)]
-        # Not raised in the handler: pydantic's error holds the values, secret ones too, and would come along.
+        # Raised outside the handler: pydantic's error holds the values, secrets too, and would become the context.
         if problems:
             raise invalid_settings(problems)
         self._explicit, self._places = explicit, places
@@ -299,7 +303,7 @@ class Settings(BaseModel):
         return self.host or socket.gethostname()
 
     def with_arguments(self, **more: Any) -> Self:
-        """These settings with more explicit arguments, which a reload does not forget."""
+        """Copy these settings with more explicit arguments, which a reload keeps."""
         return type(self)(**{**self._explicit, **more})
 
     def reload(self) -> Self:
@@ -307,7 +311,7 @@ class Settings(BaseModel):
         return type(self)(**self._explicit)
 
     def match_tasks(self, full_names: Iterable[str]) -> Matches[TaskSettings]:
-        """Find what is set for each of these tasks, by full name, and what is set for none; raises nothing."""
+        """Find the settings of these tasks, by full name, and the tables that match none of them. Raises nothing."""
         names = list(full_names)
         managers = {name.rpartition(".")[0] for name in names}
         return match(
@@ -319,7 +323,7 @@ class Settings(BaseModel):
         )
 
     def match_managers(self, names: Iterable[str]) -> Matches[dict[str, Any]]:
-        """Find the constructor arguments of each of these managers, and those of none; raises nothing."""
+        """Find the constructor arguments of these managers, and the tables that match none of them. Raises nothing."""
         managers = list(names)
         return match(
             "manager",
@@ -330,21 +334,27 @@ class Settings(BaseModel):
         )
 
     def overrides_for(self, full_names: Iterable[str], *, strict: bool = True) -> dict[str, TaskSettings]:
-        """Find what is set for each of these tasks, by full name; names are compared without case.
+        """Find the settings of these tasks, by full name; names are compared without case.
 
-        A key that fits two of the tasks raises `InvalidSettings`. So does, if `strict`, a key that fits none, unless
-        it is another service's: it is not one edit away from a task, and something else in the settings fits.
+        Raises
+        ------
+        InvalidSettings
+            A key matches two tasks. If `strict`, also if a key matches none, unless it is another service's: it is not
+            one edit away from a task, and another table of the settings matches this service.
         """
         return _matched(self.match_tasks(full_names), strict=strict)
 
     def arguments_for(self, names: Iterable[str], *, strict: bool = True) -> dict[str, dict[str, Any]]:
-        """Find the constructor arguments set for each of these managers; raises as `overrides_for` does."""
+        """Find the constructor arguments of these managers; raises as `overrides_for` does."""
         return _matched(self.match_managers(names), strict=strict)
 
     def put_over(self, declared: PeriodicTask, full_name: str, override: TaskSettings) -> PeriodicTask:
-        """Give the options in force of a task: its declaration with what these settings say of it laid over it.
+        """Merge a task's declaration with its settings into the options in force.
 
-        What means nothing beside the declaration raises `InvalidSettings` with its place.
+        Raises
+        ------
+        InvalidSettings
+            A setting means nothing beside the declaration. The text names its place.
         """
         try:
             return override_options(declared, override)
@@ -354,7 +364,7 @@ class Settings(BaseModel):
             raise invalid_settings([f"{place}: {full_name}: {text}"]) from None
 
     def place_of(self, *path: str) -> str:
-        """Say where a value was written, for messages: ``place_of("managers", "Volumes", "driver")``."""
+        """Say where a value was written, for error texts: ``place_of("managers", "Volumes", "driver")``."""
         return _place_of(path, self._places)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -369,7 +379,7 @@ def _matched(found: Matches[Value], *, strict: bool) -> dict[str, Value]:
     return dict(found.matched)
 
 
-# What is wrong, in words
+# Texts of what is wrong
 
 
 def _describe(error: ErrorDetails, model: type[Settings], places: Mapping[sources.Keys, str]) -> str:
@@ -387,7 +397,7 @@ def _unknown(path: sources.Keys, model: type[Settings], places: Mapping[sources.
 
 
 def _table_at(path: sources.Keys, model: type[Settings]) -> tuple[Mapping[str, FieldInfo], str]:
-    """Find the keys of the table in which `path` ends, and the key in question."""
+    """Find the fields of the table that `path` leads to, and the last key of `path`."""
     match path:
         case ("tasks", _):
             return TaskSettings.model_fields, ""
@@ -405,8 +415,8 @@ def _table_at(path: sources.Keys, model: type[Settings]) -> tuple[Mapping[str, F
 
 
 def _place_of(path: sources.Keys, places: Mapping[sources.Keys, str]) -> str:
-    """Find the place of the value at `path`, else of one inside it, else of one that it is inside of."""
+    """Find the place of the value at `path`, else of a value below it, else of the nearest table around it."""
     wanted = sources.folded(path)
-    inside = (place for key, place in places.items() if wanted and key[: len(wanted)] == wanted)
+    below = (place for key, place in places.items() if wanted and key[: len(wanted)] == wanted)
     around = (places[wanted[:end]] for end in range(len(wanted), 0, -1) if wanted[:end] in places)
-    return next(inside, None) or next(around, "settings")
+    return next(below, None) or next(around, "settings")

@@ -1,4 +1,4 @@
-"""Words for what is wrong with settings: the place, the fact, what is accepted; and never a secret."""
+"""Writes error texts for settings: the place, the fact, what is accepted; never a secret."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 LISTED = 20
-"""So many names are listed; of more only the count is given."""
+"""Most names that a text lists; it counts the rest."""
 
 NAMED_TABLES = ("tasks", "managers")
-"""Tables of the settings whose keys are names of the user's: their second key says nothing about a value."""
+"""Tables whose second key is a name that the user chose, so that the key says nothing about the value."""
 
 _SECRET = re.compile(
     r"passw|passphrase|pwd|secret|token|credential|creds|nkey|api_?key|private"
@@ -33,21 +33,21 @@ _repr.maxstring = _repr.maxother = 80
 
 
 def invalid_settings(problems: Sequence[str]) -> InvalidSettings:
-    """Make one error of all that was found wrong."""
+    """Make one error of all problems."""
     if len(problems) == 1:
         return InvalidSettings(problems[0])
     return InvalidSettings("\n  ".join([f"{len(problems)} settings are wrong:", *problems]))
 
 
 def listed(names: Iterable[str]) -> str:
-    """List the names, or the first of them and how many more there are."""
+    """List the names; if there are too many, the first ones and the number of the rest."""
     known = list(names)
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return (", ".join(known[:LISTED]) or "none") + more
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """Say `` (did you mean 'x'?)`` with the name closest to `name`, or nothing where none is close."""
+    """Write `` (did you mean 'x'?)`` with the name closest to `name`, or nothing if none is close."""
     choices = list(names)
     folded = {one.casefold(): one for one in choices}
     close = get_close_matches(name, choices, n=1)
@@ -56,13 +56,13 @@ def suggestion(name: str, names: Iterable[str]) -> str:
 
 
 def looks_secret(path: tuple[object, ...]) -> bool:
-    """Tell whether a key on the way to a value says that the value is not for showing."""
+    """Whether a key in the path says that the value is a secret."""
     keys = path[:1] + path[2:] if path[:1] and path[0] in NAMED_TABLES else path
     return any(isinstance(key, str) and _SECRET.search(key) for key in keys)
 
 
 def redacted(value: Any, path: tuple[object, ...] = ()) -> Any:
-    """Put stars for the user and password of a URL and for whatever stands under a secret-looking key."""
+    """Replace by stars the user and password of a URL, and every value under a key that looks secret."""
     if looks_secret(path):
         return "***"
     if isinstance(value, Mapping):
@@ -73,20 +73,20 @@ def redacted(value: Any, path: tuple[object, ...] = ()) -> Any:
 
 
 def shown(value: object, path: tuple[object, ...]) -> str:
-    """Write `value` into a message: short, and without secrets."""
+    """Show `value` in an error text: short, and without secrets."""
     if isinstance(value, str | int | float | list | tuple | Mapping | None):
         return _repr.repr(redacted(value, path))
     return f"class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def own_error(error: ErrorDetails) -> Exception | None:
-    """Give the `ValueError` that a validator raised, where pydantic's error is one of those."""
+    """Return the `ValueError` that a validator raised; `None` if pydantic's error has another cause."""
     found = error.get("ctx", {}).get("error") if error["type"] == "value_error" else None
     return found if isinstance(found, Exception) else None
 
 
 def fact(error: ErrorDetails, path: tuple[object, ...]) -> str:
-    """Say what pydantic found wrong, in one sentence that does not repeat a secret."""
+    """Say what pydantic found wrong, in one sentence without secrets."""
     if looks_secret(path):
         return "the value (not shown) is not accepted"
     if own := own_error(error):

@@ -1,6 +1,6 @@
-"""Reads the places where settings are written (arguments, environment, files) and merges them into one tree.
+"""Reads settings from all places (arguments, environment, files), and merges them into one tree.
 
-Every value keeps the place it came from. Knows nothing of what the values mean.
+Keeps with each value the place where it was written. Does not know what the values mean.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from asyncmgr._tasks.options import REPLACED_BY
 PREFIX = "ASYNCMGR_"
 NESTED = "__"
 CONFIG_VARIABLE = "ASYNCMGR_CONFIG"
-"""Names the file to read instead of ``asyncmgr.toml``."""
+"""Names the file to read in place of ``asyncmgr.toml``."""
 APP_VARIABLE = "ASYNCMGR_APP"
-"""Names the default targets of the command line; no setting."""
+"""Names the default targets of the command line; not a setting."""
 
 _TABLES = {("plugins",), ("nats",)}
 _NO_SETTINGS = {CONFIG_VARIABLE, APP_VARIABLE}
 
 Keys = tuple[str, ...]
-Layer = Sequence["Entry"]
+Layer = Sequence["PlacedValue"]
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One value and where it was written."""
+class PlacedValue:
+    """One value, and where it was written."""
 
     written: Keys
-    """As written, a task's name in one piece: ``("tasks", "Volumes.sync", "spacing")``."""
+    """The keys as written, with a task's name as one key: ``("tasks", "Volumes.sync", "spacing")``."""
     value: Any
-    """Never a table, but for an empty one."""
+    """Never a table, except an empty one."""
     place: str
-    """For messages: file, table and key, or the variable, or the argument."""
+    """For error texts: file, table and key, or the variable, or the argument."""
 
     @property
     def path(self) -> Keys:
-        """The same in all places: names of tasks and managers folded."""
+        """The keys in the form that is the same in all places: names of tasks and managers folded."""
         return folded(self.written)
 
 
@@ -59,25 +59,27 @@ def fold(name: str) -> str:
 
 
 def folded(keys: Keys) -> Keys:
-    """Fold the name of a task or a manager in `keys`."""
+    """Fold the name of the task or manager in `keys`."""
     if len(keys) < 2 or keys[0] not in NAMED_TABLES:
         return keys
     return (keys[0], fold(keys[1]), *keys[2:])
 
 
-def from_arguments(arguments: Mapping[str, Any]) -> list[Entry]:
-    """Read arguments of the constructor; `None` = not given."""
+def from_arguments(arguments: Mapping[str, Any]) -> list[PlacedValue]:
+    """Read the constructor's arguments; `None` = not given."""
     given = {key: value for key, value in arguments.items() if value is not None}
-    return [Entry(_named(path, leaf), leaf, f"argument {'.'.join(path)}") for path, leaf in _leaves(given)]
+    return [
+        PlacedValue(_named(path, leaf), leaf, f"argument {'.'.join(path)}") for path, leaf in _leaves(given)
+    ]
 
 
-def from_environment(variables: Mapping[str, str], fields: Container[str] = ()) -> list[Entry]:
-    """Read variables that begin with ``ASYNCMGR_``, in any case; one for a whole table holds JSON.
+def from_environment(variables: Mapping[str, str], fields: Container[str] = ()) -> list[PlacedValue]:
+    """Read the variables that begin with ``ASYNCMGR_``, in any case. A variable for a whole table holds JSON.
 
-    What Kubernetes says there of a Service is left out, unless it has the name of one of the `fields`.
+    Leaves out the variables that Kubernetes sets for a Service, unless one has the name of one of the `fields`.
     """
     ours = (name for name in variables if _is_setting(name, variables[name], fields))
-    return [entry for name in ours for entry in _from_variable(name, variables[name])]
+    return [placed for name in ours for placed in _from_variable(name, variables[name])]
 
 
 def _is_setting(variable: str, text: str, fields: Container[str]) -> bool:
@@ -87,47 +89,51 @@ def _is_setting(variable: str, text: str, fields: Container[str]) -> bool:
     return variable[len(PREFIX) :].lower() in fields or not is_of_a_service(variable, text)
 
 
-def from_file(file: Path, header: Keys = (), *, required_by: str | None = None) -> list[Entry]:
-    """Read the table `header` of a TOML file; a missing file is empty, unless something requires it."""
+def from_file(file: Path, header: Keys = (), *, required_by: str | None = None) -> list[PlacedValue]:
+    """Read the table `header` of a TOML file. A missing file is empty, unless something requires it."""
     table = _read_toml(file, required_by)
     for depth, key in enumerate(header, 1):
         table = table.get(key, {})
         if not isinstance(table, Mapping):
             raise invalid_settings([f"{_in_toml(file, header[:depth])}: is no table; accepted: a table"])
     return [
-        Entry(_named(path, leaf), leaf, _in_toml(file, (*header, *path))) for path, leaf in _leaves(table)
+        PlacedValue(_named(path, leaf), leaf, _in_toml(file, (*header, *path)))
+        for path, leaf in _leaves(table)
     ]
 
 
-def merge(layers: Iterable[Layer]) -> dict[Keys, Entry]:
-    """Find the entries in force, by path; an earlier layer is the stronger.
+def merge(layers: Iterable[Layer]) -> dict[Keys, PlacedValue]:
+    """Find the values in force, by path. An earlier layer is stronger.
 
-    A layer that says the same thing twice raises `InvalidSettings`.
+    Raises
+    ------
+    InvalidSettings
+        A layer sets the same key twice.
     """
-    kept: dict[Keys, Entry] = {}
+    kept: dict[Keys, PlacedValue] = {}
     tables: set[Keys] = set()
     for layer in layers:
         _refuse_doubles(layer)
-        for entry in [entry for entry in layer if not _outranked(entry.path, kept, tables)]:
-            kept[entry.path] = entry
-            tables.update(_above(entry.path))
+        for placed in [placed for placed in layer if not _outranked(placed.path, kept, tables)]:
+            kept[placed.path] = placed
+            tables.update(_above(placed.path))
     return kept
 
 
-def as_tree(kept: Mapping[Keys, Entry], layers: Iterable[Layer]) -> dict[str, Any]:
-    """Nest the merged entries; names are spelled as in the weakest layer: files have upper case."""
-    spelled = {entry.path[:2]: entry.written[:2] for layer in layers for entry in layer}
+def as_tree(kept: Mapping[Keys, PlacedValue], layers: Iterable[Layer]) -> dict[str, Any]:
+    """Nest the merged values. Names are spelled as in the weakest layer: files have upper case, variables may not."""
+    spelled = {placed.path[:2]: placed.written[:2] for layer in layers for placed in layer}
     tree: dict[str, Any] = {}
-    for path, entry in sorted(kept.items(), key=_depth):
+    for path, placed in sorted(kept.items(), key=_depth):
         *tables, key = (*spelled[path[:2]], *path[2:])
         node = tree
         for table in tables:
             node = node.setdefault(table, {})
-        node[key] = {} if isinstance(entry.value, Mapping) else entry.value
+        node[key] = {} if isinstance(placed.value, Mapping) else placed.value
     return tree
 
 
-def _depth(item: tuple[Keys, Entry]) -> int:
+def _depth(item: tuple[Keys, PlacedValue]) -> int:
     return len(item[0])
 
 
@@ -141,28 +147,28 @@ def _leaves(table: Mapping[Any, Any], path: Keys = ()) -> Iterator[tuple[Keys, A
 
 
 def _named(path: Keys, leaf: object) -> Keys:
-    """Put the name of a task in one piece, however it was nested."""
+    """Join the name of a task into one key, whichever way it was nested."""
     end = len(path) if isinstance(leaf, Mapping) else len(path) - 1
     if path[0] != "tasks" or end < 2:
         return path
     return ("tasks", ".".join(path[1:end]), *path[end:])
 
 
-def _from_variable(variable: str, text: str) -> Iterator[Entry]:
+def _from_variable(variable: str, text: str) -> Iterator[PlacedValue]:
     path = _variable_path(variable)
     value = _decoded(variable, text) if _names_table(path) and text.lstrip().startswith("{") else text
     if not isinstance(value, Mapping):
-        yield Entry(_named(path, value), value, variable)
+        yield PlacedValue(_named(path, value), value, variable)
         return
     for inner, leaf in _leaves(value):
-        yield Entry(_named((*path, *inner), leaf), leaf, f"{variable} {'.'.join(inner)}")
+        yield PlacedValue(_named((*path, *inner), leaf), leaf, f"{variable} {'.'.join(inner)}")
 
 
 def _variable_path(variable: str) -> Keys:
     name = variable[len(PREFIX) :].lower()
     table, _, rest = name.partition(NESTED)
     if table == "tasks" and NESTED in rest:
-        # Split from the right: a task's name may hold underscores at its ends.
+        # Split from the right: a task's name may begin and end with underscores.
         task, _, key = rest.rpartition(NESTED)
         return (table, task.replace(NESTED, "."), key)
     return tuple(name.split(NESTED))
@@ -201,23 +207,23 @@ def _in_toml(file: Path, path: Keys) -> str:
 
 
 def _refuse_doubles(layer: Layer) -> None:
-    seen: dict[Keys, Entry] = {}
+    seen: dict[Keys, PlacedValue] = {}
     problems = []
-    for entry in sorted(layer, key=lambda entry: len(entry.path)):
-        other = next((seen[path] for path in (entry.path, *_above(entry.path)) if path in seen), None)
+    for placed in sorted(layer, key=lambda placed: len(placed.path)):
+        other = next((seen[path] for path in (placed.path, *_above(placed.path)) if path in seen), None)
         if other and not isinstance(other.value, Mapping):
-            problems.append(f"{entry.place}: is said by {other.place} too; keep one of them")
-        seen[entry.path] = entry
+            problems.append(f"{placed.place}: is said by {other.place} too; keep one of them")
+        seen[placed.path] = placed
     if problems:
         raise invalid_settings(problems)
 
 
-def _outranked(path: Keys, kept: Mapping[Keys, Entry], tables: set[Keys]) -> bool:
+def _outranked(path: Keys, kept: Mapping[Keys, PlacedValue], tables: set[Keys]) -> bool:
     if path in kept or path in tables:
         return True
     if any(above in kept and not isinstance(kept[above].value, Mapping) for above in _above(path)):
         return True
-    # A schedule is one thing: written in a stronger place, it replaces a weaker place's, of the other kind too.
+    # A task has one schedule: a spacing in a stronger place replaces the cron of a weaker place, and the reverse.
     replacing = REPLACED_BY.get(path[2], ()) if path[0] == "tasks" and len(path) == 3 else ()
     return any((*path[:2], key) in kept for key in replacing)
 
@@ -227,7 +233,7 @@ def _above(path: Keys) -> list[Keys]:
 
 
 def read_layers(explicit: Mapping[str, Any], *, fields: Container[str] = ()) -> list[Layer]:
-    """Read all places, the strongest first; `fields` are the names of settings."""
+    """Read all places, the strongest first. `fields` are the names of settings."""
     return [
         from_arguments(explicit),
         from_environment(os.environ, fields),
@@ -240,6 +246,6 @@ def _read_config() -> Layer:
     named = os.environ.get(CONFIG_VARIABLE)
     if named is None:
         return from_file(Path("asyncmgr.toml"))
-    # Not Path.expanduser: of an unknown user it raises, where "no such file" says it better.
+    # Not Path.expanduser, which raises for an unknown user: "no such file" says it better.
     file = Path(os.path.expanduser(named))  # noqa: PTH111
     return from_file(file, required_by=CONFIG_VARIABLE)
