@@ -1,6 +1,13 @@
-"""Virtual time for tests and simulations (extra ``asyncmgr[testing]``): the loop and its helpers.
+"""Virtual time and helpers for tests and simulations (extra ``asyncmgr[testing]``).
 
 The pytest plugin is opt-in: ``pytest_plugins = ["asyncmgr.testing.plugin"]`` in the root ``conftest.py``.
+
+Read in this order. `_virtual` is the event loop in virtual time, with `run_virtual` and `run_for`. `_reports` is the
+report that `run_for` returns. `_contexts` builds a `RunContext`, to call a task without a service. `plugin` is the
+pytest plugin. `nats` starts a NATS server. The package `conformance` holds the tests that every transport passes.
+
+May import `_common`, `errors`, `wire`, `events`, `_tasks`, `_settings` and `transports`; never `_rpc`, `capabilities`
+or `_service`.
 """
 
 from __future__ import annotations
@@ -31,14 +38,14 @@ __all__ = [
     "run_virtual",
 ]
 
-_ELSEWHERE = {"RunReport": "_reports", "context": "_contexts"}
-"""Names whose module needs no time-machine."""
+_LIGHT = {"RunReport": "_reports", "context": "_contexts"}
+"""The modules of names that do not need time-machine. All other names are in `_virtual`."""
 
 
 def __getattr__(name: str) -> Any:
-    # At first use, since `testing.nats` beside it must do without time-machine.
+    # Imported at first use: `testing.nats` must work without time-machine.
     if name not in __all__:
         raise AttributeError(f"module 'asyncmgr.testing' has no attribute {name!r}")
-    module = import_module(f"asyncmgr.testing.{_ELSEWHERE.get(name, '_virtual')}")
+    module = import_module(f"asyncmgr.testing.{_LIGHT.get(name, '_virtual')}")
     value = globals()[name] = getattr(module, name)
     return value

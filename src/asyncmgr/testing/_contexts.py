@@ -1,4 +1,4 @@
-"""A `RunContext` for unit tests, which call a task as the plain method that it is."""
+"""Builds a `RunContext` for unit tests that call a task as a plain method."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def context(
     host: str = "localhost",
     service: str = "test",
 ) -> RunContext:
-    """Build what a service hands to a run: ``await volumes.sync(context(volumes.sync))``.
+    """Build the context that a service hands to a run: ``await volumes.sync(context(volumes.sync))``.
 
     Parameters
     ----------
     task
-        The full name, ``"Volumes.sync"``, or the bound method, whose name is then taken.
+        The full name, ``"Volumes.sync"``, or the bound method that has this name.
     slot
-        The planned moment, aware. Default: now, as `datetime.now` tells it, also in virtual time.
+        The planned moment, aware. Default: now, as `datetime.now` says, also in virtual time.
     lateness
         Seconds from the slot to the start.
 
@@ -58,7 +58,7 @@ def _full_name(task: Callable[..., Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """A run that never was."""
+    """The facts of a run that never took place."""
 
     full_name: str
     slot: datetime

@@ -1,4 +1,4 @@
-"""What `run_for` tells of the runs of a service."""
+"""The report of `run_for`: counts the runs of a service, and keeps the first failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asyncmgr._common.safe_text import error_text
 from asyncmgr.events import Event, Outcome, RunFinished, ScheduleFailed, SlotSkipped, SlotsMissed
 
 KEPT = 100
-"""Failures that a report holds; more are counted."""
+"""Failures that a report keeps; later ones are only counted."""
 
 _FAILED = (Outcome.FAILED, Outcome.TIMED_OUT)
 
@@ -20,23 +20,23 @@ _Stopped_co = TypeVar("_Stopped_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class RunReport(Generic[_Stopped_co]):
-    """What became of the runs of a service while `run_for` ran it."""
+    """The runs of a service while `run_for` ran it."""
 
     stop: _Stopped_co
-    """What the service's `stop()` returned."""
+    """The value that the service's `stop()` returned."""
     runs: int = 0
-    """How many ended, whatever their outcome."""
+    """Runs that ended, whatever their outcome."""
     failed: int = 0
-    """How many of them failed or timed out, and how often a schedule could not say when its task is due."""
+    """Runs that failed or timed out, and schedules that could not say when their task is due."""
     failures: tuple[RunFinished | ScheduleFailed, ...] = ()
-    """The first hundred of those, in the order in which they ended, each with its task and its error."""
+    """The first hundred failures, in the order in which they ended, each with its task and its error."""
     skipped: int = 0
     """Slots that were refused."""
     missed: int = 0
-    """Slots that passed before their task could be started."""
+    """Slots that passed before their task could start."""
 
     def raise_failures(self) -> None:
-        """Raise the errors of all `failures` as one exception group, which names each; without any do nothing."""
+        """Raise the errors of all `failures` as one exception group that names each task, if there are any."""
         if not self.failures:
             return
         named = "".join(f"\n  {_named(failure)}" for failure in self.failures)
@@ -52,20 +52,20 @@ def _named(failure: RunFinished | ScheduleFailed) -> str:
 
 @runtime_checkable
 class Tells(Protocol):
-    """A service that tells what happens in it."""
+    """A service that takes listeners."""
 
     def add_listener(self, callback: Callable[[Event], None], *kinds: type[Event]) -> Callable[[], None]: ...
 
 
 class Tally:
-    """Counts what a service tells."""
+    """Counts the runs of a service by its events."""
 
     def __init__(self) -> None:
         self._runs = self._failed = self._skipped = self._missed = 0
         self._failures: list[RunFinished | ScheduleFailed] = []
 
     def follow(self, service: object) -> None:
-        """Listen for as long as the service lives; one that tells nothing has a report without runs."""
+        """Listen to the service. A service that takes no listeners gets a report without runs."""
         if isinstance(service, Tells):
             service.add_listener(self.note, RunFinished, ScheduleFailed, SlotSkipped, SlotsMissed)
 

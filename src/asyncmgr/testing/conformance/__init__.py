@@ -1,4 +1,4 @@
-"""The checks that every transport passes, as tests for pytest.
+"""The tests that every transport passes.
 
 Subclass `TransportConformance` once, in a test module, and tell it how to connect::
 
@@ -10,8 +10,11 @@ Subclass `TransportConformance` once, in a test module, and tell it how to conne
             return my_server_is_unreachable()
 
 Needs pytest-asyncio. The checks use fresh names for subjects and stores, so that they can share one server.
-They wait for events and never for time, but for `pass_time`. To see the values in failed assertions, call
+They wait for events, and for time only by `pass_time`. To see the values in failed assertions, call
 ``pytest.register_assert_rewrite("asyncmgr.testing.conformance")`` in a ``conftest.py``.
+
+Read `_checks` first, the base of all checks; then `_messages`, `_requests`, `_stores`, `_watches`, `_outages` and
+`_closing`, one file for each part of the interface. They may import `errors`, `transports` and the rest of `testing`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the checks share: how to connect, and how to wait without waiting for time."""
+"""The base of all checks: how to connect, and how to wait for events instead of time."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Operation: TypeAlias = "Callable[[Transport, Store, str], Awaitable[object]]"
-"""One call of the interface, with a transport, a store of it, and a name that is a fresh subject and key."""
+"""One call of the interface. Takes a transport, a store of it, and a fresh name for a subject or key."""
 
 PATIENCE = 20.0
-"""Seconds of the loop's time after which something that should happen did not."""
+"""Seconds of the loop's time after which an expected event counts as missing."""
 
 TTL = 2.0
 """Seconds that keys live in the stores of these checks."""
@@ -38,13 +38,13 @@ BAD_NAMES = ["", ".", "a.", ".a", "a..b", "a b", "a.*", "a.>", "a\r\nb", "ä", "
 
 
 async def soon(awaitable: Awaitable[T]) -> T:
-    """The result, which has to come within `PATIENCE`."""
+    """Await the result, which has to come within `PATIENCE`."""
     async with asyncio.timeout(PATIENCE):
         return await awaitable
 
 
 async def until(condition: Callable[[], bool], cycles: int = 200_000) -> None:
-    """Let the event loop turn until `condition` holds; fails after so many turns."""
+    """Let the event loop turn until `condition` holds; fail after this many turns."""
     for _ in range(cycles):
         if condition():
             return
@@ -53,17 +53,17 @@ async def until(condition: Callable[[], bool], cycles: int = 200_000) -> None:
 
 
 async def take(stream: AsyncIterator[T], count: int) -> list[T]:
-    """The next `count` items."""
+    """Read the next `count` items."""
     return [await soon(anext(stream)) for _ in range(count)]
 
 
 async def texts(stream: AsyncIterator[Message], count: int) -> list[str]:
-    """The data of the next `count` messages."""
+    """Read the data of the next `count` messages."""
     return [message.data.decode() for message in await take(stream, count)]
 
 
 async def snapshot(watch: Watch) -> list[Entry]:
-    """What comes before `SNAPSHOT_DONE`, which is entries only."""
+    """Read the entries that come before `SNAPSHOT_DONE`."""
     found: list[Entry] = []
     while (change := await soon(anext(watch))) is not SNAPSHOT_DONE:
         assert isinstance(change, Entry)
@@ -72,7 +72,7 @@ async def snapshot(watch: Watch) -> list[Entry]:
 
 
 async def ends(stream: AsyncIterator[object]) -> None:
-    """The iteration ends, and stays ended."""
+    """Check that the iteration has ended, and stays ended."""
     for _ in range(2):
         with pytest.raises(StopAsyncIteration):
             await soon(anext(stream))
@@ -89,7 +89,7 @@ async def connected(transport: Transport) -> None:
 
 @asynccontextmanager
 async def running(awaitable: Awaitable[T]) -> AsyncIterator[asyncio.Task[T]]:
-    """A task that has begun, and is cancelled at the end where it still runs."""
+    """Run a task in the block, begun before it and cancelled at its end."""
     task = asyncio.ensure_future(as_coroutine(awaitable))
     await asyncio.sleep(0)
     try:
@@ -100,7 +100,7 @@ async def running(awaitable: Awaitable[T]) -> AsyncIterator[asyncio.Task[T]]:
 
 
 async def interrupted(stream: AsyncIterator[T], cause: Awaitable[object]) -> list[T]:
-    """What a reader got that was cancelled about when `cause` brought it something: that, or nothing."""
+    """Cancel a reader about when `cause` brings it an item. Returns the item, or nothing."""
     async with running(anext(stream)) as reader:
         await cause
     return [] if reader.cancelled() else [reader.result()]
@@ -108,12 +108,12 @@ async def interrupted(stream: AsyncIterator[T], cause: Awaitable[object]) -> lis
 
 @asynccontextmanager
 async def collected(subscription: Subscription) -> AsyncIterator[list[bytes]]:
-    """The data of all that a subscription gets inside the block."""
+    """Collect the data of all messages that a subscription gets inside the block."""
     data: list[bytes] = []
 
     async def collect() -> None:
         async for message in subscription:
-            data.append(message.data)  # noqa: PERF401 - seen while it grows
+            data.append(message.data)  # noqa: PERF401 - read while it grows
 
     async with running(collect()):
         yield data
@@ -123,7 +123,7 @@ async def collected(subscription: Subscription) -> AsyncIterator[list[bytes]]:
 async def answering(
     transport: Transport, subject: str, answer: Callable[[bytes], Data] = bytes, group: str | None = None
 ) -> AsyncIterator[list[bytes]]:
-    """A responder, which answers each request inside the block; yields the requests that it got."""
+    """Answer each request inside the block; yields the requests that came."""
     got: list[bytes] = []
 
     async def serve(requests: Subscription) -> None:
@@ -158,33 +158,33 @@ OPERATIONS: dict[str, Operation] = {
     "watch": lambda _, store, name: enter(store.watch(name)),
     "keys": lambda _, store, name: store.keys(),
 }
-"""Every call that waits, for the checks that each of them has to pass."""
+"""Every call that waits. Some checks hold for each of them."""
 
 EACH_OPERATION = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 
 
 class Checks(ABC):
-    """What an implementation tells its checks."""
+    """What an implementation provides for its checks."""
 
     @abstractmethod
     def connect(self) -> AbstractAsyncContextManager[Transport]:
-        """One more connection to the fabric of this test; called several times in a test."""
+        """Open one more connection to the fabric of this test; called several times in a test."""
 
     @abstractmethod
     def outage(self, transport: Transport) -> AbstractAsyncContextManager[None]:
-        """A time without a connection for `transport`; the others and what is stored may suffer too.
+        """Take the connection of `transport` away during the block; other connections and stores may suffer too.
 
-        On entering returns once `transport.connected` is false; on leaving once it is true again, or at once
-        where it was closed meanwhile. May call `pytest.skip` where the connection cannot be lost.
+        The block begins once `transport.connected` is false. It ends once `connected` is true again, or at once if the
+        transport was closed meanwhile. May call `pytest.skip` if the connection cannot be lost.
         """
 
     async def pass_time(self, seconds: float) -> None:
-        """Let that much time pass for the engine; override it where it has a clock of its own."""
+        """Let this many seconds pass for the engine; override it if the engine has a clock of its own."""
         await asyncio.sleep(seconds)
 
     @asynccontextmanager
     async def peers(self) -> AsyncIterator[tuple[Transport, Transport]]:
-        """Two connections to one fabric; checks at the end that they left no task behind."""
+        """Open two connections to one fabric; check at the end that they left no task behind."""
         before = asyncio.all_tasks()
         async with self.connect() as one, self.connect() as other:
             yield one, other
@@ -192,11 +192,11 @@ class Checks(ABC):
 
     @asynccontextmanager
     async def stores(self) -> AsyncIterator[tuple[Store, Store]]:
-        """One new store as seen by two connections."""
+        """Open one new store over two connections."""
         async with self.peers() as (one, other):
             name = self.fresh()
             yield await one.store(name, ttl=TTL), await other.store(name, ttl=TTL)
 
     def fresh(self) -> str:
-        """A name that nobody else uses, for a subject or a store."""
+        """Make a name that nothing else uses, for a subject or a store."""
         return f"check-{uuid.uuid4().hex[:12]}"

@@ -1,4 +1,4 @@
-"""Checks of closing, in every state."""
+"""Checks of closing and cancelling, in every state."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ class ClosingChecks(Checks):
                 await ends(watch)
 
     async def test_close_is_idempotent(self) -> None:
-        """Closing twice, also at once, is closing."""
+        """Closing twice, also at the same time, is the same as closing once."""
         async with self.connect() as one:
             await soon(asyncio.gather(one.aclose(), one.aclose()))
             await soon(one.aclose())
             assert not one.connected
 
     async def test_close_hurts_nobody_else(self) -> None:
-        """The other connections, and what was stored, stay."""
+        """Other connections, and stored values, stay."""
         subject, name = self.fresh(), self.fresh()
         async with self.peers() as (one, other), other.subscribe(subject) as messages:
             store = await one.store(name, ttl=TTL)
@@ -118,7 +118,7 @@ class ClosingChecks(Checks):
             assert (entry.value, entry.revision) == (b"stays", revision)
 
     async def test_closed_subscriber_is_none(self) -> None:
-        """Who closed without leaving gets nothing of the group's share, and no request waits for it."""
+        """A closed connection gets no messages of the group's share, and no request waits for it."""
         subject = self.fresh()
         async with self.peers() as (one, other):
             async with one.subscribe(subject, group="g"), other.subscribe(subject, group="g") as stays:

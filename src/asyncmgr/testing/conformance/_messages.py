@@ -43,7 +43,7 @@ class MessageChecks(Checks):
             assert await take(messages, 1) == [Message(subject, b"hello", "answers.here")]
 
     async def test_message_reaches_own_subscription(self) -> None:
-        """A publisher's own subscriptions are no exception."""
+        """A publisher's own subscriptions get its messages too."""
         subject = self.fresh()
         async with self.connect() as one, one.subscribe(subject) as messages:
             await one.publish(subject, b"hello")
@@ -81,7 +81,7 @@ class MessageChecks(Checks):
 
     @pytest.mark.parametrize("data", BINARY)
     async def test_binary(self, data: bytes) -> None:
-        """Any bytes arrive as they are, none included."""
+        """Any bytes arrive as they are, also an empty message."""
         subject = self.fresh()
         async with self.peers() as (one, other), other.subscribe(subject) as messages:
             await one.publish(subject, data)
@@ -89,7 +89,7 @@ class MessageChecks(Checks):
 
     @pytest.mark.parametrize("kind", [bytearray, memoryview])
     async def test_data_is_copied(self, kind: Callable[[bytes], bytearray | memoryview]) -> None:
-        """What a subscriber gets is immutable, and what the publisher does to its buffer later changes nothing."""
+        """A subscriber gets immutable data, which later changes of the publisher's buffer do not touch."""
         subject, buffer = self.fresh(), bytearray(b"before")
         async with self.peers() as (one, other), other.subscribe(subject) as messages:
             await one.publish(subject, buffer if kind is bytearray else memoryview(buffer))
@@ -144,7 +144,7 @@ class MessageChecks(Checks):
 
     @pytest.mark.parametrize("name", ["_INBOX.a+b", "user@corp", "a/b:c", "ä.ö"])
     async def test_reply_to_other_programs(self, name: str) -> None:
-        """They may name the subjects that they want answers on as they like."""
+        """Other programs may name their reply subjects as they like."""
         async with self.connect() as one:
             await one.reply(name, b"")
 
@@ -152,13 +152,13 @@ class MessageChecks(Checks):
         "name", ["", ".", "a..b", "a b", "a.*", ">", "a\r\nb", "$JS.ACK.x", "$SYS", "\ufffd"]
     )
     async def test_reply_to_no_subject(self, name: str) -> None:
-        """What is none, is several, or would tell an engine what to do, is refused."""
+        """A reply subject that is empty, is several, or is a command to an engine is refused."""
         async with self.connect() as one:
             with pytest.raises(InvalidName):
                 await one.reply(name, b"")
 
     async def test_nothing_is_lost(self) -> None:
-        """A transport that carries all that is subscribed to has no problems."""
+        """A transport that carries all its subscriptions reports no problems."""
         async with self.connect() as one, one.subscribe(self.fresh()):
             assert one.problems() == {}
 
@@ -185,7 +185,7 @@ class MessageChecks(Checks):
         assert sorted(data for member in members for data in member) == sorted(sent)
 
     async def test_group_member_leaves(self) -> None:
-        """Those who stay in the group get what the one who left would have got."""
+        """The remaining members of a group get the messages of the one that left."""
         subject = self.fresh()
         async with self.peers() as (one, other), one.subscribe(subject, group="g") as stays:
             async with other.subscribe(subject, group="g"):
@@ -195,7 +195,7 @@ class MessageChecks(Checks):
             assert await texts(stays, 20) == [str(number) for number in range(20)]
 
     async def test_slow_reader(self) -> None:
-        """A reader that does not keep up has the latest messages and a count of the lost; nobody waits for it."""
+        """A slow reader has the latest messages and a count of the lost ones; no publisher waits for it."""
         subject = self.fresh()
         async with self.peers() as (one, other), other.subscribe(subject, pending_limit=10) as slow:
             async with other.subscribe(subject) as quick, collected(quick) as got:
@@ -209,7 +209,7 @@ class MessageChecks(Checks):
             assert slow.dropped == 190
 
     async def test_pending_limit_below_one(self) -> None:
-        """A subscription without room is refused."""
+        """A subscription without room for a message is refused."""
         async with self.connect() as one:
             with pytest.raises(ValueError, match="pending_limit"):
                 await enter(one.subscribe(self.fresh(), pending_limit=0))
@@ -227,7 +227,7 @@ class MessageChecks(Checks):
             await ends(messages)
 
     async def test_leaving_keeps_what_had_come(self) -> None:
-        """What was published before the subscription was left can be read after it, then comes the end."""
+        """Messages published before the subscription was left can still be read; then the iteration ends."""
         subject = self.fresh()
         async with self.peers() as (_, other):
             async with other.subscribe(subject) as messages:
@@ -237,7 +237,7 @@ class MessageChecks(Checks):
             await ends(messages)
 
     async def test_cancelled_reader_loses_nothing(self) -> None:
-        """A message that comes as its reader is cancelled is there for the next."""
+        """A message that comes while its reader is cancelled stays for the next reader."""
         subject = self.fresh()
         async with self.peers() as (one, other), other.subscribe(subject) as messages:
             sent = [str(number).encode() for number in range(9)]

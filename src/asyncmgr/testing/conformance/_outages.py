@@ -28,7 +28,7 @@ class OutageChecks(Checks):
     """The connection is lost and comes back."""
 
     async def test_state_is_told(self) -> None:
-        """Listeners hear of the loss and of the return, once each; not of closing, and not after their removal."""
+        """Listeners are called at the loss and at the return, once each; not at closing, nor after their removal."""
         told: list[bool] = []
         other: list[bool] = []
         async with self.connect() as one:
@@ -67,11 +67,13 @@ class OutageChecks(Checks):
                 with pytest.raises(TransportError) as caught:
                     await soon(operation(one, store, self.fresh()))
                 assert type(caught.value) is TransportError
-            with suppress(NoResponders, RevisionConflict):  # what requests and updates say of a fresh name
+            with suppress(
+                NoResponders, RevisionConflict
+            ):  # with a fresh name, requests and updates raise these
                 await soon(operation(one, store, self.fresh()))
 
     async def test_subscription_goes_on(self) -> None:
-        """A subscription needs no help to get what is published after the outage."""
+        """A subscription gets messages again after an outage, without a call of its owner."""
         subject = self.fresh()
         async with self.peers() as (one, other), other.subscribe(subject) as messages:
             async with self.outage(other):
@@ -81,7 +83,7 @@ class OutageChecks(Checks):
             assert (await soon(reader)).data == b"after"
 
     async def test_watch_is_interrupted(self) -> None:
-        """A watch says that it may have missed changes, once, and ends; a new one works."""
+        """A watch reports once that it may have missed changes, and ends; a new watch works."""
         async with self.connect() as one:
             store = await one.store(self.fresh(), ttl=TTL)
             async with store.watch() as watch:
@@ -107,7 +109,7 @@ class OutageChecks(Checks):
                     await soon(call)
 
     async def test_reply_waits_for_the_connection(self) -> None:
-        """An answer that is kept for so long reaches its caller after the outage; one that is not fails at once."""
+        """An answer that may wait reaches its caller after the outage; one that may not wait fails at once."""
         subject = self.fresh()
         async with self.connect() as one, one.subscribe(subject) as answers:
             async with self.outage(one):
@@ -119,7 +121,7 @@ class OutageChecks(Checks):
             assert [message.data for message in await take(answers, 1)] == [b"later"]
 
     async def test_close_while_a_reply_waits(self) -> None:
-        """Closing ends the wait."""
+        """Closing ends the wait of a reply."""
         async with (
             self.connect() as one,
             self.outage(one),

@@ -27,7 +27,7 @@ class RequestChecks(Checks):
             assert await soon(one.request(subject, b"hello", timeout=PATIENCE)) == b"hello"
 
     async def test_request_nobody_responds(self) -> None:
-        """A request that nobody can get fails at once, not at its timeout; also after the last one left."""
+        """A request without a responder fails at once, not at its timeout; also after the last responder left."""
         subject = self.fresh()
         async with self.peers() as (one, other):
             with pytest.raises(NoResponders, match=subject):
@@ -37,7 +37,7 @@ class RequestChecks(Checks):
                 await soon(one.request(subject, b"", timeout=100 * PATIENCE))
 
     async def test_request_timeout(self) -> None:
-        """A responder that is silent costs the timeout; its late answer reaches no other request."""
+        """A silent responder costs the timeout; its late answer reaches no other request."""
         subject = self.fresh()
         async with self.peers() as (one, other), other.subscribe(subject) as requests:
             with pytest.raises(TimeoutError, match=subject):
@@ -61,7 +61,7 @@ class RequestChecks(Checks):
                 assert await soon(answers) == [b"re " + data for data in asked]
 
     async def test_request_group_answers_once(self) -> None:
-        """Of a group one member gets the request."""
+        """One member of a group gets the request."""
         subject = self.fresh()
         async with (
             self.peers() as (one, other),
@@ -74,7 +74,7 @@ class RequestChecks(Checks):
             assert len(here) + len(there) == 20
 
     async def test_request_first_answer_counts(self) -> None:
-        """Of several answers one is returned, and the others disturb nothing."""
+        """The first of several answers is returned, and the others disturb nothing."""
         subject = self.fresh()
         async with (
             self.peers() as (one, other),
@@ -95,7 +95,7 @@ class RequestChecks(Checks):
             assert await soon(one.request(subject, data, timeout=PATIENCE)) == data
 
     async def test_cancelled_request(self) -> None:
-        """A caller that is cancelled leaves nothing behind: the answer is dropped, the next request works."""
+        """A cancelled caller leaves nothing behind: the answer is dropped, and the next request works."""
         subject = self.fresh()
         async with self.peers() as (one, other), other.subscribe(subject) as requests:
             async with running(one.request(subject, b"given up", timeout=PATIENCE)):

@@ -21,7 +21,7 @@ class StoreChecks(Checks):
 
     @pytest.mark.parametrize("value", BINARY)
     async def test_store_put_and_get(self, value: bytes) -> None:
-        """What one connection wrote the other reads, byte for byte, with its revision."""
+        """One connection reads what another wrote, byte for byte, with its revision."""
         async with self.stores() as (one, other):
             revision = await one.put("a.key=2E", value)
             entry = await other.get("a.key=2E")
@@ -29,7 +29,7 @@ class StoreChecks(Checks):
             assert (entry.key, entry.value, entry.revision) == ("a.key=2E", value, revision)
 
     async def test_store_no_such_key(self) -> None:
-        """A key that never was, or was deleted, is None."""
+        """A key that never existed, or was deleted, is None."""
         async with self.stores() as (one, other):
             assert await one.get("key") is None
             await one.put("key", b"x")
@@ -37,7 +37,7 @@ class StoreChecks(Checks):
             assert await one.get("key") is None
 
     async def test_store_value_is_copied(self) -> None:
-        """What the writer does to its buffer later changes nothing."""
+        """Later changes of the writer's buffer do not change the value."""
         async with self.stores() as (one, other):
             buffer = bytearray(b"before")
             await one.put("key", buffer)
@@ -47,7 +47,7 @@ class StoreChecks(Checks):
             assert entry.value == b"before"
 
     async def test_store_revisions_grow(self) -> None:
-        """Each write in a store has a greater revision than any before, whoever writes which key, deleted or not."""
+        """Each write in a store has a greater revision than any before, on any connection and key, deleted or not."""
         async with self.stores() as (one, other):
             revisions = [await one.put("a", b""), await other.put("b", b""), await other.put("a", b"")]
             await one.delete("a")
@@ -56,7 +56,7 @@ class StoreChecks(Checks):
             assert revisions == sorted(set(revisions))
 
     async def test_store_create(self) -> None:
-        """A key is created where there is none, a deleted one included; else RevisionConflict and no change."""
+        """A key is created if it does not exist or was deleted; else RevisionConflict, and nothing changes."""
         async with self.stores() as (one, other):
             await one.create("key", b"first")
             with pytest.raises(RevisionConflict, match="key"):
@@ -67,7 +67,7 @@ class StoreChecks(Checks):
             assert await self._value(one, "key") == b"second"
 
     async def test_store_update(self) -> None:
-        """Only who knows the present revision writes; a stale one, 0 or a missing key is RevisionConflict."""
+        """Only a writer that knows the present revision succeeds; a stale one, 0 or no key is RevisionConflict."""
         async with self.stores() as (one, other):
             for revision in (0, 1):
                 with pytest.raises(RevisionConflict, match="key"):
@@ -83,7 +83,7 @@ class StoreChecks(Checks):
                 await other.update("key", b"fourth", second)
 
     async def test_store_delete(self) -> None:
-        """With a revision only that one is deleted; without one, any or none."""
+        """With a revision only this revision is deleted; without one, any, or a missing key."""
         async with self.stores() as (one, other):
             first = await one.put("key", b"first")
             second = await one.put("key", b"second")
@@ -97,7 +97,7 @@ class StoreChecks(Checks):
             await other.delete("key")
 
     async def test_store_one_creator_wins(self) -> None:
-        """Of many who create one key at once, exactly one does."""
+        """If many create one key at the same time, exactly one succeeds."""
         async with self.stores() as (one, other):
             attempts = [store.create("key", b"") for store in (one, other) * 10]
             results = await soon(asyncio.gather(*attempts, return_exceptions=True))
@@ -105,7 +105,7 @@ class StoreChecks(Checks):
             assert sum(isinstance(result, RevisionConflict) for result in results) == 19
 
     async def test_store_no_update_is_lost(self) -> None:
-        """Counters that are raised by compare-and-set from two sides come out right."""
+        """Counters that two connections raise by compare-and-set come out right."""
         async with self.stores() as (one, other):
             await one.put("counter", b"0")
             await soon(asyncio.gather(*(self._count_up(store, 10) for store in (one, other, one))))
@@ -122,7 +122,7 @@ class StoreChecks(Checks):
             times -= 1
 
     async def test_store_expiry(self) -> None:
-        """A key is gone its TTL after the last write, and can be created again, at a greater revision."""
+        """A key expires its TTL after the last write, and can be created again, at a greater revision."""
         async with self.stores() as (one, other):
             revision = await one.put("key", b"x")
             await self.pass_time(0.6 * TTL)
@@ -138,7 +138,7 @@ class StoreChecks(Checks):
             assert await other.create("key", b"z") > revision
 
     async def test_store_age(self) -> None:
-        """An entry's age is counted from its last write, for every reader alike."""
+        """Every reader counts an entry's age from its last write."""
         async with self.stores() as (one, other):
             await one.put("key", b"x")
             await self.pass_time(0.5 * TTL)
@@ -152,7 +152,7 @@ class StoreChecks(Checks):
             assert 0 <= entry.age < 0.4 * TTL
 
     async def test_store_keys(self) -> None:
-        """Keys are listed, below a prefix of whole tokens or all, without those deleted."""
+        """Keys are listed, all or those below a prefix of whole tokens, without deleted ones."""
         async with self.stores() as (one, other):
             for key in ("a", "a.b", "a.b.c", "a.bc", "b.a", "gone"):
                 await one.put(key, b"")
@@ -163,7 +163,7 @@ class StoreChecks(Checks):
             assert await other.keys("c") == []
 
     async def test_store_largest_value(self) -> None:
-        """`VALUE_LIMIT` passes in every way of writing; a byte more is refused."""
+        """Every way of writing takes `VALUE_LIMIT` bytes, and refuses one more."""
         async with self.stores() as (one, other):
             value = bytes(VALUE_LIMIT)
             for write in (one.put, one.create):
@@ -202,7 +202,7 @@ class StoreChecks(Checks):
             assert await self._value(again, "key") == b"left"
 
     async def test_bad_store(self) -> None:
-        """A name that does not fit, a TTL that makes no sense, and one that differs from the store's are refused."""
+        """A malformed name, a senseless TTL, and a TTL that differs from the store's are refused."""
         async with self.peers() as (one, other):
             name = self.fresh()
             await one.store(name, ttl=TTL)

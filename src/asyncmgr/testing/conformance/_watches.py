@@ -32,7 +32,7 @@ class WatchChecks(Checks):
             assert await snapshot(watch) == []
 
     async def test_watch_snapshot_then_changes(self) -> None:
-        """First what is there, then that this was all, then each change, in order for one key."""
+        """A watch gives the snapshot, then `SNAPSHOT_DONE`, then each change, in order for one key."""
         async with self.stores() as (one, other):
             before = {key: await one.put(key, key.encode()) for key in ("a", "b.c", "d")}
             async with other.watch() as watch:
@@ -89,7 +89,7 @@ class WatchChecks(Checks):
                 await enter(one.watch(name))
 
     async def test_watch_age(self) -> None:
-        """Entries of a snapshot carry their age, which grows while they wait for the reader."""
+        """Entries of a snapshot have an age, which grows while they wait for the reader."""
         async with self.stores() as (one, other):
             await one.put("key", b"")
             await self.pass_time(0.4 * TTL)
@@ -103,7 +103,7 @@ class WatchChecks(Checks):
                 assert change.age < 0.4 * TTL
 
     async def test_watch_slow_reader(self) -> None:
-        """A reader that does not keep up may miss states of a key, but never the last one, nor sees it go back."""
+        """A slow reader may miss states of a key, but not the last one, and sees no older state after a newer one."""
         async with self.stores() as (one, other), other.watch() as watch:
             for number in range(300):
                 await one.put(f"key-{number % 3}", str(number).encode())
@@ -127,7 +127,7 @@ class WatchChecks(Checks):
                 assert {entry.key for entry in await snapshot(watch)} == expected
 
     async def test_two_watches(self) -> None:
-        """Watches do not take changes from each other."""
+        """Two watches do not take changes from each other."""
         async with self.stores() as (one, other), one.watch() as here, other.watch() as there:
             revision = await one.put("key", b"x")
             for watch in (here, there):
@@ -135,7 +135,7 @@ class WatchChecks(Checks):
                 assert self._plain(await take(watch, 1)) == [("key", b"x", revision)]
 
     async def test_watch_leaving_ends_the_iteration(self) -> None:
-        """A reader that waits sees the end when the watch is left, and no change after it."""
+        """A waiting reader sees the end when the watch is left, and no change after it."""
         async with self.stores() as (one, other):
             async with other.watch() as watch:
                 assert await snapshot(watch) == []
@@ -147,7 +147,7 @@ class WatchChecks(Checks):
             await ends(watch)
 
     async def test_watch_cancelled_reader_loses_nothing(self) -> None:
-        """A change that comes as its reader is cancelled is there for the next."""
+        """A change that comes while its reader is cancelled stays for the next reader."""
         async with self.stores() as (one, other), other.watch() as watch:
             assert await snapshot(watch) == []
             keys = [f"key-{number}" for number in range(9)]
