@@ -14,7 +14,7 @@ from typing import IO
 import pytest
 
 from asyncmgr._cli import output
-from asyncmgr._cli.capability_text import in_short
+from asyncmgr._cli.capability_text import capabilities_in_short
 from asyncmgr._cli.commands import hosts
 from tests.cli.conftest import Elsewhere, Invoke
 from tests.cli.remote import Compute
@@ -78,7 +78,7 @@ def test_nobody_is_an_answer(elsewhere: Elsewhere, invoke: Invoke) -> None:
 )
 def test_capabilities_in_short(value: object, text: str) -> None:
     """Texts are quoted where they could be misread, and what is nested is counted."""
-    assert in_short({"node": "n", "k": value}) == text
+    assert capabilities_in_short({"node": "n", "k": value}) == text
 
 
 class Terminal(io.StringIO):

@@ -295,7 +295,7 @@ def test_json_is_printable_and_the_same() -> None:
     """Control characters within texts of JSON are written as escapes, which programs read as before (40)."""
     data = {"a\u009b": ["\x1b[2J", "über", "\u202e", "\ud800", "\U000e0001"], "b": 1}
     for indent in (None, 2):
-        text = output.as_json(data, indent)
+        text = output.json_text(data, indent)
         assert json.loads(text) == data
         assert all(line.isprintable() for line in text.split("\n"))
         assert "über" in text

@@ -21,7 +21,7 @@ from asyncmgr.errors import AsyncmgrError
 
 
 class _Commands(click.Group):
-    """Commands in the order in which they are added; what asyncmgr raises on purpose is one line and exit code 1."""
+    """Lists commands in the order in which they were added. Shows an error of asyncmgr as text, with exit code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -80,7 +80,7 @@ for _command in (run, list_tasks, next_slots, check, hosts, info, call, rpc, dem
 
 
 def main() -> None:
-    """Run the command line, and end the process even where a thread will not end."""
+    """Run the command line. Ends the process even if a thread does not end."""
     try:
         command(prog_name="asyncmgr")
     except SystemExit as exc:

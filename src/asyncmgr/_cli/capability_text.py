@@ -1,4 +1,4 @@
-"""Capabilities in one line. Pure."""
+"""Writes capabilities in one line. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def in_short(capabilities: Mapping[str, Any]) -> str:
-    """``cpus=4 load=0.5 disks=[2 items]``; the node's name is left out, as it stands beside."""
+def capabilities_in_short(capabilities: Mapping[str, Any]) -> str:
+    """Write ``cpus=4 load=0.5 disks=[2 items]``; leaves out the node's name, which has a column of its own."""
     return " ".join(f"{key}={_brief(value)}" for key, value in capabilities.items() if key != "node")
 
 
@@ -19,13 +19,13 @@ def _brief(value: Any) -> str:
         return f"[{_count(len(value), 'item')}]"
     if isinstance(value, str) and _is_plain(value):
         return value
-    # What cannot be printed is escaped, so that no capability moves the cursor.
+    # Escape unprintable text, so that no capability moves the cursor.
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(value)
 
 
 def _is_plain(text: str) -> bool:
-    """It needs no quotes to be told from its neighbours, and does nothing to a terminal."""
+    """Whether the text needs no quotes to stand out from its neighbours, and does nothing to a terminal."""
     return bool(text) and text.isprintable() and not any(sign in text for sign in ' ="')
 
 

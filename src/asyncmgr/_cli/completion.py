@@ -1,7 +1,7 @@
 """Completes targets, options and tasks in a shell.
 
-Targets are found by reading files, not by running them. The names of tasks come from loading the targets that are
-written already, as the command itself would.
+Finds targets by reading files, without running them. Finds the names of tasks by loading the targets that are already
+written, as the command itself would.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asyncmgr._cli.tasks import tasks_of
 from asyncmgr._settings.sources import APP_VARIABLE
 
 _FILES_AT_MOST = 200
-"""Files that one completion reads."""
+"""Most files that one completion reads."""
 
 
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -29,13 +29,13 @@ def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str)
     words = ctx.params.get(param.name or "") or ()
     app_dir = Path(ctx.params.get("app_dir") or ".")
     found = [CompletionItem(target) for target in _targets(words, incomplete, app_dir)]
-    # The shell's own completion of files leads to where the targets are.
+    # No target yet: let the shell complete files.
     return found or [CompletionItem(incomplete, type="file")]
 
 
 def complete_task(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the full name of a task of the targets, or its own where the beginning is that of one."""
-    # click sorts nothing out where an option that needs a value is last: then all words are left over.
+    """Complete the full name of a task of the targets; also its own name, if that is what was begun."""
+    # If the last option needs a value, click parses no arguments: all words are left over.
     words = next((ctx.params[name] for name in ("targets", "words") if ctx.params.get(name)), ctx.args)
     return [CompletionItem(name) for name in _tasks(words, ctx.params.get("app_dir") or ".", incomplete)]
 
@@ -61,7 +61,7 @@ def _tasks(words: Sequence[str], app_dir: str, incomplete: str) -> list[str]:
         return []
     silent = io.StringIO()
     try:
-        # Also what it prints and logs while it is imported: this goes into somebody's prompt.
+        # Also silence what the target prints and logs on import: this runs inside the user's prompt.
         with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):
             tasks = tasks_of(load_service(targets, app_dir))
     except (Exception, SystemExit):
@@ -70,7 +70,7 @@ def _tasks(words: Sequence[str], app_dir: str, incomplete: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete) and name.isprintable()]
 
 
-# Targets. bash takes a colon for the end of a word: "app.py:Vol" arrives as the words "app.py", ":" and "Vol".
+# Targets. bash ends a word at a colon: "app.py:Vol" arrives as the words "app.py", ":" and "Vol".
 
 
 def _joined(words: Sequence[str]) -> list[str]:
@@ -110,7 +110,7 @@ def _attributes(location: str, start: str, app_dir: Path) -> list[str]:
 
 
 def _located(incomplete: str, app_dir: Path) -> Iterator[tuple[str, Path]]:
-    """The files that what is written may become, each as a target names it."""
+    """Find the files whose path or module name begins with the incomplete word, each as a target names it."""
     if "." in incomplete and "/" not in incomplete and not Path(incomplete).exists():
         package, _, start = incomplete.rpartition(".")
         for file in _python_files(app_dir / package.replace(".", "/"), start):
@@ -131,7 +131,7 @@ def _python_files(directory: Path, start: str) -> list[Path]:
 
 
 def targets_in(file: Path) -> list[str]:
-    """The names in a Python file that can be run, as far as its text tells; nothing of it is executed."""
+    """List the names in a Python file that can be run, as far as its text shows. Executes nothing."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -146,7 +146,7 @@ def targets_in(file: Path) -> list[str]:
 
 
 def _usable(statement: ast.stmt, known: set[str]) -> Iterator[str]:
-    """A class of managers, an instance of one or of a service, a function that says that it returns one."""
+    """Yield the name of a manager class, a manager, a service, or a function that is annotated to return one."""
     match statement:
         case ast.ClassDef(name=name, bases=bases) if any(_last(base) in known for base in bases):
             yield name
@@ -164,7 +164,7 @@ def _usable(statement: ast.stmt, known: set[str]) -> Iterator[str]:
 
 
 def _last(expression: ast.expr) -> str:
-    """The last part of a dotted name."""
+    """Return the last part of a dotted name."""
     match expression:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name

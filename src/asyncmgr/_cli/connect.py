@@ -1,4 +1,4 @@
-"""Connects to the services that run elsewhere, for the commands that talk to them."""
+"""Connects to services that run elsewhere, for the commands that talk to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from asyncmgr.transports import Transport, open_transport
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An open transport, and how it is called in messages."""
+    """An open transport, and its URL for error texts."""
 
     transport: Transport
     url: str
@@ -32,9 +32,14 @@ Conversation: TypeAlias = Callable[[Connection], Awaitable[object]]
 
 
 def talk(url: str | None, conversation: Conversation, *, interrupted: int = INTERRUPTED) -> NoReturn:
-    """Connect, hold the conversation, and end with its exit code; `interrupted` is that of Ctrl-C.
+    """Connect, hold the conversation, and end with its exit code.
 
-    `url` of the transport; `None` = the settings say it. Credentials come from the settings.
+    Parameters
+    ----------
+    url
+        URL of the transport; `None` = the one of the settings. Credentials come from the settings.
+    interrupted
+        The exit code of Ctrl-C.
     """
     configure("warning", "console", sys.stderr)
     settings = Settings(transport=url)

@@ -1,4 +1,4 @@
-"""Builds objects from settings: checks arguments by the type hints, imports what they name."""
+"""Builds objects from settings: checks arguments by their type hints, and imports what they name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["construct", "import_string", "load_target"]
 
 Built = TypeVar("Built")
 PlaceOf = Callable[..., str]
-"""Says where the value under these keys was written, for messages."""
+"""Returns where the value under these keys was written, for error texts."""
 
 _FACTORY = "factory"
 _CONTAINERS = {"builtins", "collections", "collections.abc"}
@@ -42,17 +42,21 @@ def construct(
     place: str,
     place_of: PlaceOf | None = None,
 ) -> Built:
-    """Call `factory`, a class or a function, with arguments that settings hold.
+    """Call `factory`, a class or a function, with arguments from the settings.
 
-    Each is checked against its type hint. Where the hint is a class, an ABC or a Protocol, a text
-    ``"module:attribute"`` is imported: ``type[X]`` gets the class, ``X`` the object, of a class an instance.
-    A table ``{factory = "module:attribute", ...}`` makes an instance with arguments of its own. Callables are
-    imported likewise.
+    Each argument is checked against its type hint. If the hint is a class, an ABC or a Protocol, a text
+    ``"module:attribute"`` is imported: ``type[X]`` gets the class; ``X`` gets the object, or an instance if the text
+    names a class. A table ``{factory = "module:attribute", ...}`` makes an instance with arguments of its own.
+    Callables are imported likewise.
 
-    `place` names the table in messages, `place_of` the place of one argument. What does not fit raises
-    `InvalidSettings`: one for all arguments.
+    `place` names the table in error texts, `place_of` returns the place of one argument.
+
+    Raises
+    ------
+    InvalidSettings
+        Arguments do not fit. One error lists all of them.
     """
-    where = place_of or partial(_inside, place)
+    where = place_of or partial(_place_within, place)
     signature = _read_signature(factory)
     results = [_convert(signature, name, value, where) for name, value in arguments.items()]
     problems = [f"{place}: {text}" for text in signature.missing(arguments)]
@@ -67,7 +71,7 @@ def construct(
         raise InvalidSettings(f"{place}: {_name(factory)} raised {type(exc).__name__}: {exc}") from exc
 
 
-def _inside(place: str, *keys: str) -> str:
+def _place_within(place: str, *keys: str) -> str:
     return f"{place} {'.'.join(keys)}"
 
 
@@ -85,9 +89,9 @@ class _Signature:
     factory: Callable[..., Any]
     required: list[str]
     names: dict[str, None]
-    """All of them, in order."""
+    """All names, in order."""
     is_open: bool
-    """Takes any other name too."""
+    """Whether the factory takes other names too."""
 
     def missing(self, given: Mapping[str, Any]) -> Iterator[str]:
         for name in self.required:
@@ -103,7 +107,7 @@ class _Signature:
         )
 
     def hint(self, name: str) -> Any:
-        """Resolve the hint of one argument; others may be unresolvable, as is what only checkers import."""
+        """Resolve the hint of one argument. Hints of other arguments may name things that only checkers import."""
         failure: Exception | None = None
         for owner in _annotated(self.factory):
             hints = annotations_of(owner)
@@ -141,7 +145,7 @@ def _initialisers(factory: object) -> list[Callable[..., Any]]:
 
 
 def _annotated(factory: Callable[..., Any]) -> list[Any]:
-    """List what may hold a hint; a field of a dataclass is resolved where its class was written."""
+    """List the objects that may hold a hint. A dataclass field is resolved in the class that defines it."""
     if not isinstance(factory, type):
         return [inspect.unwrap(factory)]
     return [inspect.unwrap(init) for init in _initialisers(factory)] + list(factory.__mro__[:-1])
@@ -193,7 +197,7 @@ def _validate(adapter: TypeAdapter[Any], hint: Any, name: str, value: Any, where
 
 
 def _decoded(value: Any) -> Any:
-    """Read tables and lists in an environment variable, which is text."""
+    """Decode a table or list that an environment variable holds as text."""
     if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
         return value
     try:
@@ -203,18 +207,18 @@ def _decoded(value: Any) -> Any:
 
 
 def _fact(error: ErrorDetails, name: str, value: Any) -> str:
-    steps = list(_steps(value, error["loc"]))
-    return "".join(f"[{step}] " for step in steps) + fact(error, (name, *steps))
+    keys = list(_keys_into(value, error["loc"]))
+    return "".join(f"[{key}] " for key in keys) + fact(error, (name, *keys))
 
 
-def _steps(value: Any, path: tuple[int | str, ...]) -> Iterator[int | str]:
-    """Keep what leads into the value; pydantic also names members of unions on its way."""
-    for step in path:
+def _keys_into(value: Any, path: tuple[int | str, ...]) -> Iterator[int | str]:
+    """Keep the keys that lead into the value; pydantic also puts the members of unions into a location."""
+    for key in path:
         try:
-            value = value[step]
+            value = value[key]
         except (LookupError, TypeError):
             continue
-        yield step
+        yield key
 
 
 # Hints
@@ -268,7 +272,7 @@ def _is_hint(one: Any) -> bool:
 
 
 def _wired_class(hint: Any, cls: Any, where: PlaceOf) -> Any:
-    # "type X = ..." of Python 3.12 is no class: pydantic reads it, without import strings.
+    # "type X = ..." of Python 3.12 is not a class: pydantic reads it, without import strings.
     if not isinstance(cls, type) or cls.__module__ == "builtins":
         return hint
     if not _is_native(hint):
@@ -279,7 +283,7 @@ def _wired_class(hint: Any, cls: Any, where: PlaceOf) -> Any:
 
 
 def _is_native(hint: Any) -> bool:
-    """Tell whether pydantic itself can make a value of it, from text or a table."""
+    """Whether pydantic itself can make such a value from text or a table."""
     try:
         TypeAdapter(hint)
     except Exception:
@@ -291,7 +295,7 @@ def _is_native(hint: Any) -> bool:
 
 
 def _imported(where: PlaceOf, value: Any) -> Any:
-    """Make the object that an import string or a table with a factory stands for; others pass."""
+    """Make the object that an import string or a table with a factory stands for; return other values unchanged."""
     if is_import_string(value):
         found = import_string(value)
         return construct(found, {}, place=where(), place_of=where) if isinstance(found, type) else found

@@ -1,4 +1,4 @@
-"""Says what a stop waits for."""
+"""Tells the user what a stop waits for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOREVER = 10 * 365 * 86_400.0
 
 
 def say_what_is_awaited(service: Service, log_format: LogFormat, _: Event) -> None:
-    """Name what keeps the service, and until when: whoever has pressed Ctrl-C wants to know."""
+    """Name the runs and calls that the stop waits for, and until when: a user who pressed Ctrl-C wants to know."""
     drain = service.pending()
     if not drain.runs and not drain.calls:
         return

@@ -1,4 +1,4 @@
-"""Says what went wrong: one line, and of what the user's own code raised the lines of it that led there."""
+"""Writes errors for people: one line, then the lines of the user's own code that raised it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from asyncmgr._common.safe_text import safe_str, type_name
 from asyncmgr.errors import InvalidSettings
 
 _FRAMES = 5
-"""So many of the user's frames are shown, those nearest to the error."""
+"""Most frames of the user's code that are shown: those nearest to the error."""
 
 _PACKAGES = tuple(package.__path__[0] + os.sep for package in (anyio, asyncmgr, click, pydantic))
 _STDLIB = sysconfig.get_path("stdlib") + os.sep
 
 
 def in_words(error: BaseException) -> str:
-    """The error's own text and, indented, where in the user's code it came from."""
-    text = lines_of(safe_text(error) or type_name(error))
+    """Write the error's own text and, indented, where in the user's code it came from."""
+    text = lines_of(text_of(error) or type_name(error))
     return "\n".join([text, *_where(error.__cause__ or error)])
 
 
 def facts(error: BaseException) -> list[str]:
-    """Each thing that is wrong by itself: one error of the settings may hold many."""
+    """List the problems that an error holds: an `InvalidSettings` may hold many."""
     if not isinstance(error, InvalidSettings):
         return [in_words(error)]
     _, *several = lines_of(str(error)).split("\n  ")
@@ -38,12 +38,12 @@ def facts(error: BaseException) -> list[str]:
 
 
 def in_short(error: BaseException) -> str:
-    """Type and text, for errors that are not asyncmgr's own."""
-    return "\n".join([f"{type_name(error)}: {lines_of(safe_text(error))}", *_where(error)])
+    """Write type and text, for errors that are not asyncmgr's own."""
+    return "\n".join([f"{type_name(error)}: {lines_of(text_of(error))}", *_where(error)])
 
 
-def safe_text(error: BaseException) -> str:
-    """What the error says, with its lines; or what is wrong with it, where that cannot be had."""
+def text_of(error: BaseException) -> str:
+    """Return the error's text with its lines; if its `__str__` fails, a text that says so."""
     try:
         return str.__str__(str(error))
     except Exception:
@@ -51,7 +51,7 @@ def safe_text(error: BaseException) -> str:
 
 
 def without_our_frames(error: Exception) -> Exception:
-    """Let the traceback begin where the user's code does, if it comes there."""
+    """Cut the start of the traceback, up to the user's first frame, if there is one."""
     at = error.__traceback__
     while at is not None and not _is_users(at.tb_frame.f_code.co_filename):
         at = at.tb_next

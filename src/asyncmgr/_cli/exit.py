@@ -1,4 +1,4 @@
-"""Ends the process: runs one service in a loop of its own, and leaves even if a task or a thread will not."""
+"""Ends the process: runs one service in a loop of its own, and leaves even if a task or a thread does not end."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from asyncmgr._common.log import log
 from asyncmgr.errors import AsyncmgrError
 
 EXIT_GRACE = 5.0
-"""Seconds that tasks and threads which outlive the service get before the process leaves without them."""
+"""Seconds that tasks and threads get to end after the service; then the process leaves without them."""
 
 INTERRUPTED = 130
-"""As a shell says it: 128 + SIGINT."""
+"""The exit code of Ctrl-C, as shells write it: 128 + SIGINT."""
 
 
 def run_to_the_end(
     main: Callable[[], Coroutine[Any, Any, object]], explain: Callable[[AsyncmgrError], None]
 ) -> int:
-    """Run until it ends, and give the exit code; `explain` says what asyncmgr raised on purpose."""
+    """Run `main` until it ends, and return the exit code. `explain` shows errors that asyncmgr raises on purpose."""
     runner = asyncio.Runner()
     code = 1
     try:
@@ -61,18 +61,18 @@ def _exit_code(
 
 
 def code_of(exc: SystemExit) -> int:
-    """The exit code that Python would make of it."""
+    """Return the exit code that Python would use for this exception."""
     return (exc.code or 0) if exc.code is None or isinstance(exc.code, int) else 1
 
 
 def threads_left() -> list[str]:
-    """Names of the threads for which Python waits at its end."""
+    """Names of the threads that Python waits for at its end."""
     threads = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
     return [thread.name for thread in threads if not thread.daemon]
 
 
 def leave_within(seconds: float, code: int, loop: asyncio.AbstractEventLoop | None = None) -> threading.Timer:
-    """End the process after so many seconds if it has not ended by then; it can be cancelled."""
+    """End the process after this many seconds, unless it has ended or the returned timer was cancelled."""
     timer = threading.Timer(seconds, _leave, (code, loop))
     timer.daemon = True
     timer.start()

@@ -30,18 +30,18 @@ _ACCEPTED = "a target is a manager class, a manager, a Service, or a function th
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One usable thing that a target names."""
+    """One manager, manager class or service that a target names."""
 
     target: str
     value: Manager | type[Manager] | Service
     is_made: bool = False
-    """A factory returned it."""
+    """Whether a factory returned it."""
 
 
 def load_service(targets: Sequence[str], app_dir: str) -> Service:
-    """Load targets to look at them.
+    """Load targets to inspect them.
 
-    What they print while they are imported does not get among the data, and of the log only what is wrong is shown.
+    Keeps what they print on import out of stdout, which is for data, and shows only warnings and errors of the log.
     """
     configure("warning", "console", sys.stderr)
     with contextlib.redirect_stdout(sys.stderr):
@@ -50,12 +50,12 @@ def load_service(targets: Sequence[str], app_dir: str) -> Service:
 
 
 def find(target: str, app_dir: str) -> list[Found]:
-    """Load a target; a factory may give several things.
+    """Load a target. A factory may return several things.
 
     Raises
     ------
     InvalidTarget
-        It names nothing, or nothing that can be run.
+        The target names nothing, or nothing that can be run.
     """
     value = load_target(target, app_dir)
     if _is_usable(value):
@@ -66,7 +66,7 @@ def find(target: str, app_dir: str) -> list[Found]:
 
 
 def build_service(found: Sequence[Found], settings: Settings | None, name: str | None = None) -> Service:
-    """Make one service of all that was found: the one that is among it, or a new one with these settings."""
+    """Make one service of the targets: the service among them, or a new one with these settings."""
     service = lone_service(found)
     if service is None:
         settings = settings or Settings()
@@ -76,7 +76,7 @@ def build_service(found: Sequence[Found], settings: Settings | None, name: str |
 
 
 def lone_service(found: Sequence[Found]) -> Service | None:
-    """The service among the targets, which then is alone."""
+    """Return the service among the targets, which must then be the only target."""
     for one in found:
         if isinstance(one.value, Service):
             if len(found) > 1:
@@ -88,7 +88,7 @@ def lone_service(found: Sequence[Found]) -> Service | None:
 
 
 def build_managers(found: Iterable[Found], settings: Settings) -> list[Manager]:
-    """Make the managers, classes with their arguments from the settings."""
+    """Make the managers. Classes get their arguments from the settings."""
     managers = [one for one in found if not isinstance(one.value, Service)]
     arguments = settings.arguments_for([one.value.name for one in managers])
     for one in managers:
@@ -99,7 +99,7 @@ def build_managers(found: Iterable[Found], settings: Settings) -> list[Manager]:
 def build_manager(
     value: Manager | type[Manager], arguments: dict[str, dict[str, Any]], settings: Settings
 ) -> Manager:
-    """Make one manager of what was found."""
+    """Make one manager of one target."""
     if isinstance(value, Manager):
         return value
     name = value.name
@@ -139,7 +139,7 @@ def _call(target: str, factory: Any) -> list[Any]:
 def _refuse_parameters(target: str, factory: Any) -> None:
     try:
         parameters = signature_of(factory).parameters.values()
-    except ValueError:  # some builtins do not tell
+    except ValueError:  # some builtins have no signature
         return
     required = [one.name for one in parameters if one.default is one.empty and one.kind not in _OPTIONAL]
     if required:

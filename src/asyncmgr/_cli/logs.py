@@ -1,4 +1,4 @@
-"""Configures structlog, and the standard library's logging with it: every line on stderr in one format."""
+"""Configures structlog and the logging of the standard library: every line goes to stderr, in one format."""
 
 from __future__ import annotations
 
@@ -16,24 +16,21 @@ from asyncmgr._common.safe_text import printable, printable_lines, safe_repr
 LogFormat = Literal["console", "json"]
 
 _HANDLER = "asyncmgr"
-_LINES = ("event", "exception", "stack")
-"""What may have several lines."""
-
 _EVENT_WIDTH = 18
-"""Columns for the name of an event on the console: most of asyncmgr's own fit."""
+"""Columns for the name of an event on the console: most names of asyncmgr fit."""
 
 
 def choose_format(wanted: str, stream: TextIO) -> LogFormat:
-    """`auto` is for people on a terminal, and for programs otherwise."""
+    """Resolve `auto`: the format for people on a terminal, else the one for programs."""
     if wanted == "auto":
         return "console" if stream.isatty() else "json"
     return "json" if wanted == "json" else "console"
 
 
 def configure(level: str, log_format: LogFormat, stream: TextIO) -> None:
-    """Write events of `level` and above to `stream`; warnings of Python's among them.
+    """Write events of `level` and above to `stream`, and Python's warnings among them.
 
-    An application that configures structlog itself while it is imported has the last word.
+    An application that configures structlog itself on import has the last word.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     render = _renderers(log_format, stream)
@@ -63,7 +60,7 @@ def _handle_standard_logging(level: int, formatter: logging.Formatter, stream: T
     ours.setFormatter(formatter)
     root.addHandler(ours)
     root.setLevel(level)
-    # All it says at debug is which selector it uses.
+    # At debug level it logs only which selector it uses.
     logging.getLogger("asyncio").setLevel(max(level, logging.INFO))
     logging.captureWarnings(True)
 
@@ -77,13 +74,13 @@ def _gatherers(log_format: LogFormat) -> list[Processor]:
 
 
 def _put_event_first(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """What every line has comes first, for those who read them after all."""
+    """Put the keys that every line has first, for people who read the lines."""
     first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return {**first, **event}
 
 
 def _unfold(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Write an error of several lines below its event, each on its own: settings that are wrong say all that is."""
+    """Write the lines of an error below its event: an `InvalidSettings` has a line for each problem."""
     error = event.get("error")
     if isinstance(error, str) and "\n" in error and not event.get("exc_info"):
         event["error"], event["exception"] = error.split("\n", 1)
@@ -91,14 +88,14 @@ def _unfold(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def _escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Let nothing in a line move the cursor of who reads it: texts come from other hosts too."""
+    """Escape what would move the reader's cursor: texts come from other hosts too."""
     return {printable(key): _harmless(key, value) for key, value in event.items()}
 
 
 _RENDERED = ("exc_info", "stack_info")
-"""What the renderer makes a text of, by `_write_traceback`."""
+"""Keys that the renderer makes into text, by `_write_traceback`."""
 _LINES = ("event", "exception", "stack")
-"""What may have several lines."""
+"""Keys whose text may have several lines."""
 
 
 def _harmless(key: str, value: object) -> object:
@@ -108,12 +105,12 @@ def _harmless(key: str, value: object) -> object:
         return _Shown(safe_repr(value, LONGEST))
     if key in _LINES:
         return lines_of(value)
-    # As a literal, whole: of texts the renderer does so with some and not with others.
+    # Write the whole text as a literal: the renderer does this with some texts and not with others.
     return value if value.isprintable() else _Shown(repr(value))
 
 
 class _Shown:
-    """Has a text instead of a `repr`."""
+    """Replaces the `repr` of a value by a text."""
 
     def __init__(self, text: str) -> None:
         self._text = text

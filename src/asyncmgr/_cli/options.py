@@ -41,19 +41,19 @@ def read_zone(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 
 
 def examples(*lines: str) -> str:
-    """Write the end of a command's help."""
+    """Format the examples at the end of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def targets(function: Function) -> Function:
-    """Take one target or more, by default those of ``ASYNCMGR_APP``."""
+    """Add the argument for one target or more, by default those of ``ASYNCMGR_APP``."""
     return click.argument(
         "targets", metavar="TARGET...", nargs=-1, callback=_read_targets, shell_complete=_complete
     )(function)
 
 
 def or_default(targets: Sequence[str], hint: str = "") -> Sequence[str]:
-    """Find the targets: those given, else those of ``ASYNCMGR_APP``."""
+    """Return the given targets, or else those of ``ASYNCMGR_APP``."""
     found = targets or os.environ.get(APP_VARIABLE, "").split()
     if not found:
         raise click.UsageError(
@@ -67,7 +67,7 @@ def _read_targets(ctx: click.Context, _param: click.Parameter, value: Sequence[s
 
 
 def places(function: Function) -> Function:
-    """Take where modules and settings are looked for."""
+    """Add the options for where modules and settings are."""
     app_dir = click.option(
         "--app-dir",
         type=click.Path(exists=True, file_okay=False),
@@ -78,18 +78,18 @@ def places(function: Function) -> Function:
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from asyncmgr._cli.completion import complete_target  # only a shell that completes needs it
+    from asyncmgr._cli.completion import complete_target  # only completion in a shell needs it
 
     return complete_target(ctx, param, incomplete)
 
 
 def as_json(function: Function) -> Function:
-    """Take ``--json``."""
+    """Add the option ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")(function)
 
 
 def transport(function: Function) -> Function:
-    """Take where the services are, and the settings with what is needed to connect."""
+    """Add the options for where the services are, and for the settings that are needed to connect."""
     url = click.option(
         "--transport",
         metavar="URL",
@@ -99,7 +99,7 @@ def transport(function: Function) -> Function:
 
 
 def _use_config(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    # By the variable, so that targets which read settings of their own read the same file.
+    # Set as a variable, so that targets which read settings themselves read the same file.
     if value is not None:
         os.environ[CONFIG_VARIABLE] = value
 

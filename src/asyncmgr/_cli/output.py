@@ -1,6 +1,6 @@
-"""Writes data: JSON for programs; tables with rich on a terminal if it is installed, as plain text otherwise.
+"""Writes data to stdout: JSON for programs; tables on a terminal, with rich if it is installed, else as plain text.
 
-Names and texts come from other hosts too: what would move a cursor is escaped here, wherever a person reads it.
+Names and texts come from other hosts too. If a person reads them, this module escapes what would move the cursor.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Row = Sequence[str]
 _GAP = "  "
 
 LONGEST = 100_000
-"""Characters of one line at most."""
+"""Most characters of one line."""
 
 
 def write_json(data: Any) -> None:
     """Write data to stdout."""
-    click.echo(as_json(data, indent=2))
+    click.echo(json_text(data, indent=2))
 
 
 def write_json_line(data: Any) -> None:
-    """Write data to stdout, in one line that is there at once."""
-    click.echo(as_json(data))
+    """Write data to stdout as one line, and flush."""
+    click.echo(json_text(data))
 
 
-def as_json(data: Any, indent: int | None = None) -> str:
-    """JSON that can be read; what would move a cursor, or cannot be encoded, is written as an escape."""
+def json_text(data: Any, indent: int | None = None) -> str:
+    """Write JSON that people can read too. Escapes what would move the cursor or cannot be encoded."""
     return "\n".join(map(_escaped_json, json.dumps(data, indent=indent, ensure_ascii=False).split("\n")))
 
 
@@ -50,33 +50,33 @@ def _escaped_json(line: str) -> str:
 
 
 def write_text(text: str) -> None:
-    """Write a text of somebody else to stdout: as it is to a program, without what moves a cursor to a person."""
+    """Write another program's text to stdout: unchanged to a pipe, without cursor movements to a terminal."""
     click.echo(lines_of(text) if sys.stdout.isatty() else text.encode(errors="backslashreplace"))
 
 
 def lines_of(text: str) -> str:
-    """The text of somebody else, for a person to read: its lines are kept, and nothing else that moves a cursor."""
+    """Keep the lines of another program's text, and escape whatever else moves the cursor."""
     return "\n".join(printable(line.replace("\t", "    "), LONGEST) for line in text.split("\n"))
 
 
 def cells_of(rows: Iterable[Row]) -> list[Row]:
-    """Rows with nothing in them that moves a cursor."""
+    """Escape what would move the cursor in the cells of rows."""
     return [[printable(cell, LONGEST) for cell in row] for row in rows]
 
 
 def discard_stdout() -> None:
-    """Write to nowhere: whoever read this has enough, and Python would complain when it flushes at its end."""
+    """Discard further output: the reader has closed the pipe, and Python would complain when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def shortened(text: str, width: int) -> str:
-    """The text in one line, or what fits of it."""
+    """Cut the text to one line of this width."""
     text = printable(text, LONGEST)
     return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
 
 
 def room_for_last(headers: Row, rows: Iterable[Row], width: int) -> int:
-    """Columns that a line of this width leaves to the last column of a table."""
+    """Return how many columns a line of this width leaves for the last column of a table."""
     *others, _ = _widths(headers, rows)
     return width - sum(others) - len(_GAP) * len(others)
 
@@ -84,7 +84,7 @@ def room_for_last(headers: Row, rows: Iterable[Row], width: int) -> int:
 def write_table(
     headers: Row, rows: Iterable[Row], stream: TextIO, *, dim: Iterable[int] = (), paragraphs: Row = ()
 ) -> None:
-    """Write rows under headers, or the paragraphs, if there are any, where a terminal is too narrow for that.
+    """Write rows under headers. If a terminal is too narrow, write the paragraphs instead, if there are any.
 
     `dim` are the numbers of the rows that matter less.
     """
@@ -110,7 +110,7 @@ def _write_plain(headers: Row, rows: Iterable[Row], stream: TextIO) -> None:
 
 
 def table_lines(headers: Row, rows: Iterable[Row]) -> Iterator[str]:
-    """The table as plain text."""
+    """Write the table as lines of plain text."""
     rows = cells_of([headers, *rows])
     widths = _widths(headers, rows)
     for row in rows:
@@ -119,14 +119,14 @@ def table_lines(headers: Row, rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _write_rich(headers: Row, rows: Iterable[Row], stream: TextIO, dim: frozenset[int]) -> None:
-    # Here, and not above: it is optional, and only a terminal needs it.
+    # imported here: rich is optional, and only a terminal needs it
     from rich.console import Console
 
     Console(file=stream, highlight=False).print(rich_table(headers, rows, dim))
 
 
 def rich_table(headers: Row, rows: Iterable[Row], dim: Iterable[int] = ()) -> Table:
-    """The table as rich has it; needs rich."""
+    """Make the table for rich; needs rich."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""What is different in settings that were read again. Pure, and never a secret."""
+"""Lists what changed when settings were read again. Pure; never shows a secret."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asyncmgr._settings.problems import looks_secret, shown
 
 
 def changes(before: Settings, after: Settings) -> list[str]:
-    """Each key that says something else: ``tasks.Volumes.sync.spacing: 5.0 -> 10.0``, ``none`` for unset."""
+    """List each key that changed: ``tasks.Volumes.sync.spacing: 5.0 -> 10.0``, with ``none`` for unset."""
     old, new = dict(_leaves(before.model_dump())), dict(_leaves(after.model_dump()))
     keys = [*old, *(key for key in new if key not in old)]
     return [_change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]

@@ -1,6 +1,6 @@
-"""Finds what a text names: ``module:attribute`` in settings, a file too on the command line.
+"""Finds what a text names: ``module:attribute`` in settings; on the command line also a file.
 
-Where it names nothing, the error says what is there instead.
+If the text names nothing, the error says what is there instead.
 """
 
 from __future__ import annotations
@@ -26,17 +26,23 @@ _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _MODULE = re.compile(_DOTTED)
 _IMPORT_STRING = re.compile(rf"({_DOTTED}):({_DOTTED})")
 _TARGET = re.compile(r"((?:[A-Za-z]:[\\/])?[^:]*):?(.*)", re.DOTALL)
-# By name, so that looking a target up does not import the runner.
+# Compared by name, so that a look at a target does not import the runner.
 _WANTED = {"asyncmgr._service.manager.Manager", "asyncmgr._service.service.Service"}
 
 
 def is_import_string(value: object) -> TypeGuard[str]:
-    """Tell whether `value` has the form ``module:attribute``."""
+    """Whether `value` has the form ``module:attribute``."""
     return isinstance(value, str) and _IMPORT_STRING.fullmatch(value) is not None
 
 
 def import_string(text: object) -> Any:
-    """Import what ``"package.module:attribute.of_it"`` names; raises `InvalidTarget` if nothing."""
+    """Import what ``"package.module:attribute.of_it"`` names.
+
+    Raises
+    ------
+    InvalidTarget
+        The text names nothing.
+    """
     match = _IMPORT_STRING.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise InvalidTarget(f"{text!r} is not of the form 'module:attribute'{_corrected(text)}")
@@ -44,9 +50,14 @@ def import_string(text: object) -> Any:
 
 
 def load_target(text: str, app_dir: Path | str | None = None) -> Any:
-    """Load ``module:attribute`` or ``path/to/file.py:attribute``; raises `InvalidTarget`.
+    """Load ``module:attribute`` or ``path/to/file.py:attribute``.
 
-    `app_dir` goes to the front of ``sys.path``, and so does the directory of a file, as with ``python file``.
+    Puts `app_dir` at the front of ``sys.path``, and the directory of a file too, as ``python file`` does.
+
+    Raises
+    ------
+    InvalidTarget
+        The text names nothing.
     """
     if app_dir is not None:
         _put_on_path(Path(app_dir))
@@ -84,7 +95,7 @@ def _import_module(name: str) -> ModuleType:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turn what a module raises while it is imported into `InvalidTarget`, but for its own absence."""
+    """Turn an error in a module that is imported into `InvalidTarget`, except that the module itself is missing."""
     try:
         yield
     # SystemExit too: a script that calls main() when imported must not end the command line without a word.
@@ -124,7 +135,7 @@ def _load_file(file: Path) -> ModuleType:
         raise InvalidTarget(f"there is no file {file}{suggestion(file.name, known)}, seen from {Path.cwd()}")
     file = file.resolve()
     name = _module_name(file)
-    # Two targets of one file share its module, and so its classes.
+    # Two targets in one file share its module, and so its classes.
     return sys.modules[name] if name in sys.modules else _execute(file, name)
 
 
@@ -133,7 +144,7 @@ def _execute(file: Path, name: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InvalidTarget(f"{file} is no Python file; its name must end with .py")
     _put_on_path(file.parent)
-    # Registered first: dataclasses and type hints look their module up by name.
+    # Registered first: dataclasses and type hints look up their module by name.
     module = sys.modules[name] = module_from_spec(spec)
     try:
         with _explained(name):
@@ -145,7 +156,7 @@ def _execute(file: Path, name: str) -> ModuleType:
 
 
 def _module_name(file: Path) -> str:
-    """Take the file's own name, unless another module has it: a ``queue.py`` must not replace Python's."""
+    """Return the file's own name, unless another module has it: a ``queue.py`` must not replace Python's."""
     loaded = getattr(sys.modules.get(file.stem), "__file__", None)
     if loaded and Path(loaded).resolve() == file:
         return file.stem

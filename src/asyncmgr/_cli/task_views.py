@@ -1,4 +1,4 @@
-"""What people and programs are shown of a task. Pure: the moment is handed in."""
+"""Shows a task to people and programs, at a given moment. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from asyncmgr._service.service import Service
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, LOCAL, Cron, EveryPass
 
 _UNITS = ((86400, 3600), (3600, 60))
-"""From so many seconds on, what is less than so many is left out."""
+"""Pairs of seconds: from the first number on, a length is rounded to the second number."""
 
 OVER = "over: no slot is left"
-"""In place of a first slot."""
+"""Shown in place of a first slot."""
 
 HEADERS = ("task", "schedule", "first slot, local", "in")
-"""Of `rows`."""
+"""The headers of `rows`."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class TaskView:
 
     @property
     def off(self) -> str | None:
-        """Why it does not run here; `None` = it runs."""
+        """Why the task does not run here; `None` = it runs."""
         return self.task.off
 
     @property
     def marked_name(self) -> str:
-        """The full name, with a star where the settings say something else than the code."""
+        """The full name, with a star if the settings change what the code declares."""
         return f"{self.name} *" if self.task.is_overridden else self.name
 
     @property
@@ -59,25 +59,25 @@ class TaskView:
 
     @property
     def tolerance(self) -> int:
-        """Microseconds by which it may start early."""
+        """Microseconds by which the task may start early."""
         return self.task.window(self.moment)
 
     @property
     def first_slot(self) -> datetime | None:
-        """`None` = there is none: all its one-off slots are past."""
+        """`None` = there is none: all one-off slots are past."""
         return next(self.slots(), None)
 
     def slots(self) -> Iterator[datetime]:
-        """The slots to come, aware, in UTC; ends where the calendar does."""
+        """The slots to come, aware, in UTC; ends at the calendar's last year."""
         return self.task.slots(self.moment)
 
     @property
     def zone(self) -> tzinfo | None:
-        """Where its slots are read; `None` = local time."""
+        """The time zone of its slots; `None` = local time."""
         return None if self.cron is None or self.cron.tz == LOCAL else self.cron.zone
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for programs: seconds, and times in UTC."""
+        """Everything about the task, for programs: lengths in seconds, times in UTC."""
         options = self.task.options
         first = None if self.off is not None else self.first_slot
         return {
@@ -104,17 +104,17 @@ class TaskView:
 
 
 def view_tasks(service: Service, moment: Moment) -> list[TaskView]:
-    """All tasks as they would run if the service started at `moment`."""
+    """List all tasks as they would run if the service started at `moment`."""
     return [TaskView(task, moment) for task in tasks_of(service)]
 
 
 def seconds_in_words(microseconds: int | None) -> str:
-    """A length of time in words, such as ``1m30s``."""
+    """Write a length of time, such as ``1m30s``."""
     return "none" if microseconds is None else format_duration(microseconds / SECOND)
 
 
 def relative(seconds: float) -> str:
-    """How far away, in the two largest units: ``1d13h``."""
+    """Write how far away a moment is, in the two largest units: ``1d13h``."""
     if seconds < 0.001:
         return "now"
     if seconds < 10:
@@ -125,12 +125,12 @@ def relative(seconds: float) -> str:
 
 
 def local(moment: datetime) -> str:
-    """Local time to the second."""
+    """Write local time to the second."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def rows(views: Iterable[TaskView]) -> Iterator[tuple[str, ...]]:
-    """Name, schedule, first slot and how far away it is; of what is switched off the reason."""
+    """Make rows of name, schedule, first slot and how far away it is; a task that is off has the reason instead."""
     for view in views:
         if view.off is not None:
             yield view.name, view.schedule, f"off: {view.off}", ""
@@ -141,7 +141,7 @@ def rows(views: Iterable[TaskView]) -> Iterator[tuple[str, ...]]:
 
 
 def paragraphs(views: Iterable[TaskView], *, in_full: bool = False) -> list[str]:
-    """Say what `rows` says where that does not fit."""
+    """Write the contents of `rows` as paragraphs, for narrow terminals."""
     return [_paragraph(view, in_full=in_full) for view in views]
 
 
@@ -163,7 +163,7 @@ def _paragraph(view: TaskView, *, in_full: bool) -> str:
 
 
 def off_rows(views: Iterable[TaskView]) -> list[int]:
-    """Numbers of the rows of tasks that are switched off."""
+    """List the numbers of the rows of tasks that are off."""
     return [number for number, view in enumerate(views) if view.off is not None]
 
 

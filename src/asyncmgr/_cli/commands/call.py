@@ -16,17 +16,17 @@ from asyncmgr._cli.output import write_json, write_text
 from asyncmgr._rpc.client import RpcClient
 from asyncmgr._rpc.versions import parse_version
 
-Way: TypeAlias = Literal["call", "cast", "fanout"]
+Mode: TypeAlias = Literal["call", "cast", "fanout"]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be called, and how."""
+    """The call to make, and how to make it."""
 
     service: str
     method: str
     arguments: dict[str, Any]
-    way: Way
+    mode: Mode
     host: str | None
     namespace: str | None
     version: str
@@ -47,7 +47,7 @@ def _read_arguments(_ctx: click.Context, _param: click.Parameter, words: Sequenc
 
 
 def read_value(text: str) -> Any:
-    """The JSON value that the text is, or the text itself."""
+    """Read the text as JSON; if it is not JSON, return the text itself."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -55,7 +55,7 @@ def read_value(text: str) -> Any:
 
 
 def _refuse(name: str) -> NoReturn:
-    # Python's own reader takes these; JSON has no such values.
+    # Python's own reader takes these values; JSON does not have them.
     raise ValueError(name)
 
 
@@ -121,8 +121,8 @@ def call(transport: str | None, *, cast: bool, fanout: bool, **what: Any) -> Non
         raise click.UsageError("--cast is for one host, --fanout for all; keep one of them")
     if fanout and what["host"] is not None:
         raise click.UsageError("--fanout calls all hosts; leave --at out, or write --cast")
-    way: Way = "cast" if cast else "fanout" if fanout else "call"
-    talk(transport, functools.partial(_call, Wanted(way=way, **what)))
+    mode: Mode = "cast" if cast else "fanout" if fanout else "call"
+    talk(transport, functools.partial(_call, Wanted(mode=mode, **what)))
 
 
 async def _call(wanted: Wanted, connection: Connection) -> None:
@@ -133,8 +133,8 @@ async def _call(wanted: Wanted, connection: Connection) -> None:
         namespace=wanted.namespace,
         timeout=wanted.timeout,
     ).at(host=wanted.host)
-    result = await getattr(client, wanted.way)(wanted.method, **wanted.arguments)
-    if wanted.way == "call":
+    result = await getattr(client, wanted.mode)(wanted.method, **wanted.arguments)
+    if wanted.mode == "call":
         _write(result, as_json=wanted.as_json)
 
 

@@ -1,4 +1,4 @@
-"""``asyncmgr check``: everything that is wrong with targets, settings and plugins, found without a start."""
+"""``asyncmgr check``: finds everything that is wrong with targets, settings and plugins, without a start."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True)
 class Findings:
-    """What a check found; each problem is said once."""
+    """The problems and warnings of a check; each problem is reported once."""
 
     problems: list[tuple[str, str]] = field(default_factory=list)
-    """Where, and what."""
+    """Pairs: where, and what."""
     warnings: list[str] = field(default_factory=list)
-    """What is allowed, and hardly meant."""
+    """What is allowed but hardly intended."""
     managers: int = 0
     tasks: int = 0
     off: int = 0
@@ -43,10 +43,10 @@ class Findings:
         if what not in [known for _, known in self.problems]:
             self.problems.append((where, what))
 
-    def trying(self, where: str, step: Callable[[], Value]) -> Value | None:
-        """Give the result of a step; if it raises, note that and give `None`."""
+    def trying(self, where: str, action: Callable[[], Value]) -> Value | None:
+        """Return the result of an action. If it raises, add the problem and return `None`."""
         try:
-            return step()
+            return action()
         except AsyncmgrError as exc:
             for fact in facts(exc):
                 self.add(where, fact)
@@ -95,7 +95,7 @@ def check(targets: Sequence[str], app_dir: str, *, as_json: bool) -> None:
 
 
 def find_problems(targets: Sequence[str], app_dir: str) -> Findings:
-    """Take every step of a start that touches nothing outside the process."""
+    """Do everything that a start does, except what reaches outside the process."""
     findings = Findings()
     loaded = [findings.trying(target, partial(find, target, app_dir)) for target in targets]
     settings = findings.trying("settings", Settings)

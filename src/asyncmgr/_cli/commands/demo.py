@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 _NEEDED = ("nats", "psutil", "rich")
 _KEPT = 8
-"""Lines of each kind that the screen shows, where it is high enough."""
+"""Lines of each kind that a high screen shows."""
 _OTHER_LINES = 16
 """Lines of the screen beside those."""
 _WORD_WIDTH = 8
 _BAR = 24
-"""Columns of the longest bar, where the terminal is wide enough."""
+"""Columns of the longest bar on a wide terminal."""
 _SHORTEST_BAR = 8
 _REDRAW = 0.25
 _HEADERS = ("host", "process", "state", "age", "reserved", "free MiB", "")
 _LESS_NEEDED = ("process", "age")
-"""Columns that a narrow terminal does without."""
+"""Columns that a narrow terminal leaves out."""
 
 
 @click.command("demo", epilog=options.examples("asyncmgr demo", "asyncmgr demo --plain --seconds 40"))
@@ -100,7 +100,7 @@ async def _demonstrate(seconds: float | None, live: bool) -> None:
 async def _play(
     acts: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Event, seconds: float | None
 ) -> None:
-    """Until it is to stop, the time is over or an act fails."""
+    """Play until the stop, the end of the time, or the first act that fails."""
     playing = [asyncio.create_task(act) for act in acts]
     tasks = {*playing, asyncio.create_task(stop.wait())}
     try:
@@ -141,10 +141,10 @@ class _Lines:
 
 
 class _Screen:
-    """Keeps one picture of it."""
+    """Draws one picture that changes."""
 
     def __init__(self, scene: Scene) -> None:
-        from rich.live import Live  # here, since only the demonstration needs it
+        from rich.live import Live  # imported here: only the demonstration needs it
 
         self._scene = scene
         self._picks: deque[str] = deque(maxlen=_KEPT)
@@ -185,7 +185,7 @@ class _Screen:
         )
 
     def _row(self, host: str) -> Row:
-        """All that is shown of a host; last, how much of the most free memory it has, from 0 to 1."""
+        """Make the row of a host. Its last item compares the host's free memory with the most, from 0 to 1."""
         pid = self._scene.pids.get(host)
         process = "killed" if pid is None else str(pid)
         states = self._scene.states
@@ -202,7 +202,7 @@ Row: TypeAlias = tuple[str, str, str, str, str, str, float]
 
 
 def _fitted(rows: Sequence[Row]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Headers and rows with their bars, beside what they measure, as wide as the terminal has room for them."""
+    """Return headers and rows with their bars, as wide as the terminal allows."""
     width = shutil.get_terminal_size().columns
     headers: Sequence[str] = _HEADERS
     cells: list[Sequence[str]] = [(*row[:-1], "") for row in rows]
@@ -217,7 +217,7 @@ def _fitted(rows: Sequence[Row]) -> tuple[Sequence[str], list[Sequence[str]]]:
 
 
 def _lines(*lines: str, style: str = "") -> Iterator[RenderableType]:
-    """Lines that are cut, not wrapped, so that the picture keeps its height."""
+    """Cut lines instead of wrapping them, so that the picture keeps its height."""
     from rich.text import Text
 
     width = shutil.get_terminal_size().columns

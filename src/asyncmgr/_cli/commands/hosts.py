@@ -1,4 +1,4 @@
-"""``asyncmgr hosts``: who announces itself, once or live."""
+"""``asyncmgr hosts``: lists the hosts that announce themselves, once or live."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncmgr._cli import options
-from asyncmgr._cli.capability_text import in_short
+from asyncmgr._cli.capability_text import capabilities_in_short
 from asyncmgr._cli.connect import Connection, Conversation, talk
 from asyncmgr._cli.logs import configure
 from asyncmgr._cli.output import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _HEADERS = ("service", "host", "node", "state", "age", "capabilities")
 _NODE = 2
 _NARROWEST = 24
-"""Columns that capabilities get at least beside the rest of a table."""
+"""Least columns for capabilities beside the rest of a table."""
 
 _PAUSE = 0.1
 """Seconds between two pictures, however many changes there are."""
@@ -107,7 +107,7 @@ def _width(stream: Any) -> int | None:
 
 
 def _table(states: Sequence[HostState], width: int | None) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Headers and rows; the column of nodes is there if any has a name."""
+    """Make headers and rows. There is a column for nodes only if a node has a name."""
     rows = cells_of(_row(state) for state in states)
     headers: Sequence[str] = _HEADERS
     if not any(row[_NODE] for row in rows):
@@ -123,7 +123,14 @@ def _without_node(row: Sequence[str]) -> Sequence[str]:
 
 
 def _row(state: HostState) -> Sequence[str]:
-    return state.service, state.host, state.node, state.state, _age(state), in_short(state.capabilities)
+    return (
+        state.service,
+        state.host,
+        state.node,
+        state.state,
+        _age(state),
+        capabilities_in_short(state.capabilities),
+    )
 
 
 def _age(state: HostState) -> str:
@@ -135,7 +142,7 @@ def _stale(states: Sequence[HostState]) -> list[int]:
 
 
 def _paragraph(state: HostState) -> str:
-    return f"{_name(state)}: {state.state}, {_age(state)} old\n  {in_short(state.capabilities)}"
+    return f"{_name(state)}: {state.state}, {_age(state)} old\n  {capabilities_in_short(state.capabilities)}"
 
 
 def _name(state: HostState) -> str:
@@ -177,12 +184,12 @@ def _write_change_as_json(kind: str, state: HostState) -> None:
 
 def _write_change(kind: str, state: HostState) -> None:
     at = to_datetime(read_wall()).astimezone().strftime("%H:%M:%S")
-    text = f"{_name(state)}  {in_short(state.capabilities)}"
+    text = f"{_name(state)}  {capabilities_in_short(state.capabilities)}"
     click.echo(f"{at}  {kind:<{_KIND_WIDTH}}  {printable(text, LONGEST)}".rstrip())
 
 
 async def _redraw(service: str | None, connection: Connection) -> None:
-    """Show the table, again at each change and each second, as ages grow."""
+    """Draw the table again at each change, and each second, as ages grow."""
     from rich.live import Live  # optional, and only a terminal needs it
 
     async with Hosts(connection.transport, service) as view:
@@ -198,7 +205,7 @@ async def _redraw(service: str | None, connection: Connection) -> None:
 
 @contextlib.contextmanager
 def _log_above() -> Iterator[None]:
-    """Have the log go through the stream that is `sys.stderr` now, which writes above the picture."""
+    """Send the log to the current `sys.stderr`, which writes above the picture."""
     configure("warning", "console", sys.stderr)
     try:
         yield

@@ -1,4 +1,4 @@
-"""``asyncmgr info``: what a service has, as it tells itself."""
+"""``asyncmgr info``: shows what a service offers, as it describes itself."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def _ask(service: str, host: str | None, as_json: bool, connection: Connec
 def _described(service: str, told: Any) -> str:
     try:
         return "\n".join(map(lines_of, _lines(told)))
-    except Exception as exc:  # it may come from any program: whatever is odd about it, one line says so
+    except Exception as exc:  # the answer may come from any program: one line says what is odd about it
         raise AsyncmgrError(
             f"{safe_str(service)} answered with no description of a service that this version can read "
             f"({error_text(exc, 100)}); --json shows it as it is"

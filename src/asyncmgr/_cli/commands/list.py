@@ -1,4 +1,4 @@
-"""``asyncmgr list``: the tasks of a target, and what is in force for each."""
+"""``asyncmgr list``: lists the tasks of a target, with the options in force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``asyncmgr next``: when tasks will start, in UTC and where their schedule is read."""
+"""``asyncmgr next``: shows when tasks will start, in UTC and in the time zone of their schedule."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Slot:
     at: datetime
     view: TaskView
     zone: tzinfo | None
-    """Where it is shown; `None` = local time."""
+    """The time zone in which it is shown; `None` = local time."""
 
     @property
     def local(self) -> datetime:
@@ -43,7 +43,7 @@ class Slot:
         return "local time" if self.zone is None else str(self.zone)
 
     def as_json(self) -> dict[str, Any]:
-        """All that is exact, for programs; lengths in seconds."""
+        """Write the exact facts for programs; lengths in seconds."""
         return {
             "task": self.view.name,
             "utc": self.at.isoformat(),
@@ -139,12 +139,12 @@ def _named(name: str, views: Sequence[TaskView]) -> TaskView:
 
 
 def _merged(views: Sequence[TaskView], zone: tzinfo | None) -> Iterator[Slot]:
-    """The slots of all of them in order."""
+    """Merge the slots of all tasks in order."""
     return heapq.merge(*(_slots_of(view, zone) for view in views), key=attrgetter("at"))
 
 
 def _each_first(views: Sequence[TaskView], zone: tzinfo | None) -> Iterator[Slot]:
-    """The next slot of each, in order, before any has a second one: a task each second would hide the nightly one."""
+    """Yield the next slot of each task before any second one: else a task each second would hide the nightly one."""
     rest = [_slots_of(view, zone) for view in views]
     yield from sorted((slot for slots in rest for slot in islice(slots, 1)), key=attrgetter("at"))
     yield from heapq.merge(*rest, key=attrgetter("at"))
@@ -170,7 +170,7 @@ def _write(slots: Sequence[Slot], chosen: Sequence[TaskView]) -> None:
 
 
 def _is_utc(slots: Sequence[Slot]) -> bool:
-    """All of it is UTC already, be it because the machine's own time is."""
+    """Whether all slots are shown in UTC, perhaps because the machine's own time is UTC."""
     return all(slot.zone is UTC or (slot.zone is None and not slot.local.utcoffset()) for slot in slots)
 
 
@@ -184,13 +184,13 @@ def _iso(moments: Sequence[datetime], precision: str) -> list[str]:
 
 
 def _precision(slots: Sequence[Slot]) -> str:
-    """Write to the second, or finer where two would look alike."""
+    """Return the precision of times: seconds, or finer if two slots would look alike."""
     gaps = (later - sooner for sooner, later in pairwise(sorted(slot.at for slot in slots)))
     return "milliseconds" if any(timedelta() < gap < timedelta(seconds=1) for gap in gaps) else "seconds"
 
 
 def _changes(slots: Sequence[Slot]) -> list[str]:
-    """Say at which slots the offset of the zone is another than at the slot before, or now."""
+    """Find the slots at which the zone's offset differs from the slot before, or from now."""
     before: dict[str, timedelta] = {}
     changes: dict[int, str] = {}
     for number, slot in sorted(enumerate(slots), key=lambda one: one[1].at):

@@ -1,4 +1,4 @@
-"""``asyncmgr rpc diff``: which version must move, by what two versions of a service tell of themselves."""
+"""``asyncmgr rpc diff``: says which version must move, by two descriptions of a service."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _where(change: Change) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """What the versions say, and what they must."""
+    """Say which version is declared, and which one is needed."""
     old, new = comparison.old, comparison.new
     if old is None:
         return f"ok, new in {new}"

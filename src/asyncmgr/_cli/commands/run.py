@@ -1,4 +1,4 @@
-"""``asyncmgr run``: a service in the foreground, with logs, until a signal ends it."""
+"""``asyncmgr run``: runs a service in the foreground, with logs, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from asyncmgr.events import Event, Outcome, RunFinished, ServiceStarted, Service
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What `run` is told beside its targets; `None` = the settings say it."""
+    """The options of `run`; `None` = the settings decide."""
 
     app_dir: str
     only: Sequence[str]
@@ -61,7 +61,7 @@ class Wishes:
     log_format: str | None
 
     def settings(self) -> Settings:
-        """The settings with what the command line says on top."""
+        """Read the settings, with the command line as the strongest place."""
         return Settings(
             host=self.host,
             transport=self.transport,
@@ -134,12 +134,12 @@ def run(targets: Sequence[str], **wishes: Any) -> None:
 
 
 def _settle(_: Event) -> None:
-    """Spare the garbage collector what is there for good: it would walk all imports again and again, in vain."""
+    """Exempt what stays for good from garbage collection, which would walk all imports again and again."""
     gc.freeze()
 
 
 class _Reloads:
-    """Says what new settings changed, and keeps the log at their level; at debug each run has its line."""
+    """Logs what new settings changed, and applies their log level; at debug level each run has its line."""
 
     def __init__(self, service: Service, log_format: LogFormat) -> None:
         self._service = service
@@ -164,7 +164,7 @@ class _Reloads:
 
 
 def _nothing() -> None:
-    """Stand where there is nothing to undo."""
+    """Do nothing: there is nothing to undo."""
 
 
 def _explain(log_format: LogFormat, exc: AsyncmgrError) -> None:
@@ -198,7 +198,7 @@ def _refuse_for_service(target: str, wanted: Wishes) -> None:
 
 
 def keep_only(patterns: Sequence[str], service: Service) -> None:
-    """Switch off the tasks whose full name matches none of the patterns, if there are any."""
+    """Switch off the tasks whose full name matches none of the patterns. Without patterns, do nothing."""
     tasks = tasks_of(service)
     names = [task.full_name for task in tasks]
     for pattern in patterns:
@@ -211,7 +211,7 @@ def keep_only(patterns: Sequence[str], service: Service) -> None:
             task.switch_off("not among --only")
 
 
-# What is said of it
+# What it tells the user
 
 
 def _introduce(service: Service, log_format: LogFormat) -> None:
@@ -245,7 +245,7 @@ def _write_banner(service: Service, transport: str, views: Sequence[TaskView]) -
 
 
 def transport_of(service: Service) -> str:
-    """The transport's URL without secrets, or the kind of an open one."""
+    """Return the transport's URL without secrets, or the kind of an open transport."""
     given = service.given_transport
     return str(redacted(given)) if isinstance(given, str) else f"an open {type(given).__name__}"
 

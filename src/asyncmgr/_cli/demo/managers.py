@@ -22,23 +22,23 @@ from asyncmgr.capabilities import Hosts, HostState
 from asyncmgr.errors import RpcError
 
 SHARE_VARIABLE = "DEMO_SHARE"
-"""How much of this machine's free memory a host is said to have, from 0 to 1."""
+"""The share of this machine's free memory that a host pretends to have, from 0 to 1."""
 
 HOSTS = "compute"
 PLACEMENT = "placement"
 
 
 class Reservation(BaseModel):
-    """Memory that a host keeps for whoever asked."""
+    """Memory that a host keeps for a caller."""
 
     host: str
     memory_mib: int
     memory_free_mib: int
-    """What is left."""
+    """The host's free memory after the reservation."""
 
 
 class EndsWithParent(Manager):
-    """Ends the process once its standard input does: that is a pipe which only the demonstration holds."""
+    """Ends the process when its standard input ends: a pipe whose other end only the demonstration holds."""
 
     async def init_host(self) -> None:
         threading.Thread(target=_wait_for_parent, daemon=True).start()

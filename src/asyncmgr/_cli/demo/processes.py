@@ -1,4 +1,4 @@
-"""The processes of the demonstration. Each ends with its standard input, so none outlives this one, however it ends."""
+"""Starts and ends the processes of the demonstration. Each ends with its standard input, so none outlives this one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class DemoFailed(AsyncmgrError):
 
 
 class Processes:
-    """Starts, kills and ends them. A context manager: at its end none is left."""
+    """Starts and kills the processes. A context manager: when it ends, no process is left."""
 
     def __init__(self) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - stays open as long as this object
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
@@ -34,7 +34,7 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         hosts = [name for name in self._running if name != _SERVER]
-        for names in (hosts, [*self._running]):  # the server goes last, so that the hosts can say goodbye
+        for names in (hosts, [*self._running]):  # the server ends last, so that the hosts can say goodbye
             for name in names:
                 self._let_end(name)
             for name in names:
@@ -42,7 +42,7 @@ class Processes:
         self._log.close()
 
     async def start_server(self) -> str:
-        """Start the NATS server; its URL."""
+        """Start the NATS server, and return its URL."""
         process = self._start(_SERVER, [sys.executable, "-P", "-m", "asyncmgr._cli.demo.server"], {})
         assert process.stdout is not None
         url = (await asyncio.to_thread(process.stdout.readline)).decode().strip()
@@ -52,19 +52,19 @@ class Processes:
         return url
 
     def start(self, name: str, url: str, *targets: str, **variables: str) -> int:
-        """Run these managers of the demonstration as the host of this name; the process id."""
+        """Run these managers as the host of this name. Returns the process id."""
         command = [sys.executable, "-P", "-m", "asyncmgr", "run", "--host", name, "--transport", url]
         named = [f"asyncmgr._cli.demo.managers:{target}" for target in (*targets, "EndsWithParent")]
         return self._start(name, [*command, "--log-format", "console", *named], variables).pid
 
     def kill(self, name: str) -> None:
-        """As ``kill -9`` does: it cannot say goodbye."""
+        """Kill a host as ``kill -9`` does, so that it cannot say goodbye."""
         process = self._running.pop(name)
         process.kill()
         _forget(process)
 
     def check(self) -> None:
-        """Raise `DemoFailed` where one has ended by itself."""
+        """Raise `DemoFailed` if a process has ended by itself."""
         for name, process in self._running.items():
             if process.poll() is not None:
                 raise DemoFailed(
@@ -72,7 +72,7 @@ class Processes:
                 )
 
     def _start(self, name: str, command: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-        # Nothing of the user's own settings, and a session of its own: Ctrl-C is for the demonstration alone.
+        # Without the user's settings, and in a session of its own: Ctrl-C reaches only the demonstration.
         ours = {key: value for key, value in os.environ.items() if not key.startswith("ASYNCMGR_")}
         process = subprocess.Popen(
             command,

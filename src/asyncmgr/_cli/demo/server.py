@@ -1,6 +1,7 @@
 """``python -m asyncmgr._cli.demo.server``: a NATS server that ends when its standard input is closed.
 
-Writes its URL to stdout. A process of its own, so that the server and its files go even if the demonstration is killed.
+Writes its URL to stdout. It has a process of its own, so that the server ends and its files go even if the
+demonstration is killed.
 """
 
 from __future__ import annotations

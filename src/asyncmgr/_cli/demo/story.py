@@ -1,4 +1,4 @@
-"""What happens in the demonstration: hosts come, memory is placed on them, one is killed, goes, and comes back."""
+"""Plays the demonstration: hosts come, memory is placed on them, one host is killed, disappears, and comes back."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from asyncmgr.errors import AsyncmgrError, NoResponders
 from asyncmgr.transports import Transport, open_transport
 
 TTL = "6s"
-"""Of the hosts' announcements, so that one that is killed is stale after three seconds."""
+"""TTL of the hosts' announcements: a host that is killed is stale after three seconds."""
 
 SHARES = {"n1": 0.40, "n2": 0.33, "n3": 0.27}
 PLACEMENT = "p1"
 
 KILL_AFTER = 20.0
-"""Seconds until the first host is killed; sooner where the demonstration is short."""
+"""Seconds until the first host is killed; fewer if the demonstration is short."""
 
 _PICK_EACH = 1.5
 _HELD = 12.0
-"""Seconds that each pick reserves memory, so that the choice changes."""
+"""Seconds that each pick reserves memory, so that the choice of host changes."""
 _ONE_PICK = 0.05
-"""Of all the memory."""
+"""The share of all memory that one pick reserves."""
 _BACK_AFTER = 3.0
 _STARTS_WITHIN = 20.0
 
 
 @dataclass(slots=True)
 class Scene:
-    """What is there now."""
+    """The current state of the demonstration."""
 
     url: str = ""
     pids: dict[str, int] = field(default_factory=dict)
-    """Of the hosts whose process runs."""
+    """Process ids by host; only of hosts whose process runs."""
     view: Hosts | None = None
 
     @property
     def states(self) -> dict[str, HostState]:
-        """By host; those that are gone are not in it."""
+        """States by host, without the hosts that are gone."""
         return {} if self.view is None else {state.host: state for state in self.view.snapshot()}
 
 
@@ -54,7 +54,7 @@ Tell = Callable[[str, str], object]
 
 
 class Story:
-    """One demonstration."""
+    """Starts the hosts, places memory on them, and kills one host after the other."""
 
     def __init__(self, scene: Scene, processes: Processes, tell: Tell, *, kill_after: float) -> None:
         self._scene = scene
@@ -63,11 +63,17 @@ class Story:
         self._kill_after = kill_after
 
     async def play(self) -> None:
-        """Go on until cancelled; raises `DemoFailed` where a process ends that should not."""
+        """Play until cancelled.
+
+        Raises
+        ------
+        DemoFailed
+            A process ended that should not.
+        """
         scene = self._scene
         scene.url = await self._processes.start_server()
         self._tell("server", f"nats-server at {scene.url}")
-        # The defaults, unread: the user's own credentials are for another server.
+        # Default settings, not read ones: the user's own credentials are for another server.
         settings = Settings.model_construct()
         async with open_transport(scene.url, settings) as transport, Hosts(transport, "compute") as view:
             scene.view = view
@@ -125,11 +131,11 @@ class Story:
             await asyncio.sleep(_PICK_EACH)
 
     async def _wait_until_ready(self, placement: RpcClient) -> None:
-        inside = placement.at(namespace="asyncmgr")
+        builtin = placement.at(namespace="asyncmgr")
         deadline = time.monotonic() + _STARTS_WITHIN
         while True:
             try:
-                await inside.call("ping")
+                await builtin.call("ping")
             except NoResponders:
                 if time.monotonic() > deadline:
                     raise DemoFailed(
@@ -169,7 +175,7 @@ class Story:
             await asyncio.sleep(KILL_AFTER)
 
     async def _until(self, condition: Callable[..., bool]) -> None:
-        while not condition():  # noqa: ASYNC110 - the view tells of changes, and not of what is so already
+        while not condition():  # noqa: ASYNC110 - the view reports changes only, not its present state
             await asyncio.sleep(0.1)
 
 
