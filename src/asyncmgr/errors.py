@@ -1,12 +1,12 @@
-"""Every condition that asyncmgr reports by raising, in one tree.
+"""The tree of all exceptions that asyncmgr raises on purpose.
 
 ::
 
     AsyncmgrError
-    ├── InvalidPeriodicTaskArg (TypeError)   a declaration that cannot be meant
+    ├── InvalidPeriodicTaskArg (TypeError)   a declaration that makes no sense
     ├── InvalidHook (TypeError)              a hook or callback of the wrong kind
-    ├── InvalidRpcMethod (TypeError)         a method that cannot be called from afar
-    ├── InvalidListener (TypeError)          a listener that cannot be called as one
+    ├── InvalidRpcMethod (TypeError)         a method that other hosts cannot call
+    ├── InvalidListener (TypeError)          a listener that cannot be called with an event
     ├── InvalidCapabilities (ValueError)     capabilities that are not JSON values
     ├── InvalidSettings (ValueError)         a key, a value or a file of the settings
     ├── InvalidName (ValueError)             a name that fits no subject or key
@@ -16,7 +16,7 @@
     ├── AlreadyRunning                       a run is in progress, and the task allows no other
     ├── WrongThread                          a call from another thread than the service's
     ├── ManagerNotInitialised                ``super().__init__()`` was forgotten
-    ├── TaskFailed                           a run ended by a CancelledError that nobody asked for
+    ├── TaskFailed                           a run raised CancelledError, but nobody cancelled it
     ├── ServiceStateError                    a call that the service's state does not allow
     │   └── ServiceStopped                   the service was stopped while it started
     ├── TransportError                       messages or keys cannot be carried
@@ -24,26 +24,26 @@
     │   ├── MessageTooLarge                  more than 1 MiB
     │   └── RevisionConflict                 a key changed since it was read
     └── RpcError                             a call of another service failed
-        ├── NoResponders                     nobody serves this
-        ├── NoSuchMethod                     served, but without this method
-        ├── UnsupportedVersion               served, but not in this version
+        ├── NoResponders                     no host serves this
+        ├── NoSuchMethod                     the service has no such method
+        ├── UnsupportedVersion               the service has no such version
         ├── InvalidArguments                 the arguments do not fit the method
         ├── RemoteError                      the method raised
-        ├── ServiceBusy                      too many calls wait there already
+        ├── ServiceBusy                      too many calls wait on the host
         └── RpcTimeout (TimeoutError)        no answer before the deadline
 
-`Skip` is no error: a run raises it to say that there was nothing to do.
+`Skip` is not an error: a run raises it to say that there was nothing to do.
 """
 
 from __future__ import annotations
 
 
 class AsyncmgrError(Exception):
-    """Base of everything that asyncmgr raises on purpose."""
+    """Base of all exceptions that asyncmgr raises on purpose."""
 
 
 class InvalidPeriodicTaskArg(AsyncmgrError, TypeError):
-    """A periodic task is declared with something that cannot be meant."""
+    """A periodic task is declared with arguments that make no sense."""
 
 
 class InvalidHook(AsyncmgrError, TypeError):
@@ -51,7 +51,7 @@ class InvalidHook(AsyncmgrError, TypeError):
 
 
 class InvalidRpcMethod(AsyncmgrError, TypeError):
-    """A method that is offered to callers on other hosts cannot be offered so."""
+    """A method with `@rpc` cannot be offered to other hosts."""
 
 
 class InvalidListener(AsyncmgrError, TypeError):
@@ -59,7 +59,7 @@ class InvalidListener(AsyncmgrError, TypeError):
 
 
 class InvalidCapabilities(AsyncmgrError, ValueError):
-    """Capabilities hold something that is not a JSON value; the text gives its path."""
+    """Capabilities hold a value that is not JSON; the text gives its path."""
 
 
 class InvalidSettings(AsyncmgrError, ValueError):
@@ -75,11 +75,11 @@ class InvalidTarget(AsyncmgrError, ValueError):
 
 
 class ManagerInUse(AsyncmgrError):
-    """A manager has one driver at a time: a pass or a service."""
+    """A pass or a service already drives this manager; it can have only one driver at a time."""
 
 
 class TaskRemoved(AsyncmgrError):
-    """A handle is used whose task was removed."""
+    """The task of this handle was removed."""
 
 
 class AlreadyRunning(AsyncmgrError):
@@ -87,11 +87,11 @@ class AlreadyRunning(AsyncmgrError):
 
 
 class WrongThread(AsyncmgrError):
-    """Something that belongs to a service's event loop is called from another thread."""
+    """A method that belongs to a service's event loop was called from another thread."""
 
 
 class Skip(Exception):
-    """Raised by a run that had nothing to do: ``raise Skip("no new items")``. Its outcome is `nothing`, no failure."""
+    """Raised by a run with nothing to do: ``raise Skip("no new items")``. Its outcome is `nothing`, no failure."""
 
 
 class ManagerNotInitialised(AsyncmgrError):
@@ -99,7 +99,7 @@ class ManagerNotInitialised(AsyncmgrError):
 
 
 class TaskFailed(AsyncmgrError):
-    """A run ended with a ``CancelledError`` that nobody had asked for (its ``__cause__``)."""
+    """A run ended with a ``CancelledError`` (the ``__cause__``), although nobody had cancelled it."""
 
 
 class ServiceStateError(AsyncmgrError):
@@ -127,11 +127,11 @@ class RevisionConflict(TransportError):
 
 
 class RpcError(AsyncmgrError):
-    """A call of another service failed; of this very class where the host could not read the request."""
+    """A call of another service failed. Raised as this very class if the host could not read the request."""
 
 
 class NoResponders(RpcError):
-    """Nobody serves the subject that a request was sent to."""
+    """No service listens on the subject of a request."""
 
 
 class NoSuchMethod(RpcError):
@@ -139,28 +139,28 @@ class NoSuchMethod(RpcError):
 
 
 class UnsupportedVersion(RpcError):
-    """The service does not offer the method in this version; also for a version that is none."""
+    """The service does not offer the method in this version, or the version is malformed."""
 
     def __init__(self, text: str, offered: tuple[str, ...] = ()) -> None:
         super().__init__(text, offered)
         self.offered: tuple[str, ...] = offered
-        """The versions that it has of the interface, in the order in which it tries them."""
+        """The versions of the interface that the service has, in the order in which it tries them."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class InvalidArguments(RpcError):
-    """The arguments of a call are not those of the method; its body did not run."""
+    """The arguments of a call do not fit the method; its body did not run."""
 
 
 class RemoteError(RpcError):
-    """The method raised on the other host, or ended without a result; more of it is in that host's log."""
+    """The method raised on the other host, or ended without a result; that host's log has the details."""
 
     def __init__(self, type_name: str, text: str) -> None:
         super().__init__(type_name, text)
         self.type: str = type_name
-        """The name of the class of what was raised."""
+        """The class name of the exception that was raised."""
         self.text: str = text
 
     def __str__(self) -> str:
@@ -168,8 +168,8 @@ class RemoteError(RpcError):
 
 
 class ServiceBusy(RpcError):
-    """The service is at its limit of calls, and as many as it keeps wait already; the body did not run."""
+    """The service is at its limit of calls, and its queue of waiting calls is full; the body did not run."""
 
 
 class RpcTimeout(RpcError, TimeoutError):
-    """No answer came before the deadline. Whether the body ran is not known."""
+    """No answer came before the deadline. It is not known whether the body ran."""

@@ -1,7 +1,7 @@
-"""Reads and writes the JSON of the wire format, with suspicion. Pure.
+"""Reads and writes the JSON of the wire format, and checks all of it. Pure.
 
-The format itself, all of it, is on the page ``docs/wire.md``, for programs in other languages: subjects, requests,
-replies, withdrawals, announcements, a table of the fields, and example messages that the test suite reads from there.
+The page ``docs/wire.md`` describes the whole format for programs in other languages: subjects, requests, replies,
+withdrawals, announcements, a table of the fields, and example messages, which the test suite reads from that page.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ NESTING = 64
 """Levels of objects and arrays that a message may have."""
 
 SIZE = 1024 * 1024
-"""Bytes of a message; readers take no more either, whatever an engine would carry."""
+"""Most bytes of a message. Readers refuse more, even if an engine carries more."""
 
 _SHOWN = 60
 """Characters of a value that an error shows."""
 
 _LONG = re.compile(r"[0-9]{309}")
-"""A number of so many digits may be beyond the range of a float."""
+"""A number with this many digits may be beyond the range of a float."""
 
 
 def encode_json(value: object) -> bytes:
-    """`value` in UTF-8.
+    """Encode `value` as JSON in UTF-8.
 
     Raises
     ------
     ValueError
-        It holds NaN, an infinity, a number beyond the range of a float, or text that is no Unicode, or is nested
+        `value` holds NaN, an infinity, a number beyond the range of a float, or text that is not Unicode, or is nested
         deeper than `NESTING` levels.
     TypeError
-        It holds something that is not JSON.
+        `value` holds something that is not JSON.
     """
     try:
         text = _ENCODER.encode(value)
@@ -50,12 +50,12 @@ def encode_json(value: object) -> bytes:
 
 
 def decode_json(data: bytes) -> Any:
-    """The value that `data` is, all of it finite, Unicode, and at most `NESTING` levels deep.
+    """Decode JSON. All numbers are finite, all text is Unicode, and nothing is deeper than `NESTING` levels.
 
     Raises
     ------
     ValueError
-        It is not such a value in UTF-8, or has more than `SIZE` bytes.
+        `data` is not such JSON in UTF-8, or has more than `SIZE` bytes.
     """
     if len(data) > SIZE:
         raise ValueError(f"{len(data)} bytes, at most {SIZE} are read")
@@ -75,14 +75,14 @@ def decode_json(data: bytes) -> Any:
 
 
 def typed(value: Any, *kinds: type) -> Any:
-    """`value` itself if it is of one of these types, and no bool unless that is one of them; else a `TypeError`."""
+    """Return `value` if it is of one of these types, else raise `TypeError`. A bool counts only as `bool`."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise TypeError(f"{shown(value)} is not {_WORDS.get(kinds[-1], kinds[-1].__name__)}")
     return value
 
 
 def positive(value: Any) -> float:
-    """`value` as a number greater than 0 and finite; else a `TypeError` or `ValueError`."""
+    """Return `value` as a float greater than 0 and finite, else raise `TypeError` or `ValueError`."""
     number = float(typed(value, int, float))
     if not 0 < number < math.inf:
         raise ValueError(f"{number} is not positive and finite")
@@ -90,7 +90,7 @@ def positive(value: Any) -> float:
 
 
 def shown(value: Any) -> str:
-    """A decoded value for people, as JSON: one line, shortened."""
+    """Show a decoded value to people, as JSON: one line, shortened."""
     return printable(_ENCODER.encode(value), _SHOWN)
 
 
@@ -105,7 +105,7 @@ _WORDS: dict[type, str] = {
 
 
 def _refuse_halves(value: object) -> None:
-    """An escape may stand for half a character."""
+    """Refuse strings with half a character, which JSON escapes can write."""
     try:
         encode_json(value)
     except UnicodeEncodeError:
@@ -117,10 +117,10 @@ def _too_deep() -> ValueError:
 
 
 def _is_deep(text: str, value: object) -> bool:
-    """Whether `value`, which is written as `text`, has more than `NESTING` levels."""
+    """Whether `value` has more than `NESTING` levels; `text` is its JSON."""
     if text.count("[") + text.count("{") <= NESTING:
         return False
-    level = [value]  # by level and not by recursion, whatever its depth
+    level = [value]  # level by level, because recursion has a limit of depth
     for _ in range(NESTING):
         level = [item for whole in level for item in _items(whole)]
     return any(isinstance(item, dict | list | tuple) for item in level)
@@ -154,7 +154,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 _DIGITS = 310
-"""More digits, with a sign, no float has before its point."""
+"""Most characters of an integer within the range of a float: 309 digits and a sign."""
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
