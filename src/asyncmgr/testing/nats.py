@@ -49,7 +49,7 @@ class NatsServer:
     Parameters
     ----------
     config
-        Text that is the server's configuration file, in NATS' own format: accounts, TLS and the like.
+        Contents of the server's configuration file, in NATS' own format: accounts, TLS and the like.
     jetstream
         Whether the server has JetStream, which stores need.
     """

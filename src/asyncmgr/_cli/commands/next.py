@@ -184,13 +184,13 @@ def _iso(moments: Sequence[datetime], precision: str) -> list[str]:
 
 
 def _precision(slots: Sequence[Slot]) -> str:
-    """Return the precision of times: seconds, or finer if two slots would look alike."""
+    """Choose seconds, or milliseconds if two slots are less than a second apart."""
     gaps = (later - sooner for sooner, later in pairwise(sorted(slot.at for slot in slots)))
     return "milliseconds" if any(timedelta() < gap < timedelta(seconds=1) for gap in gaps) else "seconds"
 
 
 def _changes(slots: Sequence[Slot]) -> list[str]:
-    """Find the slots at which the zone's offset differs from the slot before, or from now."""
+    """Say for each slot how far its zone's offset moved since the slot before, or since now; empty if not at all."""
     before: dict[str, timedelta] = {}
     changes: dict[int, str] = {}
     for number, slot in sorted(enumerate(slots), key=lambda one: one[1].at):

@@ -63,7 +63,7 @@ async def texts(stream: AsyncIterator[Message], count: int) -> list[str]:
 
 
 async def snapshot(watch: Watch) -> list[Entry]:
-    """Read the entries that come before `SNAPSHOT_DONE`."""
+    """Read what comes before `SNAPSHOT_DONE`, and check that it is entries only."""
     found: list[Entry] = []
     while (change := await soon(anext(watch))) is not SNAPSHOT_DONE:
         assert isinstance(change, Entry)
