@@ -8,7 +8,7 @@ import random
 import pytest
 
 from asyncmgr._common.deadlines import Deadlines
-from asyncmgr._common.heap import NO_TICKET
+from asyncmgr._common.heap import NO_PLACE, Place
 
 pytestmark = pytest.mark.virtual_time
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.virtual_time
 class Item:
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self.ticket = NO_TICKET
+        self.place: Place | None = NO_PLACE
 
 
 def now() -> float:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from asyncmgr._common.heap import NO_TICKET, LazyHeap
+from asyncmgr._common.heap import NO_PLACE, LazyHeap, Place
 
 STRETCH = 1 << 17
 """Keys of one bucket."""
@@ -22,7 +22,7 @@ class Item:
 
     def __init__(self, name: int = 0) -> None:
         self.name = name
-        self.ticket = NO_TICKET
+        self.place: Place | None = NO_PLACE
 
 
 def drain(heap: LazyHeap[Item]) -> list[tuple[int, int]]:
@@ -51,13 +51,13 @@ def test_items_come_by_key_and_then_in_the_order_of_their_places() -> None:
 
 
 def test_a_head_that_is_looked_at_stays() -> None:
-    """Only `pop` takes it out, and gives its ticket back."""
+    """Only `pop` takes it out, and then it has no place."""
     heap: LazyHeap[Item] = LazyHeap()
     item = Item()
     heap.push(7, item)
-    assert heap.head() == heap.head() == (7, item.ticket, item)
+    assert heap.head() == heap.head() == item.place
     heap.pop()
-    assert item.ticket == NO_TICKET
+    assert item.place is NO_PLACE
     assert heap.head() is None
 
 
@@ -69,7 +69,7 @@ def test_a_removed_item_is_neither_found_nor_counted() -> None:
         heap.push(item.name, item)
     heap.remove(items[0])
     heap.remove(items[3])
-    assert items[0].ticket == NO_TICKET
+    assert items[0].place is NO_PLACE
     assert (len(heap), sorted(item.name for item in heap)) == (3, [1, 2, 4])
     assert drain(heap) == [(1, 1), (2, 2), (4, 4)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asyncmgr._common.deadlines import Deadlines
-from asyncmgr._common.heap import NO_TICKET
+from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._common.timer import Timer
 
 
@@ -75,7 +75,7 @@ async def test_a_call_that_fails_leaves_it_set(monkeypatch: pytest.MonkeyPatch) 
 
 class Item:
     def __init__(self) -> None:
-        self.ticket = NO_TICKET
+        self.place: Place | None = NO_PLACE
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("uvloop"), reason="uvloop is not installed")

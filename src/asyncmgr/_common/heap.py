@@ -1,29 +1,33 @@
-"""A heap whose places can be given up in O(1): a place is valid while the heap knows an item by its ticket."""
+"""A heap whose places can be given up in O(1): a place is valid while it holds its item."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 from collections.abc import Iterator
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-_tickets = itertools.count()
-NO_TICKET = -1
+Place: TypeAlias = list[Any]
+"""Key, a number that is unique, so that two items are never compared, and the item; `None` = the place was given up.
+
+A list and not a tuple: given up, it keeps nothing alive; with a new key it stays the same object.
+"""
+
+NO_PLACE: Place | None = None
+
+_serials = itertools.count()
 
 _STRETCH = 17
 """Keys that differ only in so many low bits share a bucket: 0.13 s, where they are microseconds."""
 
 
-class Ticketed(Protocol):
-    """An item of a heap: it carries the ticket of its one valid place, or `NO_TICKET`."""
+class Placed(Protocol):
+    """An item of a heap: it carries its one valid place, or `NO_PLACE`."""
 
-    ticket: int
+    place: Place | None
 
 
-T = TypeVar("T", bound=Ticketed)
-
-# The ticket is unique and names the item. A place that was given up so keeps nothing alive, however long it stays.
-Place: TypeAlias = tuple[int, int]
+T = TypeVar("T", bound=Placed)
 
 
 class LazyHeap(Generic[T]):
@@ -34,7 +38,7 @@ class LazyHeap(Generic[T]):
     the cache, where a heap of them all would cost a miss of the cache at each of its levels.
     """
 
-    __slots__ = ("_buckets", "_heaped", "_items", "_numbers", "_stale")
+    __slots__ = ("_buckets", "_heaped", "_numbers", "_stale", "_valid")
 
     FEW = 64
     """So many stale places are not worth clearing out."""
@@ -45,28 +49,27 @@ class LazyHeap(Generic[T]):
         """The buckets' numbers, as a heap."""
         self._heaped: int | None = None
         """The number of the bucket that is in the order of a heap."""
-        self._items: dict[int, T] = {}
-        """By ticket."""
+        self._valid = 0
         self._stale = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._valid
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self._items.values())
+        return (place[2] for bucket in self._buckets.values() for place in bucket if place[2] is not None)
 
     @property
     def places(self) -> int:
         """How many places are kept, those that were given up too."""
-        return len(self._items) + self._stale
+        return self._valid + self._stale
 
     def push(self, key: int, item: T) -> None:
-        ticket = item.ticket = next(_tickets)
-        self._items[ticket] = item
-        self._put((key, ticket))
+        place = item.place = [key, next(_serials), item]
+        self._valid += 1
+        self._put(place)
 
-    def head(self) -> tuple[int, int, T] | None:
-        """The valid place with the smallest key, and its item: (key, ticket, item)."""
+    def head(self) -> Place | None:
+        """The valid place with the smallest key."""
         while self._numbers:
             number = self._numbers[0]
             bucket = self._buckets[number]
@@ -74,10 +77,8 @@ class LazyHeap(Generic[T]):
                 bucket.sort()  # a sorted list is a heap
                 self._heaped = number
             while bucket:
-                key, ticket = bucket[0]
-                item = self._items.get(ticket)
-                if item is not None:
-                    return key, ticket, item
+                if bucket[0][2] is not None:
+                    return bucket[0]
                 heapq.heappop(bucket)
                 self._stale -= 1
             del self._buckets[heapq.heappop(self._numbers)]
@@ -85,27 +86,30 @@ class LazyHeap(Generic[T]):
 
     def pop(self) -> None:
         """Take out the head, which `head()` has just returned."""
-        _, ticket = heapq.heappop(self._buckets[self._numbers[0]])
-        self._items.pop(ticket).ticket = NO_TICKET
+        place = heapq.heappop(self._buckets[self._numbers[0]])
+        place[2].place, place[2] = NO_PLACE, None
+        self._valid -= 1
 
     def replace_head(self, key: int) -> None:
         """Give the head, which `head()` has just returned, a new key: at most one operation on a heap."""
         bucket = self._buckets[self._numbers[0]]
-        item = self._items.pop(bucket[0][1])
-        ticket = item.ticket = next(_tickets)
-        self._items[ticket] = item
+        place = bucket[0]
         if key >> _STRETCH == self._heaped:
-            heapq.heapreplace(bucket, (key, ticket))
+            place[0], place[1] = key, next(_serials)
+            heapq.heapreplace(bucket, place)
         else:
-            heapq.heappop(bucket)
-            self._put((key, ticket))
+            heapq.heappop(bucket)  # before the key is changed, which its order hangs on
+            place[0], place[1] = key, next(_serials)
+            self._put(place)
 
     def remove(self, item: T) -> None:
         """Give up the place of an item that is in this heap, and let go of it."""
-        del self._items[item.ticket]
-        item.ticket = NO_TICKET
+        place, item.place = item.place, NO_PLACE
+        assert place is not None
+        place[2] = None
+        self._valid -= 1
         self._stale += 1
-        if self._stale > self.FEW and self._stale > len(self._items):
+        if self._stale > self.FEW and self._stale > self._valid:
             self._clear_out()
 
     def _put(self, place: Place) -> None:
@@ -127,4 +131,4 @@ class LazyHeap(Generic[T]):
         self._stale = 0
 
     def _valid_places(self, number: int) -> list[Place]:
-        return [place for place in self._buckets[number] if place[1] in self._items]
+        return [place for place in self._buckets[number] if place[2] is not None]

@@ -7,7 +7,7 @@ import enum
 import math
 from typing import Any, Literal, TypeAlias
 
-from asyncmgr._common.heap import NO_TICKET
+from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._common.safe_text import printable
 from asyncmgr._rpc.context import Call, Caller
 from asyncmgr._rpc.messages import Request
@@ -48,9 +48,9 @@ class ServedCall:
         "failed",
         "method",
         "needs",
+        "place",
         "reply_to",
         "task",
-        "ticket",
     )
 
     def __init__(
@@ -83,8 +83,8 @@ class ServedCall:
         """`None` while the call waits for a place."""
         self.begun: bool = False
         """Whether the task has run its first step."""
-        self.ticket: int = NO_TICKET
-        """The ticket of its deadline."""
+        self.place: Place | None = NO_PLACE
+        """That of its deadline."""
         self.cause: Cause | None = None
 
     @property

@@ -20,7 +20,6 @@ from typing import Any
 
 from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.deadlines import Deadlines
-from asyncmgr._common.heap import NO_TICKET
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, printable, safe_str, type_name
 from asyncmgr._rpc.admission import Admission
@@ -347,7 +346,7 @@ class CallServer:
 
     def _end(self, call: ServedCall) -> None:
         self._running.discard(call)
-        if call.ticket != NO_TICKET:
+        if call.place is not None:
             self._deadlines.remove(call)
         if self._by_id.get(call.facts.id) is call:
             del self._by_id[call.facts.id]

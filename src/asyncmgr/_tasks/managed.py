@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from asyncmgr._common.clock import Moment, to_datetime
-from asyncmgr._common.heap import NO_TICKET, LazyHeap
+from asyncmgr._common.heap import NO_PLACE, LazyHeap, Place
 from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
@@ -77,9 +77,9 @@ class ManagedTask:
         "lane",
         "log_level",
         "manager",
+        "place",
         "plan",
         "standing",
-        "ticket",
     )
 
     def __init__(
@@ -105,7 +105,7 @@ class ManagedTask:
         """The level at which a successful run is logged; `None` = not at all."""
         self.plan = Plan(options, tolerance=tolerance, initial_delay=initial_delay, share=share)
         self.standing = standing or Standing()
-        self.ticket = NO_TICKET
+        self.place: Place | None = NO_PLACE
         """The agenda's mark of this task's one valid place in a heap."""
         self.lane: Lane | None = None
         """The agenda's heap in which that place is."""

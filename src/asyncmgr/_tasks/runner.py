@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from asyncmgr._common.clock import Moment, to_us
-from asyncmgr._common.heap import NO_TICKET
 from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import Batch
 from asyncmgr._tasks.intake import Intake
@@ -323,7 +322,7 @@ class Runner:
         duration = standing.duration = self._loop.time() - run.started
         if run.task is not None:
             self._in_progress.discard(run)
-            if run.ticket != NO_TICKET:
+            if run.place is not None:
                 self.lookout.deadlines.remove(run)
         if standing.queued and not standing.running and self.lookout.is_open:
             self._intake.start_queued(standing, self.lookout.clock.read())

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from asyncmgr._common.clock import SECOND, Moment
-from asyncmgr._common.heap import NO_TICKET
+from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._tasks.agenda import Due
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr.errors import Skip
@@ -52,9 +52,9 @@ class Run(Due):
         "has_begun",
         "look",
         "number",
+        "place",
         "started",
         "task",
-        "ticket",
         "waiter",
     )
 
@@ -68,7 +68,7 @@ class Run(Due):
         self.managed = managed
         self.planned = planned
         self.missed = missed
-        self.ticket = NO_TICKET
+        self.place: Place | None = NO_PLACE
         """Of its deadline."""
         self.asked: Literal["queue", "manual", "pass"] | None = None
         """What started it, where that is not its slot."""

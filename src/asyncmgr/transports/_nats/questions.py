@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from asyncmgr._common.deadlines import Deadlines
-from asyncmgr._common.heap import NO_TICKET
+from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr.errors import MessageTooLarge, TransportError
 from asyncmgr.transports._base import MESSAGE_LIMIT
 from asyncmgr.transports._nats.protocol import Msg
@@ -14,14 +14,14 @@ from asyncmgr.transports._nats.protocol import Msg
 class Question:
     """A request in flight."""
 
-    __slots__ = ("answer", "subject", "ticket", "until_lost")
+    __slots__ = ("answer", "place", "subject", "until_lost")
 
     def __init__(self, subject: str, answer: asyncio.Future[Msg], *, until_lost: bool) -> None:
         self.subject: str = subject
         self.answer: asyncio.Future[Msg] = answer
         self.until_lost: bool = until_lost
         """Whether it fails with the connection, instead of waiting for an answer by the next."""
-        self.ticket: int = NO_TICKET
+        self.place: Place | None = NO_PLACE
         """Of its deadline."""
 
     def fail(self, error: Exception) -> None:
@@ -50,7 +50,7 @@ class Questions:
 
     def remove(self, token: bytes) -> None:
         question = self._waiting.pop(token)
-        if question.ticket != NO_TICKET:
+        if question.place is not None:
             self._deadlines.remove(question)
 
     def receive(self, message: Msg) -> None:
