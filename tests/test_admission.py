@@ -210,7 +210,7 @@ async def test_only_calls_that_somebody_waits_for_need_no_place() -> None:
         for _ in range(5):
             await client.call("spread")
         assert site.service._server is not None
-        assert len([call for call in site.service._server.waiting if call.task is not None]) == 2
+        assert len([call for call in site.service._server.waiting if call.future is not None]) == 2
 
 
 async def test_a_service_that_calls_itself_without_end_is_refused() -> None:

@@ -46,11 +46,11 @@ class ServedCall:
         "cause",
         "facts",
         "failed",
+        "future",
         "method",
         "needs",
         "place",
         "reply_to",
-        "task",
     )
 
     def __init__(
@@ -79,7 +79,7 @@ class ServedCall:
         self.method: Method = method
         self.needs: Needs = needs
         self.reply_to: str | None = reply_to
-        self.task: asyncio.Task[None] | None = None
+        self.future: asyncio.Task[None] | None = None
         """`None` while the call waits for a place."""
         self.begun: bool = False
         """Whether the task has run its first step."""

@@ -330,8 +330,8 @@ class CallServer:
         call.cause = call.cause or cause
         if self._admission.drop(call):
             self._end(call) if cause == "withdrawn" else self._start(call)  # started only to send the reply
-        elif call.task is not None and call.begun:
-            call.task.cancel()
+        elif call.future is not None and call.begun:
+            call.future.cancel()
         # A call that has not begun sees its cause when it begins; a task cancelled before that would send no reply.
 
     # Running methods
@@ -340,8 +340,8 @@ class CallServer:
         context = self._context.copy()
         context.run(served.set, call.facts)
         name = f"{call.full_name} {printable(call.facts.id)}"
-        call.task = asyncio.Task(self._run(call), loop=self._loop, name=name, context=context)
-        call.task.add_done_callback(lambda _: self._end(call))
+        call.future = asyncio.Task(self._run(call), loop=self._loop, name=name, context=context)
+        call.future.add_done_callback(lambda _: self._end(call))
         self._running.add(call)
 
     def _end(self, call: ServedCall) -> None:

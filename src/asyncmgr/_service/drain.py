@@ -59,7 +59,7 @@ class Piece(Protocol):
     @property
     def full_name(self) -> str: ...  # pragma: no cover
     @property
-    def task(self) -> asyncio.Future[None] | None: ...  # pragma: no cover
+    def future(self) -> asyncio.Future[None] | None: ...  # pragma: no cover
     @property
     def failed(self) -> bool: ...  # pragma: no cover
 
@@ -143,7 +143,7 @@ class Drain:
 
 
 def _tasks(pieces: Iterable[Piece]) -> set[asyncio.Future[None]]:
-    return {piece.task for piece in pieces if piece.task is not None}
+    return {piece.future for piece in pieces if piece.future is not None}
 
 
 def _names(pieces: Iterable[Piece]) -> tuple[str, ...]:

@@ -135,8 +135,9 @@ class Lookout:
     def _expire_deadlines(self) -> None:
         now = to_us(self._loop.time())
         while (head := self.deadlines.head()) is not None and head[0] <= now:
+            run = head[2]  # before its place lets go of it
             self.deadlines.pop()
-            self._expire(head[2])
+            self._expire(run)
 
     # The timer
 

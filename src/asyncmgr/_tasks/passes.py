@@ -14,7 +14,7 @@ from typing import Any
 from asyncmgr._common.clock import SECOND, Moment, to_us
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.reporting import Reporter
-from asyncmgr._tasks.runs import Look, Result, Run, RunContext, Site, judge
+from asyncmgr._tasks.runs import Look, Result, Run, Site, judge
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, EveryPass
 from asyncmgr.errors import TaskFailed
 from asyncmgr.events import Outcome
@@ -92,7 +92,7 @@ class Passes:
         if run.missed or standing.trouble is not None:
             self._report.starting(run)
         try:
-            error = await _await_body(run, RunContext(run) if context is None else context)
+            error = await _await_body(run, run if context is None else context)
         finally:
             standing.running -= 1
         outcome, error = judge(run, error)

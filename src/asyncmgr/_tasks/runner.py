@@ -29,7 +29,7 @@ from asyncmgr._tasks.intake import Intake
 from asyncmgr._tasks.lookout import Lookout
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter, record_of
-from asyncmgr._tasks.runs import Run, RunContext, Site, judge
+from asyncmgr._tasks.runs import Run, Site, judge
 from asyncmgr.errors import ServiceStateError
 from asyncmgr.events import Outcome, RunFinished
 
@@ -42,17 +42,8 @@ _LONGEST_TURN = 0.001
 _MOST_IN_A_TURN = 128
 """How many runs are started before the event loop gets its turn, however short they are."""
 
-_MOST_UNBEGUN = 64
-"""So many Tasks may wait for their first step: the event loop makes all those steps in one turn."""
-
-if sys.version_info < (3, 12):
-    _make_task: Callable[..., asyncio.Task[None]] = asyncio.Task
-else:
-
-    def _make_task(
-        body: Any, *, loop: asyncio.AbstractEventLoop, name: str, context: Any
-    ) -> asyncio.Task[None]:
-        return asyncio.Task(body, loop=loop, name=name, context=context, eager_start=True)
+_MOST_UNBEGUN = _MOST_IN_A_TURN
+"""How many Tasks may wait for their first step: the event loop makes all those steps in one turn."""
 
 
 class Runner:
@@ -126,12 +117,14 @@ class Runner:
         """Ask these runs to end."""
         for run in runs:
             run.cause = run.cause or "cancelled"
-            if run.task is not None:
-                run.task.cancel()
+            if run.future is not None:
+                run.future.cancel()
 
     def give_up(self) -> frozenset[Run]:
         """Report the runs that did not end although they were cancelled, and stop looking."""
-        leaked = frozenset(run for run in self._in_progress if run.task is not None and not run.task.done())
+        leaked = frozenset(
+            run for run in self._in_progress if run.future is not None and not run.future.done()
+        )
         for run in leaked:
             self._report.leaked(run, self._age(run))
         self.lookout.end()
@@ -197,9 +190,7 @@ class Runner:
         self._has_factory = self._loop.get_task_factory() is not None
         turn_ends = self._loop.time() + _LONGEST_TURN
         try:
-            for _ in range(_MOST_IN_A_TURN):
-                if not self._ready or not self._has_place():
-                    break
+            for _ in range(min(len(self._ready), self._room())):
                 run = self._ready.popleft()
                 self._start(run)
                 if run.started > turn_ends:
@@ -208,40 +199,38 @@ class Runner:
             self._will_start = False
             if self._unbegun:
                 self._loop.call_soon(self._sweep)
-            if self._has_place():
+            if self._room():
                 self._start_soon()
 
-    def _has_place(self) -> bool:
-        unbegun = len(self._unbegun)
-        return unbegun < _MOST_UNBEGUN and (
-            self._max_runs is None or len(self._in_progress) + unbegun < self._max_runs
-        )
+    def _room(self) -> int:
+        """How many runs may be started in this turn of the loop."""
+        room = min(_MOST_IN_A_TURN, _MOST_UNBEGUN - len(self._unbegun))
+        if self._max_runs is not None:
+            room = min(room, self._max_runs - len(self._in_progress) - len(self._unbegun))
+        return max(0, room)
 
     def _start(self, run: Run) -> None:
-        options = run.managed.plan.options
+        managed = run.managed
+        options = managed.plan.options
         run.started = self._loop.time()
         if options.switched_off is not None:
             self._intake.give_up(run, "removed")  # or switched off, after the slot was handed out
-        elif options.misfire_grace is not None and run.is_too_late:
+            return
+        if options.misfire_grace is not None and run.is_too_late:
             self._intake.give_up(run, "late")
-        else:
-            self._make_task(run)
-
-    def _make_task(self, run: Run) -> None:
-        body = self._live(run)
-        make = _by_factory if self._has_factory else _make_task
+            return
+        body, make = self._live(run), _by_factory if self._has_factory else _new_task
         try:
-            task = make(body, loop=self._loop, name=run.managed.full_name, context=self._context.copy())
+            task = make(body, self._loop, managed.full_name, self._context.copy())
         except Exception as exc:  # a task factory of the application's
             body.close()
             self._end(run, exc)
             return
-        if task.done():
-            return
         if run.has_begun:
-            self._attend(run, task)
+            if not task.done():
+                self._attend(run, task)
         else:
-            run.task = task
+            run.future = task
             self._unbegun[task] = run
 
     def _sweep(self) -> None:
@@ -255,7 +244,7 @@ class Runner:
     # The run
 
     async def _live(self, run: Run) -> None:
-        if run.task is not None and not self._has_first_step(run, run.task):
+        if run.future is not None and not self._has_first_step(run, run.future):
             return
         run.has_begun = True
         if self._has_factory:
@@ -266,7 +255,7 @@ class Runner:
         if run.missed or standing.trouble is not None:
             self._report.starting(run)
         try:
-            await managed.call(RunContext(run))
+            await managed.call(run)
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and self._is_abandoned(run):
                 raise
@@ -290,14 +279,14 @@ class Runner:
 
     def _is_abandoned(self, run: Run) -> bool:
         """The loop is gone, and the frame of a run in progress is cleared away."""
-        if run.task is None or asyncio.current_task(self._loop) is run.task:
+        if run.future is None or asyncio.current_task(self._loop) is run.future:
             return False
         self._in_progress.discard(run)
         return True
 
     def _attend(self, run: Run, task: asyncio.Future[None]) -> None:
         """The run waits for something, or may: it can be cancelled, and its timeout counts."""
-        run.task = task
+        run.future = task
         self._in_progress.add(run)
         timeout = run.managed.plan.options.timeout
         if timeout is not None:
@@ -311,8 +300,8 @@ class Runner:
             self._report.leaked(run, self._age(run))
             return
         run.cause = "timed_out"
-        if run.task is not None:
-            run.task.cancel()
+        if run.future is not None:
+            run.future.cancel()
         self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
 
     def _end(self, run: Run, error: BaseException | None) -> None:
@@ -320,7 +309,7 @@ class Runner:
         standing = run.managed.standing
         standing.running -= 1
         duration = standing.duration = self._loop.time() - run.started
-        if run.task is not None:
+        if run.future is not None:
             self._in_progress.discard(run)
             if run.place is not None:
                 self.lookout.deadlines.remove(run)
@@ -356,6 +345,16 @@ class Runner:
         self._on_death(exc)
 
 
-def _by_factory(body: Any, *, loop: asyncio.AbstractEventLoop, name: str, context: Any) -> Any:
+def _by_factory(body: Any, loop: asyncio.AbstractEventLoop, name: str, context: Any) -> asyncio.Task[None]:
     """A Task as the application's factory makes it."""
     return loop.create_task(body, name=name, context=context)
+
+
+if sys.version_info >= (3, 12):
+
+    def _new_task(body: Any, loop: asyncio.AbstractEventLoop, name: str, context: Any) -> asyncio.Task[None]:
+        return asyncio.Task(body, loop=loop, name=name, context=context, eager_start=True)
+else:
+
+    def _new_task(body: Any, loop: asyncio.AbstractEventLoop, name: str, context: Any) -> asyncio.Task[None]:
+        return asyncio.Task(body, loop=loop, name=name, context=context)

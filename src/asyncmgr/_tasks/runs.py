@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._common.heap import NO_PLACE, Place
@@ -42,19 +43,63 @@ class Look:
     """The moment in loop time."""
 
 
-class Run(Due):
+class RunContext(ABC):
+    """What a run's body gets as its `context`: facts about this run, fresh for each."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def task(self) -> str:
+        """The full name, ``manager.task``."""
+
+    @property
+    @abstractmethod
+    def slot(self) -> datetime:
+        """The planned moment that this run is for; aware, UTC."""
+
+    @property
+    @abstractmethod
+    def lateness(self) -> float:
+        """Seconds from the slot to the actual start; negative if it was nearly due."""
+
+    @property
+    @abstractmethod
+    def run_id(self) -> str:
+        """Unique to this run."""
+
+    @property
+    @abstractmethod
+    def trigger(self) -> Trigger:
+        """Why it was started."""
+
+    @property
+    @abstractmethod
+    def host(self) -> str:
+        """The name under which the service instance is known."""
+
+    @property
+    @abstractmethod
+    def service(self) -> str:
+        """The service's name."""
+
+    def __repr__(self) -> str:
+        return f"<RunContext {self.task} slot={self.slot.isoformat()} run_id={self.run_id}>"
+
+
+class Run(Due, RunContext):
     """One execution of a task, from its slot to its outcome; the runner's own record."""
 
     __slots__ = (
         "asked",
         "cause",
         "failed",
+        "future",
         "has_begun",
         "look",
         "number",
         "place",
         "started",
-        "task",
         "waiter",
     )
 
@@ -74,7 +119,7 @@ class Run(Due):
         """What started it, where that is not its slot."""
         self.cause: Literal["timed_out", "cancelled"] | None = None
         """Who cancelled it: its own timeout, or the service that stops."""
-        self.task: asyncio.Future[None] | None = None
+        self.future: asyncio.Future[None] | None = None
         """The asyncio Task; `None` until it first waits, and for a run that never does."""
         self.has_begun = False
         """Its Task has made the first step."""
@@ -85,6 +130,10 @@ class Run(Due):
 
     @property
     def full_name(self) -> str:
+        return self.managed.full_name
+
+    @property
+    def task(self) -> str:
         return self.managed.full_name
 
     @property
@@ -142,69 +191,3 @@ def _late(run: Run, cause: BaseException | None) -> TimeoutError:
     late = TimeoutError(f"{run.full_name} ran longer than its timeout of {timeout:g} s")
     late.__cause__ = cause
     return late
-
-
-class RunFacts(Protocol):
-    """What a `RunContext` tells of its run."""
-
-    @property
-    def full_name(self) -> str: ...  # pragma: no cover
-    @property
-    def slot(self) -> datetime: ...  # pragma: no cover
-    @property
-    def lateness(self) -> float: ...  # pragma: no cover
-    @property
-    def run_id(self) -> str: ...  # pragma: no cover
-    @property
-    def trigger(self) -> Trigger: ...  # pragma: no cover
-    @property
-    def host(self) -> str: ...  # pragma: no cover
-    @property
-    def service(self) -> str: ...  # pragma: no cover
-
-
-class RunContext:
-    """What a run's body gets as its `context`: facts about this run, fresh for each."""
-
-    __slots__ = ("_run",)
-
-    def __init__(self, run: RunFacts) -> None:
-        self._run = run
-
-    @property
-    def task(self) -> str:
-        """The full name, ``manager.task``."""
-        return self._run.full_name
-
-    @property
-    def slot(self) -> datetime:
-        """The planned moment that this run is for; aware, UTC."""
-        return self._run.slot
-
-    @property
-    def lateness(self) -> float:
-        """Seconds from the slot to the actual start; negative if it was nearly due."""
-        return self._run.lateness
-
-    @property
-    def run_id(self) -> str:
-        """Unique to this run."""
-        return self._run.run_id
-
-    @property
-    def trigger(self) -> Trigger:
-        """Why it was started."""
-        return self._run.trigger
-
-    @property
-    def host(self) -> str:
-        """The name under which the service instance is known."""
-        return self._run.host
-
-    @property
-    def service(self) -> str:
-        """The service's name."""
-        return self._run.service
-
-    def __repr__(self) -> str:
-        return f"<RunContext {self.task} slot={self.slot.isoformat()} run_id={self.run_id}>"

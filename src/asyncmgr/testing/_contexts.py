@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._tasks.declare import declared
@@ -42,7 +41,15 @@ def context(
         raise ValueError(f"slot={slot!r} has no time zone; write e.g. datetime(2026, 1, 1, tzinfo=UTC)")
     name = task if isinstance(task, str) else _full_name(task)
     planned = to_datetime(read_wall()) if slot is None else slot.astimezone(UTC)
-    return RunContext(_Facts(name, planned, lateness, run_id, trigger, host, service))
+    return _Facts(
+        task=name,
+        slot=planned,
+        lateness=lateness,
+        run_id=run_id,
+        trigger=trigger,
+        host=host,
+        service=service,
+    )
 
 
 def _full_name(task: Callable[..., Any]) -> str:
@@ -56,14 +63,11 @@ def _full_name(task: Callable[..., Any]) -> str:
     return f"{owner.name}.{record.name or task.__name__}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
+class _Facts(RunContext):
     """The facts of a run that never took place."""
 
-    full_name: str
-    slot: datetime
-    lateness: float
-    run_id: str
-    trigger: Trigger
-    host: str
-    service: str
+    # They take the place of the properties, and of the abstract ones too.
+    task = slot = lateness = run_id = trigger = host = service = cast("Any", None)
+
+    def __init__(self, **facts: Any) -> None:
+        vars(self).update(facts)
