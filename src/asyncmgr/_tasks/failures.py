@@ -40,7 +40,7 @@ class Episode:
         self._kinds: set[Kind] = set()
 
     def is_news(self, error: BaseException | None) -> bool:
-        """Whether this failure is of a new kind in this episode. Call it once a failure, since it remembers the kind."""
+        """Whether this failure is of a new kind in this episode. Call it once a failure: it remembers the kind."""
         try:
             kind = kind_of(error)
         except Exception:  # the user's exception class may override `exceptions` or its traceback
