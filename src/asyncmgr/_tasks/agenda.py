@@ -167,7 +167,7 @@ class Agenda(Generic[D]):
                 self.add(task)
 
     def set_forward(self, moment: Moment) -> None:
-        """Plan anew what a jump of the wall brings back that was taken before it was set back."""
+        """Plan anew the tasks whose next slot was taken before the wall was set back, after it jumped forward again."""
         for task in tuple(self.tasks()):
             if task.plan.repeated_until is not None:
                 self.remove(task)
@@ -186,7 +186,7 @@ class Agenda(Generic[D]):
         task.lane = lane
 
     def _move_head(self, lane: Lane, task: ManagedTask, start: int | None) -> None:
-        """Take the task, which is the lane's head, to its next place, in another lane perhaps."""
+        """Move the task, which is the lane's head, to its next place, perhaps in another lane."""
         lane.pop()
         task.lane = None
         if start is not None:

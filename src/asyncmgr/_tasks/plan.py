@@ -63,7 +63,7 @@ class Plan:
         """The moment at which the grid begins; `reschedule` counts from it where the task has had no slot yet."""
         self.last_slot: int | None = None
         self.repeated_until: int | None = None
-        """Slots of the wall clock before this one were taken already, before the wall was set back."""
+        """Slots before this moment were taken before the wall was set back, wall time; `None` = it was not."""
         self._first_pass_is_start = options.run_immediately
 
     def anew(self, moment: Moment, *, by_service: bool) -> Plan:
@@ -187,12 +187,10 @@ class Plan:
             after = max(moment.wall, self.last_slot or 0) if isinstance(self.grid, Once) else moment.wall
             self.slot = self.grid.first(after)
         except Exception:
-            self.slot = (
-                moment.wall + RETRY
-            )  # the schedule is asked again then, and reported if it raises again
+            self.slot = moment.wall + RETRY  # when the schedule is asked again, and reported if it raises
 
     def set_forward(self, moment: Moment) -> None:
-        """The wall jumped forward: what it jumped over and was taken before an earlier set-back is not taken again."""
+        """Skip the slots that were taken before the wall was set back, after it jumped forward again."""
         until = self.repeated_until
         if until is None or self.slot is None or not self.slot <= moment.wall or self.slot >= until:
             return
@@ -202,7 +200,7 @@ class Plan:
         try:
             self.slot = self.grid.first(moment.wall)
         except Exception:
-            self.slot = moment.wall + RETRY  # asked again then, and reported if it raises again
+            self.slot = moment.wall + RETRY  # when the schedule is asked again, and reported if it raises
 
     def skip_past(self, moment: Moment) -> None:
         """Drop the slots that have passed: the next one is the first of the grid in the future."""
