@@ -1,7 +1,7 @@
 """Periodic work inside async Python services.
 
-Managers declare coroutine tasks with `@periodic_task`; a `Service` runs them, or the service awaits
-`manager.periodic_tasks(context)` itself.
+Managers declare coroutine tasks with `@periodic_task`. A `Service` runs them, or the application awaits
+`manager.periodic_tasks(context)` itself. This module only gathers the names that users import.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ __all__ = [
 ]
 
 _LOADED_AT_FIRST_USE = {"Settings": "asyncmgr._settings.model"}
-"""Names whose module needs a library that `import asyncmgr` does not load."""
+"""By name: the module that is imported at the name's first use, since it loads a library that is slow to import."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""What a service tells its listeners: one frozen record for each thing that happens.
+"""Events: the frozen records that a service hands to its listeners.
 
-``service.add_listener(callback)`` asks for them; metrics and history are built on them. Durations are seconds as
-float, moments are aware datetimes in UTC, `task` is the full name, ``manager.task``.
+``service.add_listener(callback)`` adds a listener; metrics and history are built on events. Durations are seconds as
+float, moments are aware datetimes in UTC, and `task` is the full name, ``manager.task``.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Outcome(StrEnum):
     SUCCEEDED = "succeeded"
     """The body returned."""
     NOTHING = "nothing"
-    """The body raised `Skip`: there was nothing to do. No failure."""
+    """The body raised `Skip`: it had nothing to do. This is no failure."""
     FAILED = "failed"
     """The body raised."""
     TIMED_OUT = "timed_out"
-    """It ran longer than its `timeout`, whatever the body then did."""
+    """The run took longer than its `timeout`, whatever the body then did."""
     CANCELLED = "cancelled"
-    """A cancellation ended it: a requested one, or a stray `CancelledError` of the body's own."""
+    """A cancellation ended the run: a requested one, or a stray `CancelledError` that the body raised itself."""
 
 
 class _Record:
-    """Shows its fields, and does not fail where one of them cannot be shown."""
+    """A record whose `repr` shows all fields, and does not raise where the `repr` of one raises."""
 
     __slots__ = ()
 
@@ -53,53 +53,53 @@ class RunFinished(_Record):
     trigger: str
     """Why it was started: ``schedule``, ``catch_up`` or ``queue``."""
     slot: datetime
-    """The planned moment that the run was for."""
+    """The planned start of the run."""
     lateness: float
-    """Seconds from the slot to the start; negative where it was nearly due."""
+    """Seconds from the slot to the start; negative where the run started nearly due."""
     duration: float
     """Seconds from the start to the end."""
     outcome: Outcome
     error: BaseException | None
-    """What ended it; `None` where it succeeded."""
+    """The exception that ended the run; `None` where it succeeded."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RunLeaked(_Record):
-    """A run goes on although it was cancelled; it is told 10 s after its timeout, and at the end of a stop."""
+    """A run goes on although it was cancelled. This comes 10 s after its timeout, and at the end of a stop."""
 
     task: str
     run_id: str
     slot: datetime
     running_for: float
-    """Seconds since its start."""
+    """Seconds since the run's start."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SlotSkipped(_Record):
-    """A task did not run at one of its slots, and will not run for it later."""
+    """A slot got no run, and will get none later."""
 
     task: str
     slot: datetime
-    """The slot that had no run."""
+    """The slot that got no run."""
     reason: Literal["overlap", "draining", "removed", "paused"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SlotsMissed(_Record):
-    """Several slots passed before the task could start; one run stands for all of them, or was refused itself."""
+    """Slots passed before the task could start. One run stands for all of them, or is refused itself."""
 
     task: str
     slot: datetime
-    """The slot of the run that catches up; where that is refused, a `SlotSkipped` tells so."""
+    """The slot of the run that stands for them; where this run is refused, a `SlotSkipped` follows."""
     count: int
-    """How many older ones; for cron counted up to 10. Where the reason is `late`, the slot itself too."""
+    """The number of older slots, for cron up to 10. Where the reason is `late`, the slot itself counts too."""
     reason: Literal["late"] | None = None
-    """`late`: the slot itself would have started later than `misfire_grace` allows, and no run stands for it."""
+    """`late`: a run for `slot` would start later than `misfire_grace` allows, and no run stands for the slots."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ScheduleFailed(_Record):
-    """A schedule could not say when its task is due; it is asked again a minute later."""
+    """A schedule raised when it was asked for the next slot. It is asked again a minute later."""
 
     task: str
     error: Exception
@@ -112,7 +112,7 @@ class ClockStepped(_Record):
     kind: Literal["forward", "back", "stopped"]
     """``forward``: set forward, or the machine slept. ``back``: set back. ``stopped``: it stands still."""
     seconds: float
-    """By how much; for ``stopped`` how long it has stood still so far."""
+    """The size of the jump; for ``stopped`` how long the wall clock has stood still so far."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -125,7 +125,7 @@ class ServiceStarted(_Record):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ServiceStopping(_Record):
-    """The service begins to stop: no run starts after this."""
+    """The service begins to stop: no run starts after this event."""
 
     service: str
     host: str
@@ -163,7 +163,7 @@ Listener: TypeAlias = Callable[[Event], None]
 
 
 class Listeners:
-    """The callbacks of one service. Falsy while there is none, so that nobody builds an event for nobody."""
+    """The listeners of one service. It is false without listeners: check it before you build an event."""
 
     def __init__(self) -> None:
         self.callbacks: list[tuple[Listener, tuple[type, ...]]] = []
@@ -172,10 +172,13 @@ class Listeners:
         return bool(self.callbacks)
 
     def add(self, callback: Listener, *kinds: type[Event]) -> Callable[[], None]:
-        """Have `callback` told of events of these kinds (none = all); the answer takes it off again.
+        """Call `callback` with events of these kinds, or with all; return a function that removes it.
 
-        Raises `InvalidListener` for what cannot be called like that: `async def` functions among them, since a
-        listener is called and nothing awaits it.
+        Raises
+        ------
+        InvalidListener
+            The callback cannot be called with an event, or is `async def`, which nothing would await; or a kind is no
+            class.
         """
         _check(callback, kinds)
         item = (callback, kinds)
@@ -188,10 +191,10 @@ class Listeners:
         return remove
 
     def tell(self, event: Event) -> None:
-        """Call every listener; one that raises is logged and stops nothing.
+        """Call every listener with the event. Where one raises, log the error and go on.
 
-        A `KeyboardInterrupt` goes through at once, and listeners after that one are not told: where `asyncio.run`
-        has installed no handler, that is how Ctrl-C arrives, in whatever runs just then.
+        A `KeyboardInterrupt` is raised at once, and the listeners after that one are not called: where `asyncio.run`
+        has installed no handler, Ctrl-C arrives as this exception in the code that runs just then.
         """
         for callback, kinds in tuple(self.callbacks):
             if kinds and not isinstance(event, kinds):
@@ -227,7 +230,7 @@ def _check(callback: object, kinds: tuple[object, ...]) -> None:
 
 
 def _refuse_awaitable(callback: Listener, answer: object) -> None:
-    """A function that is no `async def` and answers a coroutine all the same: a lambda around one, for example."""
+    """Raise for a plain function that returns a coroutine: a lambda around an `async def`, for example."""
     if isinstance(answer, Coroutine):
         answer.close()
         raise InvalidListener(

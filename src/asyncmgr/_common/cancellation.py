@@ -1,4 +1,4 @@
-"""Whether a task was asked to end, and how to take such requests back."""
+"""Answers whether the current task is cancelled, and takes cancellations back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ def current_task() -> asyncio.Task[Any]:
 
 
 def is_cancelled() -> bool:
-    """Whether somebody has cancelled this task: a step's limit takes its requests back."""
+    """Whether the current task has a cancellation that is still in force.
+
+    A step's own time limit takes its cancellations back, so they do not count here.
+    """
     return current_task().cancelling() > 0
 
 
 def relieve() -> None:
+    """Take back every cancellation of the current task, so that it can await again."""
     while current_task().uncancel():
         pass

@@ -1,4 +1,4 @@
-"""Many deadlines with one timer: one that is met costs two steps in a heap, and no timer of the loop."""
+"""Watches many deadlines with one timer: a deadline that is met costs two heap operations and no timer of the loop."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from asyncmgr._common.heap import LazyHeap, T
 from asyncmgr._common.timer import Timer
 
 _NEVER = 1e12
-"""Loop time that nobody lives to see. Later deadlines are taken for this one: not every float has microseconds."""
+"""Loop time, in 30,000 years. Later deadlines are set to it, since infinity has no microseconds."""
 
 
 class Deadlines(Generic[T]):
-    """Deadlines of items, in loop time. Belongs to the loop that it was made in.
+    """Deadlines of items, in loop time. The object belongs to the event loop that was running when it was made.
 
     Parameters
     ----------
     expire
-        Called with each item whose deadline has passed and was not removed.
+        Called with each item that was not removed before its deadline passed.
     """
 
     def __init__(self, expire: Callable[[T], object]) -> None:
@@ -30,13 +30,13 @@ class Deadlines(Generic[T]):
         self._timer = Timer(self._look, loop=self._loop)
 
     def add(self, item: T, when: float) -> None:
-        """Have the item expire at `when`, unless it is removed before."""
+        """Let the item expire at `when` (loop time, seconds), unless it is removed before."""
         when = min(when, _NEVER)
         self._heap.push(to_us(when), item)
         self._timer.set_by(when)
 
     def remove(self, item: T) -> None:
-        """The item has met its deadline, which has not passed."""
+        """Take out an item that has met its deadline. The deadline must not have passed yet."""
         self._heap.remove(item)
         if not self._heap:
             self._timer.drop()

@@ -17,7 +17,7 @@ _UNITS: dict[str, Decimal] = {
     "us": Decimal("0.000001"),
 }
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
-# Each unit at most once and the larger first: "30m1h" or "5m5m" is more likely a slip than a meaning.
+# Each unit at most once and the larger first: "30m1h" or "5m5m" is more likely a slip than intended.
 _PARTS = re.compile(
     r"(?P<sign>-)?\s*" + "".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in _UNITS),
     re.ASCII,
@@ -28,8 +28,13 @@ _ACCEPTED = "write seconds, or e.g. '30s', '5m', '1h30m', '100ms', '2d'"
 def parse_duration(value: str | float | timedelta) -> float:
     """Read seconds from a number of them, a text such as ``"1h30m"`` or ``"-5s"``, or a `timedelta`.
 
-    Units are ``w d h m s ms us``, the larger first. What is no finite length of time raises
-    `ValueError`, `bool` and NaN too; whether zero, negative or very long ones make sense is the caller's matter.
+    Units are ``w d h m s ms us``, the larger first. The caller decides whether a zero, negative or very long duration
+    makes sense.
+
+    Raises
+    ------
+    ValueError
+        The value is no finite length of time; `bool` and NaN are none either.
     """
     seconds = _read(value)
     if seconds is None or not math.isfinite(seconds):
@@ -38,7 +43,7 @@ def parse_duration(value: str | float | timedelta) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Write `seconds` for people, to the microsecond: ``1h30m``, ``0.2s``. `parse_duration` reads it."""
+    """Write `seconds` for people, to the microsecond: ``1h30m``, ``0.2s``. `parse_duration` reads the text again."""
     if not math.isfinite(seconds):
         return f"{seconds}s"
     rest = abs(Decimal(str(seconds))).quantize(_UNITS["us"])

@@ -1,4 +1,4 @@
-"""What can be known of a function, or of what was given in place of one: words, name, signature, marks."""
+"""Inspects functions, and objects given in place of functions: their kind in words, name, signature and marks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RPC_MARK = "__rpc__"
 
 
 def kind_of(function: object) -> str:
-    """What this is, in words for an error."""
+    """Describe the kind of the object in words for an error: ``a plain function``, ``a class``."""
     if isinstance(function, staticmethod | classmethod):
         return f"a {type(function).__name__}"
     if inspect.isasyncgenfunction(function):
@@ -25,14 +25,14 @@ def kind_of(function: object) -> str:
         return "a generator"
     if inspect.isclass(function):
         return "a class"
-    # Since Python 3.14 a partial object is a descriptor, which passes for a routine.
+    # Since Python 3.14 a partial object is a descriptor, and `isroutine` is true for it.
     if inspect.isroutine(function) and not isinstance(function, functools.partial):
         return "a bound method" if inspect.ismethod(function) else "a plain function"
     return f"a {type(function).__name__} object" if callable(function) else "no function"
 
 
 def name_of(function: object, default: str = "task") -> str:
-    """The name of a function; of a `functools.partial` the name of what it calls."""
+    """Return the function's name; for a `functools.partial` the name of the function that it calls."""
     while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__name__", None)
@@ -40,7 +40,7 @@ def name_of(function: object, default: str = "task") -> str:
 
 
 def signature_of(function: Any) -> inspect.Signature:
-    """The signature of a function. Its annotations are not evaluated: they may name what only checkers import."""
+    """Return the signature, annotations not evaluated: they may name types that only type checkers import."""
     if sys.version_info >= (3, 14):
         import annotationlib
 
@@ -49,7 +49,7 @@ def signature_of(function: Any) -> inspect.Signature:
 
 
 def annotations_of(owner: Any) -> dict[str, Any]:
-    """The annotations of a function or class itself; what only checkers import stays a forward reference."""
+    """Return the function's or class's own annotations; types that only checkers import stay forward references."""
     if sys.version_info >= (3, 14):
         import annotationlib
 
@@ -58,11 +58,11 @@ def annotations_of(owner: Any) -> dict[str, Any]:
 
 
 MOST_LOOKED_THROUGH = 100
-"""How many objects `contents_of` looks into."""
+"""The number of objects that `contents_of` looks into before it stops."""
 
 
 def contents_of(value: object) -> Iterator[object]:
-    """All that what a decorator returned may hold: closures, default values, attributes, the parts of a partial."""
+    """Yield the objects that a decorated function may hold: closures, defaults, attributes, parts of a partial."""
     waiting, seen = [value], {id(value)}
     for _ in range(MOST_LOOKED_THROUGH):
         if not waiting:
@@ -92,19 +92,19 @@ def _held_by(value: object) -> list[object]:
 
 def _cells(closure: tuple[types.CellType, ...]) -> Iterator[object]:
     for cell in closure:
-        with contextlib.suppress(ValueError):  # nothing is in it yet
+        with contextlib.suppress(ValueError):  # the cell is still empty
             yield cell.cell_contents
 
 
 def is_async(function: object) -> bool:
-    """Whether calling this only makes a coroutine or an async generator, which somebody has to await.
+    """Whether a call of this only makes a coroutine or an async generator, which the caller has to await.
 
-    Looks through `functools.partial` and at the ``__call__`` of other objects. A plain function that returns a
+    It looks through `functools.partial` and at the ``__call__`` of other objects. A plain function that returns a
     coroutine is not recognised.
     """
     while isinstance(function, functools.partial):
         function = function.func
-    # On the type, where Python looks when it calls an object; a class itself makes instances.
+    # Python looks `__call__` up on the type. A class is left out: its call makes an instance.
     called = None if inspect.isclass(function) else inspect.getattr_static(type(function), "__call__", None)
     return _is_async(function) or _is_async(called)
 

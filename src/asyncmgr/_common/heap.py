@@ -1,4 +1,4 @@
-"""A heap whose places can be given up in O(1): a place is valid while it holds its item."""
+"""A heap that removes an item in O(1): it empties the item's place, and drops the empty place later."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 Place: TypeAlias = list[Any]
-"""Key, a number that is unique, so that two items are never compared, and the item; `None` = the place was given up.
+"""Key, serial number, and item; `None` in place of the item = the place is stale, because its item was removed.
 
-A list and not a tuple: given up, it keeps nothing alive; with a new key it stays the same object.
+The serial number is unique, so that two items are never compared. A place is a list and not a tuple: so a stale one
+keeps no item alive, and one with a new key stays the same object.
 """
 
 NO_PLACE: Place | None = None
@@ -18,7 +19,7 @@ NO_PLACE: Place | None = None
 _serials = itertools.count()
 
 _STRETCH = 17
-"""Keys that differ only in so many low bits share a bucket: 0.13 s, where they are microseconds."""
+"""Number of low bits in which the keys of one bucket may differ: 0.13 s where the keys are microseconds."""
 
 
 class Placed(Protocol):
@@ -31,24 +32,24 @@ T = TypeVar("T", bound=Placed)
 
 
 class LazyHeap(Generic[T]):
-    """Items by an integer key. Places that were given up are dropped when they reach the head, or in bulk.
+    """Items by an integer key. Stale places are dropped when they reach the head, or in bulk.
 
-    Each stretch of keys has a bucket, and only the first bucket is kept as a heap; the others are sorted when their
-    turn comes. So a place far from the head costs one append, and one near it a walk through few places that are in
-    the cache, where a heap of them all would cost a miss of the cache at each of its levels.
+    Each range of keys has a bucket. Only the first bucket is kept as a heap; the others are sorted when they become
+    the first. A push far from the head therefore costs one append, and a push near it touches few places, which are in
+    the processor's cache. One heap of all places would miss the cache at each of its levels.
     """
 
     __slots__ = ("_buckets", "_heaped", "_numbers", "_stale", "_valid")
 
     FEW = 64
-    """So many stale places are not worth clearing out."""
+    """Up to this number of stale places the heap does not clear them out in bulk."""
 
     def __init__(self) -> None:
         self._buckets: dict[int, list[Place]] = {}
         self._numbers: list[int] = []
         """The buckets' numbers, as a heap."""
         self._heaped: int | None = None
-        """The number of the bucket that is in the order of a heap."""
+        """The number of the bucket that is kept as a heap."""
         self._valid = 0
         self._stale = 0
 
@@ -60,7 +61,7 @@ class LazyHeap(Generic[T]):
 
     @property
     def places(self) -> int:
-        """How many places are kept, those that were given up too."""
+        """The number of places in memory, stale ones included."""
         return self._valid + self._stale
 
     def push(self, key: int, item: T) -> None:
@@ -69,7 +70,7 @@ class LazyHeap(Generic[T]):
         self._put(place)
 
     def head(self) -> Place | None:
-        """The valid place with the smallest key."""
+        """Return the valid place with the smallest key; `None` = the heap is empty."""
         while self._numbers:
             number = self._numbers[0]
             bucket = self._buckets[number]
@@ -98,12 +99,12 @@ class LazyHeap(Generic[T]):
             place[0], place[1] = key, next(_serials)
             heapq.heapreplace(bucket, place)
         else:
-            heapq.heappop(bucket)  # before the key is changed, which its order hangs on
+            heapq.heappop(bucket)  # before the key changes, since the heap's order depends on it
             place[0], place[1] = key, next(_serials)
             self._put(place)
 
     def remove(self, item: T) -> None:
-        """Give up the place of an item that is in this heap, and let go of it."""
+        """Remove an item that is in this heap; its place becomes stale."""
         place, item.place = item.place, NO_PLACE
         assert place is not None
         place[2] = None

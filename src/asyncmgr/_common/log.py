@@ -1,8 +1,8 @@
 """Sends log events to the application's own logging, and never lets a broken log hurt the work that it reports.
 
-An event has a constant name, ``noun.verb_past``, and keys. It goes to the application's structlog where that is
-configured, else to the standard library's logger ``asyncmgr``. Which of the two is asked at each event: an application
-may configure either after it has imported this package. Only the command line configures anything itself.
+An event has a constant name, ``noun.verb_past``, and keys. It goes to structlog where the application has configured
+that, else to the standard library's logger ``asyncmgr``. Each event decides anew between the two, because an
+application may configure either after it has imported this package. Only the command line configures logging itself.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import structlog
 from asyncmgr._common import log_records, log_structlog
 
 LOGGER = "asyncmgr"
-"""The name of the logger on both ways."""
+"""The name of the logger, in structlog and in the standard library."""
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 _DEFAULTS = None if structlog.is_configured() else log_structlog.configuration()
-"""structlog's own defaults, where this module is imported before anybody changes them."""
+"""structlog's own defaults; `None` where the application configured structlog before it imported this module."""
 
 
 class SafeLog:
-    """Log methods that raise nothing but the `KeyboardInterrupt` of a person who presses Ctrl-C meanwhile.
+    """Log methods that raise nothing but a `KeyboardInterrupt` (a person presses Ctrl-C meanwhile).
 
-    What a log processor, a handler or a bound logger raises costs the line, and nothing else.
+    Where a log processor, a handler or a bound logger raises, the line is lost and nothing else happens.
     """
 
     def debug(self, event: str, **keys: Any) -> None:
@@ -45,22 +45,22 @@ class SafeLog:
         self._send("critical", event, keys)
 
     def at(self, level: str, event: str, **keys: Any) -> None:
-        """Log `event` at the level of this name: ``debug info warning error critical``."""
+        """Log `event` at the level of this name: ``debug``, ``info``, ``warning``, ``error`` or ``critical``."""
         self._send(level, event, keys)
 
     def _send(self, level: str, event: str, keys: dict[str, Any]) -> None:
         try:
-            # Asked for each time, so that it does not exist when an application's `dictConfig` disables the loggers
-            # that do.
+            # Looked up only now: `dictConfig` disables the loggers that exist when an application calls it, so this
+            # one must not exist before it is needed.
             logger = logging.getLogger(LOGGER)
             number = _LEVELS[level]
             if not is_structlog_configured():
                 if logger.isEnabledFor(number):
                     log_records.send(logger, number, event, keys, stacklevel=3)
-            elif number >= logger.level:  # the logger's own: where none is set, structlog decides alone
+            elif number >= logger.level:  # the logger's own level; where it has none, structlog decides alone
                 log_structlog.send(level, event, keys)
         except KeyboardInterrupt:
-            raise  # from the keyboard: nobody else would hear of it
+            raise  # from the keyboard: swallowing it here would lose the Ctrl-C
         except BaseException:
             pass
 
@@ -69,9 +69,10 @@ log: SafeLog = SafeLog()
 
 
 def is_structlog_configured() -> bool:
-    """Whether the application has configured structlog, so that events are its to show.
+    """Whether the application has configured structlog, and events therefore go there.
 
-    `capture_logs` leaves the defaults behind and calls them a configuration: that is nobody's wish to print to stdout.
+    structlog's defaults do not count as a configuration: `capture_logs` sets them when it ends, and structlog would
+    then print events to stdout although no application asked for that.
     """
     return structlog.is_configured() and log_structlog.configuration() != _DEFAULTS
 

@@ -1,4 +1,4 @@
-"""What of an exception a log can show, whatever the exception's own code does when it is asked for text."""
+"""Turns an exception into text for a log, even where the exception's own code raises while it makes that text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from asyncmgr._common.safe_text import error_text, type_name
 
 _CHAINED = 1_000
-"""Exceptions of one chain or group that are looked at."""
+"""The number of exceptions of one chain or group that `has_text` looks at."""
 
 
 def error_of(exc_info: object) -> BaseException | None:
-    """The exception that `exc_info` means: itself, a tuple of `sys.exc_info`, or `True` for the one being handled."""
+    """Return the exception that `exc_info` stands for: an exception, a tuple of `sys.exc_info`, or `True`.
+
+    `True` stands for the exception that is being handled.
+    """
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]
     if exc_info is True:
@@ -22,10 +25,10 @@ def error_of(exc_info: object) -> BaseException | None:
 
 
 def has_text(error: BaseException) -> bool:
-    """Whether Python can format its traceback, with the exceptions that led to it.
+    """Whether Python can format the traceback, with the exceptions that led to it.
 
-    Python guards `str`, and neither notes (before 3.13) nor what a metaclass makes of the class's name. Most errors
-    have neither and cost a look.
+    Python survives a `str` that raises. It does not survive strange notes (before 3.13), nor a metaclass that spoils
+    the class's name. Most errors have neither: for these the answer costs a glance.
     """
     try:
         return all(_is_ordinary(one) for one in _all_of(error)) or _can_be_formatted(error)
@@ -36,7 +39,7 @@ def has_text(error: BaseException) -> bool:
 
 
 def plain_traceback(error: BaseException) -> str:
-    """The traceback as Python prints it, without local variables; a shorter one where that raises."""
+    """Format the traceback as Python prints it, without local variables; where this raises, format a shorter one."""
     try:
         return "".join(traceback.format_exception(error)).rstrip("\n")
     except KeyboardInterrupt:
@@ -62,7 +65,7 @@ def _can_be_formatted(error: BaseException) -> bool:
 
 
 def _all_of(error: BaseException) -> Iterator[BaseException]:
-    """The exception, its causes and contexts, and the members of groups among them."""
+    """Yield the exception, its causes and contexts, and the members of the groups among them."""
     left, seen = [error], set[int]()
     while left and len(seen) < _CHAINED:
         one = left.pop()

@@ -1,4 +1,4 @@
-"""Turns events into records of the standard library's logging."""
+"""Sends log events to the standard library's logging, as `LogRecord`s."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _RESERVED = frozenset({"message", "asctime"})
 
 
 def send(logger: logging.Logger, level: int, event: str, keys: dict[str, Any], *, stacklevel: int) -> None:
-    """Hand a record to the logger's handlers; `stacklevel` 1 names the line that calls this.
+    """Hand a record to the logger's handlers; `stacklevel` 1 names the line that calls this function.
 
-    The message is a constant template, so that services which group errors by it group all lines of one event.
+    The message is a constant template. Services that group errors by the template so group all lines of one event.
     """
     error = error_of(keys.pop("exc_info", None))
     is_shown = error is not None and has_text(error)
@@ -39,7 +39,7 @@ def send(logger: logging.Logger, level: int, event: str, keys: dict[str, Any], *
 
 
 def _caller(stacklevel: int) -> tuple[str, int, str]:
-    # Not by the logger's findCaller: older versions of structlog put one in its place that ignores the level.
+    # Not by the logger's `findCaller`: older versions of structlog replace it with one that ignores `stacklevel`.
     frame = inspect.currentframe()
     for _ in range(stacklevel):
         frame = frame and frame.f_back
@@ -50,20 +50,20 @@ def _caller(stacklevel: int) -> tuple[str, int, str]:
 
 @functools.lru_cache(1024)
 def template(event: str, keys: tuple[str, ...]) -> str:
-    """``task.failed task=%(task)s ...``: the same for every line of an event."""
+    """Make the message of an event, ``task.failed task=%(task)s ...``: the same for every line of this event."""
     return " ".join([event, *(f"{key}=%({key})s" for key in keys)])
 
 
 def _add_extra(record: logging.LogRecord, values: Iterable[tuple[str, Any]]) -> None:
-    # Not by makeRecord's `extra`: that refuses the whole record for one name which is taken, also by a record factory
-    # of the application's.
+    # Not by `extra` of `makeRecord`: it refuses the whole record where one name is taken. A record factory of the
+    # application's may have taken any name.
     attributes = vars(record)
     for key, value in values:
         attributes[f"{key}_" if key in attributes or key in _RESERVED else key] = value
 
 
 def _value(value: Any) -> Any:
-    """What a handler can format without calling code of the user's."""
+    """Convert to a value that a handler can format without calling the user's code."""
     if type(value) in (str, int, float, bool, type(None)):
         return value
     if type(value) in (list, tuple):

@@ -1,4 +1,4 @@
-"""Hands events to the structlog of the application."""
+"""Sends log events to the application's structlog, and keeps local variables out of its tracebacks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
 
 def configuration() -> dict[str, Any]:
-    """What structlog would use now, as a value to compare."""
+    """Return structlog's present configuration as a value that can be compared later."""
     now = structlog.get_config()
     return {**now, "processors": [*now["processors"]]}
 
 
 def send(level: str, event: str, keys: dict[str, Any]) -> None:
-    """Log it as the application configured, but for the local variables in its tracebacks."""
+    """Log the event as the application configured structlog, but without local variables in tracebacks."""
     options: dict[str, Any] = {}
     error = error_of(keys.pop("exc_info", None))
     if error is not None:
@@ -30,15 +30,15 @@ def send(level: str, event: str, keys: dict[str, Any]) -> None:
         options["processors"] = without_locals(structlog.get_config()["processors"])
     if _is_asynchronous(structlog.get_config()["wrapper_class"]):
         options["wrapper_class"] = structlog.stdlib.BoundLogger
-    # A new one for each event: where loggers are cached, an older one would keep a configuration that has changed.
+    # A new logger for each event: a cached one would keep the configuration of the moment when it was made.
     logger = structlog.wrap_logger(None, logger_factory_args=("asyncmgr",), **options)
     answer = getattr(logger, level)(event, **keys)
     if isinstance(answer, Coroutine):
-        answer.close()  # a bound logger's own method that is `async def`: nobody here can await it
+        answer.close()  # the method of this bound logger is `async def`, and this function cannot await
 
 
 def _is_asynchronous(wrapper: Any) -> bool:
-    """Whether it is the deprecated asynchronous logger, which is an ordinary one in front of a thread."""
+    """Whether this is structlog's deprecated asynchronous logger, which logs in a thread."""
     known = getattr(structlog.stdlib, "AsyncBoundLogger", None)
     return known is not None and isinstance(wrapper, type) and issubclass(wrapper, known)
 
@@ -47,9 +47,9 @@ def _is_asynchronous(wrapper: Any) -> bool:
 
 
 def without_locals(processors: Any) -> Any:
-    """Give these processors, with those replaced that would print the local variables of a traceback's frames.
+    """Replace the processors that would print local variables of a traceback's frames; return all of them.
 
-    The very same list where there are none, so that `capture_logs` can change it.
+    Where there is nothing to replace, return the very same list, because `capture_logs` changes this list in place.
     """
     found = [_without_locals(one) for one in processors]
     return processors if all(new is old for new, old in zip(found, processors, strict=True)) else found
@@ -68,9 +68,10 @@ def _without_locals(processor: Processor) -> Processor:
 
 
 class _Plainly:
-    """A console renderer with Python's own traceback.
+    """A console renderer that prints Python's own traceback.
 
-    Its default is rich where that is installed, which took 22 ms a traceback and printed local variables.
+    Where `rich` is installed, structlog's renderer prints the traceback by it: this took 22 ms and printed local
+    variables.
     """
 
     def __init__(self, renderer: structlog.dev.ConsoleRenderer) -> None:

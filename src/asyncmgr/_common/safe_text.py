@@ -1,7 +1,8 @@
-"""Turns objects of the user's into text that can be shown anywhere.
+"""Turns the user's objects into text that is safe to show anywhere.
 
-Whatever `repr` or `str` does, the caller gets one line of bounded length without control characters: a detached
-database row raises in its `repr`, an exception's text may be a megabyte, a host's name may hold terminal escapes.
+The caller always gets one line of bounded length without control characters, even where `repr` or `str` raises: a
+detached database row raises in its `repr`, an exception's text may be a megabyte, a host's name may hold terminal
+escapes.
 """
 
 from __future__ import annotations
@@ -11,31 +12,31 @@ from collections.abc import Callable
 from typing import Any
 
 LIMIT = 500
-"""Characters of one object's text, unless the caller says otherwise."""
+"""The default limit of one object's text, in characters."""
 
 _name_of: Callable[[type], Any] = type.__dict__["__name__"].__get__
 
 
 def safe_repr(value: object, limit: int = LIMIT) -> str:
-    """``repr(value)``, or what went wrong in it."""
+    """Return ``repr(value)``; where that raises, a text that says so."""
     return printable(_formatted(value, repr), limit)
 
 
 def safe_str(value: object, limit: int = LIMIT) -> str:
-    """``str(value)``, or what went wrong in it."""
+    """Return ``str(value)``; where that raises, a text that says so."""
     return printable(_formatted(value, str), limit)
 
 
 def error_text(error: BaseException, limit: int = LIMIT) -> str:
-    """An exception as its type and text: ``ValueError: no such row``."""
+    """Write an exception as its type and text: ``ValueError: no such row``."""
     text = safe_str(error, limit)
     return f"{type_name(error)}: {text}" if text else type_name(error)
 
 
 def callable_name(function: object) -> str:
-    """A callable as its module and name, ``shop.metrics.Counter.note``; for a nameless object what `repr` says.
+    """Write a callable as its module and name, ``shop.metrics.Counter.note``; a nameless object by its `repr`.
 
-    Looks through `functools.partial`. Asks no owner of a bound method for its `repr`.
+    It looks through `functools.partial`, and never calls the `repr` of a bound method's owner.
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -49,21 +50,21 @@ def callable_name(function: object) -> str:
 
 
 def type_name(value: object) -> str:
-    """The name of the value's type."""
+    """Return the name of the value's type, even where a metaclass hides it."""
     # Not `type(value).__name__`: a metaclass may have a property of that name.
     name: str = _name_of(type(value))
     return name
 
 
 def printable(text: str, limit: int = LIMIT) -> str:
-    """One line: control characters and lone surrogates escaped, the end cut off where it is longer than `limit`."""
+    """Make one line: escape control characters and lone surrogates, and cut the text off after `limit` characters."""
     if len(text) > limit:
         text = f"{text[:limit]}... ({len(text):,} characters)"
     return text if text.isprintable() else _escaped(text)
 
 
 def printable_lines(text: str) -> str:
-    """Text of several lines, such as a traceback: its line breaks and tabs stay, other control characters do not."""
+    """Escape control characters in a text of several lines, such as a traceback; line breaks and tabs stay."""
     return "\n".join("\t".join(map(_escaped, line.split("\t"))) for line in text.split("\n"))
 
 
@@ -84,7 +85,7 @@ def _formatted(value: object, how: Callable[..., str]) -> str:
     try:
         return str.__str__(how(value))
     except KeyboardInterrupt:
-        raise  # from the keyboard, not from the object
+        raise  # it comes from the keyboard and not from the object
     except BaseException as exc:
-        # Neither the object nor the exception is formatted again: their text is what cannot be had.
+        # Only names of types: the text of this object, and perhaps of this exception, cannot be had.
         return f"<{type_name(value)} whose {how.__name__}() raised {type_name(exc)}>"

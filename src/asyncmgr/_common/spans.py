@@ -1,7 +1,7 @@
-"""Which context variables hold a tracing span, and a copy of a context without them.
+"""Finds the context variables that hold a tracing span, and copies a context without them.
 
-A span belongs to the work that opened it. What a service does for weeks is no part of the request or of the start-up
-in which somebody happened to start it.
+A span belongs to the work that opened it. A service works for weeks, and this work is no part of the request or
+start-up during which the service was started.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import contextvars
 import re
 
 _NAMES = frozenset({"current_context", "datadog_contextvar", "elasticapm_transaction_var"})
-"""Of OpenTelemetry (its whole context: span, baggage, suppressed instrumentation), ddtrace and Elastic APM."""
+"""The variables of OpenTelemetry (span, baggage, suppressed instrumentation), ddtrace and Elastic APM."""
 
 
 def without_spans(context: contextvars.Context) -> contextvars.Context:
-    """A copy that lacks the variables which hold a span; they have their default there."""
-    kept = contextvars.Context()  # nothing can be taken out of a copy
+    """Copy the context, but leave out the variables that hold a span: they have their default in the copy."""
+    kept = contextvars.Context()  # a new one, since a copy cannot lose a variable
     for variable, value in context.items():
         if not holds_span(variable.name, value):
             kept.run(variable.set, value)
@@ -23,13 +23,13 @@ def without_spans(context: contextvars.Context) -> contextvars.Context:
 
 
 def holds_span(name: str, value: object) -> bool:
-    """Whether this is where a tracing library keeps its current span.
+    """Whether a tracing library keeps its current span in this variable.
 
-    The contextvars of the common libraries are known by name. Of others a variable counts that has the word ``span``
-    in its name, or whose value is a span: an object of a class named ``Span`` or ``...Span``.
+    The variables of the common libraries are known by name. Another variable counts where its name has the word
+    ``span`` in it, or where its value is an object of a class named ``Span`` or ``...Span``.
     """
     if name in _NAMES or re.search(r"(?<![a-z])spans?(?![a-z])", name.lower()):
         return True
-    if name == "current_scope":  # a common name, and Sentry's
+    if name == "current_scope":  # Sentry's name for it, which others use too
         return type(value).__module__.partition(".")[0] == "sentry_sdk"
     return any(base.__name__.endswith("Span") for base in type(value).__mro__)

@@ -1,4 +1,4 @@
-"""A timer of the loop that can be moved, and knows for when it is set."""
+"""A timer of the event loop that can be moved and that knows its moment."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 
 class Timer:
-    """Calls back once at a moment in loop time, until it is set again. Without a `loop` it takes the running one then.
+    """Calls `callback` once at a moment in loop time; it can then be set again.
 
-    It keeps the moment itself: for one that has come already, or is less than half a millisecond away, uvloop gives a
-    handle that has no `when`.
+    Without a `loop` it uses the loop that runs when it is set. It keeps the moment itself, because uvloop's handle has
+    no `when` for a moment that has passed or is less than half a millisecond away.
     """
 
     __slots__ = ("_callback", "_context", "_handle", "_loop", "when")
@@ -29,15 +29,15 @@ class Timer:
         self._context = context
         self._handle: asyncio.Handle | None = None
         self.when: float = math.inf
-        """Loop time; infinite while it is not set."""
+        """The moment in loop time, seconds; infinite while the timer is not set."""
 
     @property
     def is_set(self) -> bool:
         return self._handle is not None
 
     def set(self, when: float) -> None:
-        """Call back at `when` and at no other time."""
-        # The new one first: a call that fails must not leave its owner without a timer.
+        """Call back at `when` (loop time, seconds), and no more at an earlier setting."""
+        # The new handle first: where `call_at` raises, the owner keeps its old one.
         before, loop = self._handle, self._loop or asyncio.get_running_loop()
         self._handle = loop.call_at(when, self._ring, context=self._context)
         self.when = when
@@ -45,12 +45,12 @@ class Timer:
             before.cancel()
 
     def set_by(self, when: float) -> None:
-        """Call back at `when`, unless it is set for an earlier moment."""
+        """Call back at `when`, unless the timer is set for an earlier moment."""
         if when < self.when:
             self.set(when)
 
     def drop(self) -> None:
-        """Do not call back."""
+        """Unset the timer: it does not call back."""
         if self._handle is not None:
             self._handle.cancel()
         self._handle, self.when = None, math.inf

@@ -1,4 +1,4 @@
-"""The interface that every service has of its own: `ping` and `info`, under the namespace ``asyncmgr``."""
+"""The RPC interface that every service serves: `ping` and `info`, in the namespace ``asyncmgr``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ NAMESPACE = "asyncmgr"
 
 
 class Inside:
-    """What a service tells of itself to whoever asks.
+    """Answers questions of any caller about the service.
 
     Parameters
     ----------
     this
         The service and its host.
     interfaces
-        Each manager with the interface that it serves.
+        Each manager with the RPC interface that it serves.
 
     Raises
     ------
     InvalidRpcMethod
-        One of them has the namespace that belongs to this interface.
+        A manager has the namespace ``asyncmgr``, which belongs to this interface.
     """
 
     name = "asyncmgr"
@@ -95,7 +95,7 @@ def _describe_task(status: TaskStatus) -> Mapping[str, Any]:
 
 
 def own_version() -> str:
-    """The version of asyncmgr; run from a bare tree it has none."""
+    """Return the version of asyncmgr, or ``(not installed)`` where it runs from a bare tree."""
     try:
         return version("asyncmgr")
     except PackageNotFoundError:

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 class SchedulerDependentManager(Manager):
-    """A manager that publishes what its host offers, for those who choose between hosts."""
+    """A manager that publishes the capabilities of its host, so that others can choose between hosts."""
 
     service_name: str | None = None
-    """The service's name on the wire; `None`: the service decides."""
+    """The service's name on the wire; `None` = the service chooses it."""
 
     last_capabilities: tuple[Node, ...] | None = None
-    """What was last given to `update_service_capabilities`; `None` before that, and nothing is sent."""
+    """The latest capabilities given to `update_service_capabilities`; `None` before the first call."""
 
     def update_service_capabilities(
         self, capabilities: Mapping[str, Any] | BaseModel | Sequence[Mapping[str, Any] | BaseModel]
     ) -> None:
-        """Remember what this host offers; under a service a change is sent within a second. Any thread may call this.
+        """Remember the host's capabilities; a service sends a change within a second. Any thread may call this.
 
-        `capabilities` is one mapping or pydantic model, or a list with one for each node, named by the key ``node``.
-        The list is the whole truth: nodes that are not in it are withdrawn, and the empty list withdraws all. The
-        values are copied now.
+        `capabilities` is one mapping or pydantic model, or a list of them, one for each node; the key ``node`` holds
+        the node's name. The list is complete: the service withdraws nodes that are not in it, and the empty list
+        withdraws all. The values are copied during the call.
 
         Raises
         ------
         InvalidCapabilities
-            Something is not a JSON value (the text has its path), a node comes twice, also where another manager of
-            the service reports it, or all of it is more than one value of a store can hold. What was remembered
-            before stays.
+            Something is not a JSON value (the text has its path), a node comes twice (also where another manager of
+            the service reports it), or the capabilities together are larger than one value of a store. The
+            capabilities of the previous call then stay.
         """
         nodes = read_capabilities(capabilities)
         self._write(nodes)
@@ -45,7 +45,7 @@ class SchedulerDependentManager(Manager):
 
     @periodic_task
     async def publish_service_capabilities(self, context: Any) -> None:
-        """Send what is not sent yet. Without a service, or before the first update, this does nothing."""
+        """Send capabilities that are not sent yet. Without a service, or before the first update, do nothing."""
         if self.last_capabilities is not None:
             self._write(self.last_capabilities)
 
@@ -55,12 +55,12 @@ class SchedulerDependentManager(Manager):
 
 
 def write_reports(managers: Iterable[Manager], board: Board) -> None:
-    """Write to the board of a service what its managers reported before they had a service.
+    """Copy the managers' capabilities from before the start to the service's board.
 
     Raises
     ------
     InvalidCapabilities
-        Two managers report the same node, or all reports together are too large.
+        Two managers report the same node, or their capabilities together are too large.
     """
     for manager in managers:
         if isinstance(manager, SchedulerDependentManager) and manager.last_capabilities is not None:

@@ -1,4 +1,7 @@
-"""Ends the runs and calls that a stop meets: lets them end, cancels the rest, reports what goes on even then."""
+"""Ends the work of a stopping service: lets runs and calls end, cancels the rest, and reports those that still go on.
+
+A run or call is a piece of work; the runner and the server of calls are the two works that have pieces.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,29 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 CANCEL_GRACE = 5.0
-"""Seconds that cancelled runs and calls get to end before they are reported as leaked."""
+"""Seconds from the cancellation of runs and calls to the report of those that still go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """What a stop did with the runs and calls that it met.
+    """How the runs and calls ended that were in progress when a stop began.
 
-    Full names of tasks and methods in alphabetical order, one for each run and call.
+    Each field lists full names of tasks and methods in alphabetical order, one for each run and call.
     """
 
     drained: tuple[str, ...] = ()
-    """Ended by themselves in time."""
+    """These ended by themselves in time."""
     cancelled: tuple[str, ...] = ()
-    """Ended when they were cancelled."""
+    """These ended when they were cancelled."""
     leaked: tuple[str, ...] = ()
-    """Go on although they were cancelled."""
+    """These go on although they were cancelled."""
     duration: float = 0.0
-    """Seconds from the first request to the end."""
+    """Seconds from the first request to stop to the end of the stop."""
     failed: tuple[str, ...] = ()
-    """Those of all these that ended as `failed` or `timed_out`."""
+    """These ended as `failed` or `timed_out`; each is in one of the three lists above too."""
 
     def counts(self) -> dict[str, int]:
-        """How many of each."""
+        """Count the names in each list, by the list's name."""
         return {
             "drained": len(self.drained),
             "cancelled": len(self.cancelled),
@@ -43,14 +46,14 @@ class StopReport:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What is in progress in a service."""
+    """The runs and calls in progress in a service."""
 
     runs: tuple[tuple[str, float], ...]
     """Full names of tasks with the seconds since the run began, the oldest first."""
     calls: tuple[str, ...]
     """Full names of methods, in alphabetical order."""
     seconds: float
-    """How long they may go on from now; infinite while no stop has begun."""
+    """Seconds from now until they are cancelled; infinite while no stop has begun."""
 
 
 class Piece(Protocol):
@@ -65,7 +68,7 @@ class Piece(Protocol):
 
 
 class Work(Protocol):
-    """What has runs or calls in progress: the runner, the server of calls."""
+    """A part of the service that has runs or calls in progress: the runner, or the server of calls."""
 
     @property
     def waiting(self) -> frozenset[Any]: ...  # pragma: no cover
@@ -74,7 +77,7 @@ class Work(Protocol):
 
 
 class Drain:
-    """The end of all runs and calls of one service: `meet`, `wait`, `cancel`, `report`, in this order."""
+    """Ends all runs and calls of one service. Call `meet`, `wait`, `cancel` and `report`, in this order."""
 
     def __init__(self) -> None:
         self._until = math.inf
@@ -85,7 +88,7 @@ class Drain:
         self._leaked: frozenset[Piece] = frozenset()
 
     def limit(self, seconds: float) -> None:
-        """Let them go on for so many seconds from now, or for as long as they had before if that is less."""
+        """Let runs and calls go on for `seconds` from now; a limit that ends earlier stays."""
         until = asyncio.get_running_loop().time() + max(0.0, seconds)
         if until < self._until:
             self._until = until
@@ -93,12 +96,12 @@ class Drain:
                 self._limit.reschedule(until)
 
     def meet(self, work: Work) -> None:
-        """Note what is in progress there, and drain it too."""
+        """Drain this work too: note the runs or calls that it has in progress now."""
         self._works[work] = None
         self._met |= work.waiting
 
     async def wait(self) -> None:
-        """Let those in progress end by themselves."""
+        """Wait until runs and calls have ended by themselves, or until the limit."""
         try:
             async with asyncio.timeout_at(self._until) as self._limit:
                 while tasks := _tasks(self._in_progress()):
@@ -109,7 +112,7 @@ class Drain:
             self._limit = None
 
     async def cancel(self) -> None:
-        """Cancel those that are left, and look for a while how they end."""
+        """Cancel the runs and calls that are left, and wait up to `CANCEL_GRACE` seconds for their end."""
         self._left = self._in_progress()
         for work in self._works:
             work.cancel(work.waiting)
@@ -120,7 +123,7 @@ class Drain:
             self._leaked = frozenset[Piece]().union(*(work.give_up() for work in self._works))
 
     def pending(self, *, runs: Work | None, calls: Work | None) -> Pending:
-        """Say what is in progress there, and how long it may go on."""
+        """List the runs and calls in progress there, and how long they may go on."""
         now = asyncio.get_running_loop().time()
         ages = [(run.full_name, now - run.started) for run in (runs.waiting if runs else ())]
         names = sorted(call.full_name for call in (calls.waiting if calls else ()))
@@ -129,7 +132,7 @@ class Drain:
         )
 
     def report(self, duration: float) -> StopReport:
-        """Say what became of them."""
+        """Report how all runs and calls that `meet` noted have ended."""
         return StopReport(
             _names(self._met - self._left),
             _names(self._left - self._leaked),

@@ -1,4 +1,4 @@
-"""Gathers the tasks of a manager's class, and refuses what cannot be meant where the class is written."""
+"""Collects the tasks of a manager's class when the class is defined, and refuses faulty declarations there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr.errors import InvalidHook, InvalidPeriodicTaskArg
 
 Tasks: TypeAlias = tuple[tuple[str, PeriodicTask], ...]
-"""Attributes with what is declared on them."""
+"""Pairs of an attribute's name and the options declared on it."""
 
 HOOKS = frozenset(["init_host", "pre_start_hook", "post_start_hook", "cleanup_host", "reload"])
 
@@ -40,7 +40,7 @@ RESERVED = frozenset(
 
 
 def gather(cls: type) -> Tasks:
-    """The tasks of a class: inherited first, in definition order; an override keeps the place of what it overrides.
+    """Return the tasks of a class in definition order, inherited ones first; an override keeps the original's place.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def _found(cls: type) -> Iterator[tuple[str, PeriodicTask]]:
     for attribute in _attributes(cls):
         values = [vars(base)[attribute] for base in cls.__mro__ if attribute in vars(base)]
         _refuse_hidden(cls, attribute, values)
-        # `= None` deletes a task, for the classes further down too.
+        # `name = None` in a class deletes the task, for its subclasses too.
         kept = takewhile(lambda value: value is not None, values)
         record = next((record for value in kept if (record := declared(value))), None)
         if record is None:
@@ -69,7 +69,7 @@ def _found(cls: type) -> Iterator[tuple[str, PeriodicTask]]:
 
 
 def _attributes(cls: type) -> dict[str, None]:
-    """Names of a class and its bases that may be tasks, as an ordered set: each base's before the class's own."""
+    """Return the names in a class and its bases that may be tasks, in order: those of each base first."""
     names: dict[str, None] = {}
     for base in cls.__bases__:
         names |= _attributes(base)
@@ -90,7 +90,7 @@ def _refuse_hidden(cls: type, attribute: str, values: list[Any]) -> None:
 
 
 def refuse_reserved(task: str, *names: str | None) -> None:
-    """Refuse names that belong to `Manager`."""
+    """Raise `InvalidPeriodicTaskArg` where one of the names belongs to `Manager`."""
     for name in names:
         if name in RESERVED:
             raise InvalidPeriodicTaskArg(f"{task}: {name!r} belongs to Manager; give the task another name")
@@ -113,7 +113,7 @@ def check_hooks(cls: type) -> None:
     Raises
     ------
     InvalidHook
-        It names the hook and says what to write.
+        A hook is no coroutine function; the text names it and says what to write.
     """
     for name in HOOKS & vars(cls).keys():
         hook = inspect.unwrap(_unwrap(vars(cls)[name]))
@@ -123,11 +123,11 @@ def check_hooks(cls: type) -> None:
             )
 
 
-def tell_what_is_off(cls: type, tasks: Tasks) -> None:
-    """Log the tasks that this class switches off; those of its bases were told there."""
-    told = [task for base in cls.__bases__ for task in getattr(base, "_asyncmgr_tasks", ())]
+def log_switched_off(cls: type, tasks: Tasks) -> None:
+    """Log the tasks that this class switches off. Those of its bases were logged when the bases were defined."""
+    logged = [task for base in cls.__bases__ for task in getattr(base, "_asyncmgr_tasks", ())]
     for attribute, record in tasks:
-        if (attribute, record) not in told:
+        if (attribute, record) not in logged:
             tell_if_off(cls.__name__, record.name or attribute, record)
 
 

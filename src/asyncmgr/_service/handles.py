@@ -1,4 +1,4 @@
-"""Handles of tasks: what can be done with one task of one manager instance."""
+"""`TaskHandle`: the door through which users see and change one task of one manager instance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncmgr.events import RunFinished
 
 
 class Task(Protocol):
-    """What a handle reads of a `ManagedTask`."""
+    """The part of a `ManagedTask` that a handle reads."""
 
     @property
     def full_name(self) -> str: ...  # pragma: no cover
@@ -22,7 +22,7 @@ class Task(Protocol):
 
 
 class Owner(Protocol):
-    """What a handle asks of the `ManagerState` that made it, and that it therefore cannot import."""
+    """The part of `ManagerState` that a handle calls; a Protocol, since `manager_state` imports this module."""
 
     def describe(self, task: Any) -> str: ...  # pragma: no cover
     def status_of(self, task: Any) -> TaskStatus: ...  # pragma: no cover
@@ -38,7 +38,10 @@ class Owner(Protocol):
 
 
 class TaskHandle:
-    """One task of one manager instance, declared or added. Belongs to the event loop of the service that runs it."""
+    """One task of one manager instance, declared or added.
+
+    The handle belongs to the event loop of the service that runs the task.
+    """
 
     __slots__ = ("_managed", "_state")
 
@@ -56,7 +59,7 @@ class TaskHandle:
 
     @property
     def status(self) -> TaskStatus:
-        """How it stands at this moment."""
+        """The task's status at this moment."""
         return self._state.status_of(self._managed)
 
     @overload
@@ -64,25 +67,26 @@ class TaskHandle:
     @overload
     async def trigger(self, *, wait: Literal[False]) -> str: ...
     async def trigger(self, *, wait: bool = True) -> RunFinished | str:
-        """Run it now, beside the grid: its next slot stays. It works while the task is paused.
+        """Run the task now, outside its grid: the next slot stays. This works while the task is paused too.
 
         Returns
         -------
         RunFinished
-            The record of the run, once it has ended. A caller that is cancelled meanwhile does not cancel the run.
+            The record of the run, when the run has ended. A caller that is cancelled meanwhile does not cancel the
+            run.
         str
-            With ``wait=False``, at once: the run's id.
+            The run's id, at once, with ``wait=False``.
 
         Raises
         ------
         AlreadyRunning
-            A run is in progress, and its `overlap` allows no other.
+            A run is in progress, and the task's `overlap` allows no second one.
         ServiceStateError
-            No service runs it, or it is switched off.
+            No service runs the task, or the task is switched off.
         TaskFailed
             The service stopped, or the task was removed, before the run could start.
         WrongThread
-            It is called from another thread than the service's.
+            The call comes from another thread than the service's.
         """
         run, record = self._state.trigger(self._managed, wait=wait)
         return run.run_id if record is None else await record
@@ -94,50 +98,50 @@ class TaskHandle:
         until: datetime | None = None,
         note: str | None = None,
     ) -> None:
-        """Start it no more until `resume`, or for `for_` seconds, or `until` a moment. A run in progress goes on.
+        """Start no run until `resume`, for `for_` seconds, or `until` a moment. A run in progress goes on.
 
         Raises
         ------
         InvalidPeriodicTaskArg
-            Both are given, or one cannot be meant.
+            Both `for_` and `until` are given, or a value is not accepted.
         TaskRemoved
             The task was removed.
         WrongThread
-            It is called from another thread than the service's.
+            The call comes from another thread than the service's.
         """
         self._state.pause(self._managed, for_=for_, until=until, note=note)
 
     def resume(self) -> None:
-        """End a pause. Nothing is caught up: the next slot of the grid is the next to run."""
+        """End a pause. Slots that passed meanwhile are not caught up: the next run is for the next slot of the grid."""
         self._state.resume(self._managed)
 
     def remove(self) -> None:
-        """Start it no more; a run in progress is not touched. Calling it again does nothing.
+        """Remove the task from its manager; a run in progress goes on. A second call does nothing.
 
         Raises
         ------
         InvalidPeriodicTaskArg
-            The task is declared in the class: only added ones can be removed.
+            The task is declared in the class: only added tasks can be removed.
         WrongThread
-            It is called from another thread than the service's.
+            The call comes from another thread than the service's.
         """
         self._state.remove(self._managed)
 
     def reschedule(
         self, *, spacing: float | timedelta | None = None, cron: str | None = None, tz: Any = None
     ) -> None:
-        """Change its schedule: the next slot is the last one plus the new spacing, or now if that is past.
+        """Change the schedule: the next slot is the last one plus the new spacing, or now if that is past.
 
-        What is not said stays: the time zone, and whether the task is switched on.
+        Options that are not given stay: the time zone, and whether the task is switched on.
 
         Raises
         ------
         InvalidPeriodicTaskArg
-            Nothing or too much is given, or a value cannot be meant.
+            Neither or too many of the options are given, or a value is not accepted.
         TaskRemoved
             The task was removed.
         WrongThread
-            It is called from another thread than the service's.
+            The call comes from another thread than the service's.
         """
         options = reschedule_options(self._managed.options, spacing=spacing, cron=cron, tz=tz)
         self._state.reschedule(self._managed, options)

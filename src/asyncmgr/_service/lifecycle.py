@@ -1,7 +1,8 @@
-"""The task in which a service lives: steps forward, then steps back, one at a time. Knows nothing of what they do.
+"""Takes the steps of a service's start, then those of its stop, one at a time, in one asyncio task of its own.
 
-All hooks run in this one task, so that what one of them opens another may close. A step that will not end when it
-has to is left behind together with its task, and another task goes on with the steps that are left.
+It does not know what the steps do. All hooks run in this one task, so that one hook may close what another has opened.
+Where a step does not end although it has been cancelled, it is abandoned together with its task, and a new task takes
+the steps that are left.
 """
 
 from __future__ import annotations
@@ -21,77 +22,85 @@ from asyncmgr._service.steps import Hook
 from asyncmgr.errors import TaskFailed
 
 GRACE = 1.0
-"""Seconds that a step has once somebody is in a hurry, and once more after it was cancelled."""
+"""Seconds that a step gets after `hurry`, and once more after it was cancelled."""
 
 
 class Life:
-    """One way there and back.
+    """One start and one stop of a service.
 
-    The way there is a coroutine that takes its steps by `step` and then waits until it is `asked` for the end; the
-    way back is an iterator, which is asked for the next step when the one before it is over.
+    Parameters
+    ----------
+    start
+        A coroutine function: it takes its steps by `step`, sets `running`, and then waits until the end is `asked`.
+    stop_steps
+        The steps of the stop, as names and hooks. The next one is drawn when the one before it is over.
+    name
+        The service's name, for the log.
+    context
+        The context in which all steps run.
     """
 
     def __init__(
         self,
-        there: Callable[[Life], Awaitable[None]],
-        back: Iterator[tuple[str, Hook]],
+        start: Callable[[Life], Awaitable[None]],
+        stop_steps: Iterator[tuple[str, Hook]],
         *,
         name: str,
         context: contextvars.Context,
     ) -> None:
-        """Begin. Needs a running loop."""
+        """Begin the start; an event loop must be running."""
         self._loop = asyncio.get_running_loop()
-        self._there = there
-        self._back = back
+        self._start = start
+        self._stop_steps = stop_steps
         self._name = name
         self._context = context
-        self._going_back = False
+        self._is_stopping = False
         self._step: _Step | None = None
         self.asked = asyncio.Event()
-        """Somebody wants the end."""
+        """Set when the service is asked to stop."""
         self.hurried = False
         self.running: asyncio.Future[None] = self._loop.create_future()
-        """Done when the way there is; for `there` to say."""
+        """Set by the start coroutine when the service is up."""
         self.over: asyncio.Future[None] = self._loop.create_future()
-        """Done when the way back is."""
+        """Set when the last step of the stop has been taken."""
         self.error: BaseException | None = None
-        """What ended it, or went wrong in a way that whoever waits has to know."""
+        """The error that ended the service, or that callers of `Service.start` and `wait` have to see."""
         self._task = self._begin(self._live())
 
-    # For whoever wants the end
+    # Asking for the end
 
     def ask(self, patience: float) -> None:
-        """Ask for the end. A step on the way there is cancelled, and left behind after `patience` seconds more."""
+        """Ask for the end. A step of the start is cancelled now, and abandoned `patience` seconds later."""
         self.asked.set()
-        if self._step is not None and not self._going_back and asyncio.current_task() is not self._task:
+        if self._step is not None and not self._is_stopping and asyncio.current_task() is not self._task:
             self._step.cut(0, patience)
 
     def hurry(self) -> None:
-        """Ask for the end, and give each step on the way to it `GRACE` only."""
+        """Ask for the end, and cancel each step of the stop after `GRACE` seconds."""
         self.hurried = True
         self.asked.set()
         if self._step is not None:
-            self._step.cut(GRACE if self._going_back else 0, GRACE)
+            self._step.cut(GRACE if self._is_stopping else 0, GRACE)
 
     async def wait_out(self) -> None:
-        """Wait for the end, however often the caller is cancelled; it is near, for one who has called `hurry`."""
-        # anyio cancels again at each turn of the loop, and time would never pass in virtual time.
+        """Wait for the end, however often the caller is cancelled. Call `hurry` first, so that the end is near."""
+        # Shielded, since anyio cancels again at each turn of the loop: virtual time would never pass.
         with anyio.CancelScope(shield=True):
             while not self.over.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({self.over})
 
-    # For the way there
+    # For the start coroutine
 
     async def step(self, name: str, hook: Hook) -> None:
-        """Await one step; before it, end here if somebody has asked for the end.
+        """Await one step of the start, unless the end is asked for.
 
         Raises
         ------
         CancelledError
-            Somebody wants the end.
+            The end is asked for.
         TaskFailed
-            The step raised a `CancelledError` that nobody had asked for.
+            The step raised a `CancelledError` although nothing had cancelled it.
         """
         if self.asked.is_set():
             raise asyncio.CancelledError
@@ -105,7 +114,7 @@ class Life:
     # The task
 
     def _begin(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # Not by the loop's task factory: an eager one would run steps before `_task` is known.
+        # Not by the loop's task factory: an eager one would run steps before `_task` is set.
         task = asyncio.Task(life, loop=self._loop, name=self._name, context=self._context)
         task.add_done_callback(self._ended)
         return task
@@ -114,31 +123,32 @@ class Life:
         if task is not self._task:
             return
         error = None if task.cancelled() else task.exception()
-        if error is not None:  # between two steps: a Ctrl-C, which asyncio has let out of the loop
+        if error is not None:  # a Ctrl-C between two steps: asyncio let it out of the loop
             self._report("between steps", error)
-        # Too early, also where the loop was shut down before the first step of this task.
+        # The task has ended before the last step, perhaps because the loop was shut down before its first one.
         if not self.over.done():
             self._go_on()
 
     def _go_on(self) -> None:
-        """Have another task take the steps that are left."""
-        self._task = self._begin(self._go_back())
+        """Let a new task take the steps that are left."""
+        self._task = self._begin(self._stop())
 
-    def _is_left_behind(self) -> bool:
+    def _is_abandoned(self) -> bool:
+        """Whether another task has taken over from the current one."""
         return asyncio.current_task() is not self._task
 
     async def _live(self) -> None:
         try:
-            await self._there(self)
+            await self._start(self)
         except GeneratorExit:
             raise
-        except BaseException as exc:  # SystemExit too: whoever waits raises it, and not this task
-            if not self._is_left_behind():
+        except BaseException as exc:  # SystemExit too: the callers that wait raise it, and not this task
+            if not self._is_abandoned():
                 self._note(exc)
-        await self._go_back()
+        await self._stop()
 
     def _note(self, error: BaseException) -> None:
-        """Tell why the way there ended."""
+        """Log or keep the error that ended the start coroutine."""
         if isinstance(error, asyncio.CancelledError):
             if is_cancelled():
                 self._shut_down()
@@ -147,24 +157,24 @@ class Life:
         else:
             self._end_with(error)
 
-    async def _go_back(self) -> None:
-        self._going_back = True
+    async def _stop(self) -> None:
+        self._is_stopping = True
         self.asked.set()
-        while not self._is_left_behind():
-            step = next(self._back, None)
+        while not self._is_abandoned():
+            step = next(self._stop_steps, None)
             if step is None:
                 self.over.set_result(None)
                 return
-            await self._undo(*step)
+            await self._take_stop_step(*step)
 
-    async def _undo(self, name: str, hook: Hook) -> None:
-        """Take one step back; what goes wrong in it is logged, and the next one follows."""
+    async def _take_stop_step(self, name: str, hook: Hook) -> None:
+        """Take one step of the stop; log what it raises, so that the next step follows."""
         try:
             await self._take(name, hook)
         except GeneratorExit:
             raise
         except BaseException as exc:
-            if not self._is_left_behind():
+            if not self._is_abandoned():
                 self._report(name, exc)
 
     def _report(self, name: str, error: BaseException) -> None:
@@ -179,19 +189,19 @@ class Life:
             self._end_with(error)
 
     def _end_with(self, error: BaseException) -> None:
-        """Keep it for whoever waits. A Ctrl-C that comes when the end was asked for already is the second one."""
+        """Keep the error for the callers that wait. A Ctrl-C after the end was asked for is the second one: hurry."""
         self.error = self.error or error
         if isinstance(error, KeyboardInterrupt) and self.asked.is_set():
             self.hurry()
 
     def _shut_down(self) -> None:
-        """The loop is being shut down, which cancels every task: be quick, and carry no cancellation into hooks."""
+        """The loop shuts down and has cancelled every task: take the cancellation back, so that hooks can await."""
         relieve()
         self.hurry()
 
     async def _take(self, name: str, hook: Hook) -> None:
-        """Await one step, in this task, until it ends or is cut short."""
-        step = self._step = _Step(name, self._leave_behind)
+        """Await one step in the current task until it ends or is cut short."""
+        step = self._step = _Step(name, self._abandon)
         if self.hurried:
             step.cut(GRACE, GRACE)
         try:
@@ -205,37 +215,37 @@ class Life:
             if self._step is step:
                 self._step = None
 
-    def _leave_behind(self, step: _Step) -> None:
+    def _abandon(self, step: _Step) -> None:
         log.critical("service.step_abandoned", service=self._name, step=step.name)
         self._go_on()
 
 
 class _CutShort(asyncio.CancelledError):
-    """A step was cancelled because it had to end."""
+    """A step was cancelled because its time was over."""
 
 
 class _Step:
-    """A step in progress, and how it is cut short: cancelled at one moment, left behind at a later one."""
+    """A step in progress. To be cut short means: it is cancelled at one moment and abandoned at a later one."""
 
-    def __init__(self, name: str, leave_behind: Callable[[_Step], None]) -> None:
+    def __init__(self, name: str, abandon: Callable[[_Step], None]) -> None:
         self.name = name
-        self._leave_behind = leave_behind
+        self._abandon = abandon
         self._loop = asyncio.get_running_loop()
         self._task = current_task()
         self._cancels = 0
         self._last = math.inf
-        """When it is left behind, in loop time."""
+        """The loop time at which it is abandoned; infinite while nothing cuts it short."""
         self._timer: asyncio.TimerHandle | None = None
 
     def cut(self, delay: float, patience: float) -> None:
-        """Cancel it after `delay` seconds, and leave it behind `patience` later; never later than planned before."""
+        """Cancel the step after `delay` seconds and abandon it `patience` seconds later; an earlier plan stays."""
         last = self._loop.time() + delay + patience
         if last < self._last:
             self._last = last
             self._set_timer(self._loop.time() + delay, self._cancel)
 
     def end(self) -> bool:
-        """Relieve the task of the cancellations that were meant for this step; whether there were any."""
+        """Take back the cancellations that this step got from `cut`; return whether there were any."""
         if self._timer is not None:
             self._timer.cancel()
         cancels, self._cancels = self._cancels, 0
@@ -246,7 +256,7 @@ class _Step:
     def _cancel(self) -> None:
         self._cancels += 1
         self._task.cancel()
-        self._set_timer(self._last, lambda: self._leave_behind(self))
+        self._set_timer(self._last, lambda: self._abandon(self))
 
     def _set_timer(self, when: float, callback: Callable[[], None]) -> None:
         if self._timer is not None:

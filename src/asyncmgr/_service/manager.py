@@ -1,4 +1,4 @@
-"""Managers: a class that owns one aspect of a system and gathers the periodic tasks declared on it."""
+"""`Manager`, the class that users derive from: it owns one aspect of a system and has its tasks and methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from asyncmgr._rpc.declare import check_methods
-from asyncmgr._service.gather import RESERVED, check_hooks, gather, tell_what_is_off
+from asyncmgr._service.gather import RESERVED, check_hooks, gather, log_switched_off
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._service.manager_state import ManagerState
 from asyncmgr._tasks.managed import TaskStatus
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 
 class _ClassName:
-    """The default of `Manager.name`: the name of the class that is asked."""
+    """The default of `Manager.name`: the name of the class on which it is looked up."""
 
     def __get__(self, instance: object, owner: type) -> str:
         return owner.__name__
 
 
 class _Uninitialised:
-    """Stands where an instance's state will be, so that a forgotten ``super().__init__()`` is told at first use."""
+    """Takes the place of an instance's state until `Manager.__init__` sets it, and raises at first use.
+
+    The error tells the user that ``super().__init__()`` was forgotten.
+    """
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
         raise ManagerNotInitialised(
@@ -37,22 +40,22 @@ class _Uninitialised:
 class Manager:
     """Groups the periodic tasks (and RPC methods) of one aspect of a system.
 
-    A subclass with an `__init__` of its own calls ``super().__init__()``. Constructing does no I/O.
+    A subclass that has its own `__init__` calls ``super().__init__()``. The constructor does no I/O.
 
     Parameters
     ----------
     host
         The name under which this instance is known. Default: the setting `host`, then the machine's name.
     settings
-        Default: those of the service that runs it, else read at first use.
+        Default: the settings of the service that runs this manager; without a service they are read at first use.
     """
 
     name: str = _ClassName()  # type: ignore[assignment] # a descriptor that gives a str
-    """The first half of the tasks' full names."""
+    """The first half of the tasks' full names, and the manager's name in the service."""
     RPC_API_VERSION: str = "1.0"
-    """Of the methods with `@rpc`: a new minor where callers can do more, a new major where old calls break."""
+    """Version of the methods with `@rpc`: a new minor where callers can do more, a new major where old calls break."""
     RPC_API_NAMESPACE: str | None = None
-    """Tells several interfaces of one service apart."""
+    """Distinguishes the interfaces of several managers in one service; `None` = the interface has no namespace."""
 
     _asyncmgr_tasks: ClassVar[tuple[tuple[str, PeriodicTask], ...]] = ()
     _asyncmgr: ManagerState = _Uninitialised()  # type: ignore[assignment] # a descriptor that only raises
@@ -65,7 +68,7 @@ class Manager:
         cls._asyncmgr_tasks = gather(cls)
         check_hooks(cls)
         check_methods(cls, RESERVED)
-        tell_what_is_off(cls, cls._asyncmgr_tasks)
+        log_switched_off(cls, cls._asyncmgr_tasks)
 
     @property
     def host(self) -> str:
@@ -74,20 +77,20 @@ class Manager:
 
     @property
     def settings(self) -> Settings:
-        """The settings in force; read now if nobody gave any."""
+        """The settings in force; they are read now where neither constructor nor service gave any."""
         return self._asyncmgr.settings
 
     @property
     def service(self) -> Service | None:
-        """The service that runs this manager now."""
+        """The service that runs this manager now; `None` = no service does."""
         return self._asyncmgr.service
 
     async def periodic_tasks(self, context: Any = None, raise_on_error: bool = False) -> float:
-        """Make one pass: start what is due or nearly due, in definition order, each awaited to its end.
+        """Make one pass: run the tasks that are due or nearly due, one after the other, in definition order.
 
-        `context` is handed to every task; `None`: each gets a `RunContext` of its own, as under a service. A task that
-        raises is logged, and the pass goes on; with `raise_on_error`
-        the first exception leaves the pass as it is, and tasks not yet started stay due.
+        Every task gets `context`; where it is `None`, each gets a `RunContext` of its own, as under a service. A task
+        that raises is logged, and the pass goes on. With `raise_on_error` the first exception ends the pass and is
+        raised unchanged; tasks that have not started stay due.
 
         Returns
         -------
@@ -97,53 +100,53 @@ class Manager:
         Raises
         ------
         ManagerInUse
-            During another pass, or while a service runs this manager.
+            Another pass is in progress, or a service runs this manager.
         TaskFailed
-            With `raise_on_error`, where a task raised a `CancelledError` that nobody asked for.
+            With `raise_on_error`: a task raised a `CancelledError` although nothing had cancelled it.
         TimeoutError
-            With `raise_on_error`, where a task ran longer than its `timeout`.
+            With `raise_on_error`: a task ran longer than its `timeout`.
         """
         state = self._asyncmgr
         with state.driven_by("a pass"):
             return await state.passes.make_one(context, raise_on_error=raise_on_error)
 
     def task_status(self) -> tuple[TaskStatus, ...]:
-        """The tasks that are switched on here, in definition order, with their last run and next slot in wall time."""
+        """Return the tasks that are switched on here, in definition order, with last run and next slot in wall time."""
         return self._asyncmgr.status()
 
     def add_periodic_task(self, function: Callable[..., Any], /, **options: Any) -> TaskHandle:
-        """Add a task to this instance, running or not.
+        """Add a task to this instance, before, while or after a service runs it.
 
         Parameters
         ----------
         function
             A coroutine function that is called with the context, or one with `@periodic_task` on it.
         options
-            As for `@periodic_task`; none for a function that has them already, but `name`.
+            The options of `@periodic_task`; only `name` for a function that has `@periodic_task` on it.
 
         Raises
         ------
         InvalidPeriodicTaskArg
-            The function or an option cannot be meant, or the name is taken.
+            The function or an option is not accepted, or the name is taken.
         """
         return self._asyncmgr.add(function, options)
 
     async def init_host(self) -> None:
-        """First step of a start: before the transport is connected."""
+        """Prepare the host. The service calls this first in a start, before it connects the transport."""
 
     async def pre_start_hook(self) -> None:
-        """After the transport is connected, before RPC is served."""
+        """Called after the transport is connected and before RPC is served."""
 
     async def post_start_hook(self) -> None:
-        """After RPC is served, before the host is announced and the tasks start."""
+        """Called after RPC is served, and before the host is announced and the tasks start."""
 
     async def cleanup_host(self) -> None:
-        """Undo `init_host`: after the last run and call have ended."""
+        """Undo `init_host`. The service calls this in a stop, after the last run and call have ended."""
 
     async def reload(self) -> None:
-        """After SIGHUP, when new settings are in force."""
+        """Called when new settings are in force, after SIGHUP or `Service.reload`."""
 
 
 def state_of(manager: Manager) -> ManagerState:
-    """What a manager keeps; for the packages here, not for users."""
+    """Return the manager's state; for the modules of asyncmgr, not for users."""
     return manager._asyncmgr  # noqa: SLF001 - the one door to it

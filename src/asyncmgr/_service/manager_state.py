@@ -1,4 +1,4 @@
-"""All that changes of one manager instance: its tasks, its clock, who drives it. The service's side of a manager."""
+"""Holds all that changes in one manager instance: its tasks, its clock, its driver. A service uses managers by this."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from asyncmgr._settings.model import Settings
 
 _SET_BACK = to_us(60)
-"""A wall clock set back by more makes wall-clock schedules start over."""
+"""Microseconds. Where the wall is set back by more than this, wall-clock schedules are planned anew."""
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Pause:
 
 
 class Triggered(NamedTuple):
-    """A run that was asked for, and where its record will be, if anybody waits."""
+    """A triggered run, and the future of its record; `None` = the caller does not wait for the record."""
 
     run: Run
     record: asyncio.Future[RunFinished] | None
@@ -75,7 +75,7 @@ class ManagerState:
         self._tasks: dict[str, ManagedTask] | None = None
         self._pauses: dict[ManagedTask, Pause] = {}
         self._still_running: dict[str, Standing] = {}
-        """Standings of removed tasks whose run went on: a new task of that name takes it over."""
+        """By full name: standings of removed tasks whose run goes on. A new task of that name takes it over."""
         self._passes: Passes | None = None
         self.clock: Clock = WallClock()
         self._born = self._last = self.clock.read()
@@ -99,7 +99,7 @@ class ManagerState:
     # One driver at a time
 
     def claim(self, driver: object) -> None:
-        """Become the driver, or say who is."""
+        """Make `driver` the one driver of this manager; raise `ManagerInUse` where it has another."""
         if self._driver is not None:
             raise ManagerInUse(
                 f"{self._manager.name} is already driven by {self._driver}; a manager has one driver at a time"
@@ -111,7 +111,7 @@ class ManagerState:
 
     @contextmanager
     def driven_by(self, driver: object) -> Iterator[None]:
-        """Be the driver while the block runs."""
+        """Make `driver` the one driver while the block runs."""
         self.claim(driver)
         try:
             yield
@@ -120,7 +120,7 @@ class ManagerState:
 
     @property
     def passes(self) -> Passes:
-        """The passes of this manager."""
+        """The passes of this manager, made at first use."""
         if self._passes is None:
             name = type(self._manager).__name__.lower()
             site = Site(self.host, str(getattr(self._manager, "service_name", None) or name), "pass")
@@ -133,7 +133,7 @@ class ManagerState:
         Raises
         ------
         WrongThread
-            It names the call and says how to make it.
+            The call comes from another thread; the text names it and says how to make it.
         """
         if self._runner is not None and threading.get_ident() != self._runner.thread:
             raise WrongThread(
@@ -145,7 +145,7 @@ class ManagerState:
     # Tasks
 
     def tasks(self) -> dict[str, ManagedTask]:
-        """All tasks of this instance by full name, those that are switched off too."""
+        """Return all tasks of this instance by full name, also those that are switched off."""
         if self._tasks is None:
             records = type(self._manager)._asyncmgr_tasks  # noqa: SLF001 - its own class
             made = [self._make(attribute, record.name or attribute, record) for attribute, record in records]
@@ -156,11 +156,11 @@ class ManagerState:
         return self._tasks
 
     def tasks_here(self) -> list[ManagedTask]:
-        """The tasks that run here now, in definition order: switched on, and not paused."""
+        """Return the tasks that are switched on and not paused, in definition order."""
         return [task for task in self.tasks_on() if task not in self._pauses]
 
     def tasks_on(self) -> list[ManagedTask]:
-        """The tasks that are switched on here, in definition order."""
+        """Return the tasks that are switched on here, in definition order; paused ones too."""
         return [task for task in self.tasks().values() if self.is_on(task)]
 
     def is_on(self, task: ManagedTask) -> bool:
@@ -170,11 +170,11 @@ class ManagerState:
         return self.settings.run_external_periodic_tasks or not options.external_process_ok
 
     def handles(self) -> tuple[TaskHandle, ...]:
-        """Handles of all tasks, in definition order."""
+        """Make handles of all tasks, in definition order."""
         return tuple(TaskHandle(self, task) for task in self.tasks().values())
 
     def handle_of(self, body: object) -> TaskHandle | None:
-        """The handle of the task whose body this bound method or function is."""
+        """Make the handle of the task whose body is this bound method or function; `None` = there is no such task."""
         function = getattr(body, "__func__", body)
         for task in self.tasks().values():
             called = getattr(self._manager, task.body, None) if isinstance(task.body, str) else task.body
@@ -183,7 +183,7 @@ class ManagerState:
         return None
 
     def status(self) -> tuple[TaskStatus, ...]:
-        """Those that are switched on here."""
+        """Return the status of every task that is switched on here."""
         moment = self.read_clock()
         ages = {} if self._runner is None else self._runner.running_for()
         return tuple(self._status(task, moment, ages) for task in self.tasks_on())
@@ -197,7 +197,7 @@ class ManagerState:
         return status_of(task, moment, running_for=ages.get(task.standing), paused=task in self._pauses)
 
     def describe(self, task: ManagedTask) -> str:
-        """How it stands, in a few words."""
+        """Describe the task's state in a few words, for people."""
         if self.tasks().get(task.full_name) is not task:
             return "removed"
         if not self.is_on(task):
@@ -291,7 +291,7 @@ class ManagerState:
         if self.tasks().get(task.full_name) is not task:
             return
         del self.tasks()[task.full_name]
-        # A pass may have it on its list.
+        # Switched off too, since a pass in progress may still have the task on its list.
         task.plan.adopt(replace(task.options, switched_off="it was removed"))
         self._end_pause(task)
         if self._runner is not None:
@@ -368,7 +368,7 @@ class ManagerState:
     # Settings in force
 
     def apply(self, settings: Settings) -> None:
-        """Put new settings in force: only what they say otherwise than before is changed."""
+        """Put new settings in force; change only the options that they set otherwise than the old ones."""
         tasks = list(self.tasks().values())
         names = [task.full_name for task in tasks]
         before = self.settings.overrides_for(names, strict=False)
@@ -385,7 +385,7 @@ class ManagerState:
                 )
 
     def _change(self, task: ManagedTask, before: PeriodicTask, after: PeriodicTask) -> None:
-        """What the settings did not change stays, a live `reschedule` for one."""
+        """Change the options that differ from `before` to `after`; others stay, as those of a live `reschedule`."""
         changed = {
             field.name: getattr(after, field.name)
             for field in fields(PeriodicTask)
@@ -405,14 +405,14 @@ class ManagerState:
     # Under a service
 
     def join(self, service: Service, settings: Settings, host: str) -> None:
-        """Come under a service: it is the one driver, its settings and host are in force."""
+        """Join a service: it becomes the driver, and its settings and host come in force."""
         self.claim(f"the service {service.name}")
         self.service = service
         self.give(settings)
         self.place(host)
 
     def place(self, host: str) -> None:
-        """Take over a service's host, where the constructor was given none; what hangs on it is computed anew."""
+        """Take over a service's host where the constructor got none; compute anew what depends on the host."""
         self._host = self._own_host or host
         tolerance = to_us(self.settings.tolerance)
         for task in self.tasks().values():
@@ -420,7 +420,7 @@ class ManagerState:
             self._set_share(task)
 
     def give(self, settings: Settings) -> None:
-        """Take over a service's settings, where the constructor was given none; what was read before is forgotten."""
+        """Take over a service's settings where the constructor got none; forget the settings that were read before."""
         if self._own_settings:
             return
         if self._tasks is not None:
@@ -428,7 +428,7 @@ class ManagerState:
         self._settings = settings
 
     def start(self, runner: Runner) -> None:
-        """Make now every task's start and hand the tasks to the service's runner."""
+        """Let every task start at this moment, and hand the tasks to the service's runner."""
         self._runner = runner
         self.clock = runner.lookout.clock
         moment = self.clock.read()
@@ -437,7 +437,7 @@ class ManagerState:
             self._schedule(task)
 
     def leave(self) -> None:
-        """Leave the service; its tasks start over from now if passes go on."""
+        """Leave the service; passes may follow, for which every task starts anew at this moment."""
         self.service = None
         self.release()
         if self._runner is None:
@@ -453,13 +453,13 @@ class ManagerState:
     def _plan_for_passes(self, task: ManagedTask) -> None:
         try:
             task.plan.begin_at(self._last)
-        except Exception as exc:  # the next pass asks the schedule again, and says so too
+        except Exception as exc:  # the next pass asks the schedule again and reports it
             log.error("schedule.failed", task=task.full_name, exc_info=exc)
 
-    # Time of a pass
+    # Time
 
     def read_clock(self) -> Moment:
-        """The present moment. Plans wall-clock slots anew if the wall went back by over a minute since the last one."""
+        """Read the clock. Without a service, plan wall-clock slots anew if the wall went back by over a minute."""
         before, self._last = self._last, self.clock.read()
         if self._runner is None and self._last.wall < before.wall - _SET_BACK:
             for task in self.tasks().values():

@@ -1,4 +1,4 @@
-"""The name of a service, and which managers may be together in one."""
+"""Chooses a service's name, and checks that its managers fit together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asyncmgr.errors import AsyncmgrError
 
 
 def service_name(managers: Sequence[Manager]) -> str:
-    """The first `service_name` among the managers, else the first class name in lower case."""
+    """Return the first `service_name` among the managers, else the first manager's class name in lower case."""
     for manager in managers:
         name = getattr(manager, "service_name", None)
         if name is not None:
@@ -23,7 +23,7 @@ def service_name(managers: Sequence[Manager]) -> str:
 
 
 def check_manager(manager: object, others: Iterable[Manager], service: str) -> None:
-    """Refuse what is no manager instance, a name that is taken, and a manager of another service."""
+    """Raise `AsyncmgrError` for no manager instance, for a name that is taken, or for another service's manager."""
     if isinstance(manager, type):
         raise AsyncmgrError(
             f"{manager.__name__} is a class; give the service an instance: {manager.__name__}()"

@@ -1,4 +1,4 @@
-"""Loads what other packages offer by entry point. Never raises: a plugin that fails is a result too."""
+"""Loads plugins, which other packages offer by entry point. A plugin that fails raises nothing: it is a result too."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Plugin:
 
     name: str
     target: str
-    """As the package wrote it: ``module:attribute``."""
+    """The entry point as its package wrote it: ``module:attribute``."""
     hook: Callable[..., Any] | None = None
-    """To be called with the service; `None` = the plugin failed."""
+    """The plugin's function, called with the service; `None` = loading failed."""
     error: BaseException | None = None
-    """What loading it raised; `None` = it is loaded."""
+    """The error that loading raised; `None` = the plugin is loaded."""
 
 
 def load_plugins(group: str = GROUP, *, disabled: Container[str] = ()) -> list[Plugin]:
-    """Load the entry points of `group` by name, but for the `disabled` ones."""
+    """Load the entry points of `group`, in the order of their names and without the `disabled` ones."""
     try:
-        # A package that is on the path twice is found twice.
+        # By key, since a package that is on the path twice is found twice.
         found = {(entry.name, entry.value): entry for entry in importlib.metadata.entry_points(group=group)}
     except Exception as exc:
         return [Plugin(group, "installed packages", error=exc)]
@@ -54,7 +54,7 @@ def _load(entry: importlib.metadata.EntryPoint) -> Plugin:
 
 
 def call_plugins(service: Service, *, disabled: Container[str]) -> tuple[str, ...]:
-    """Load the plugins and hand each the service; the names of those that failed, which are logged."""
+    """Load the plugins and call each with the service; log those that fail, and return their names."""
     failed = []
     for plugin in load_plugins(disabled=disabled):
         error = plugin.error or _call(plugin, service)
@@ -65,7 +65,7 @@ def call_plugins(service: Service, *, disabled: Container[str]) -> tuple[str, ..
 
 
 def _call(plugin: Plugin, service: Service) -> BaseException | None:
-    """Hand it the service; what it raised, if it did."""
+    """Call the plugin with the service; return the error that it raised, or `None`."""
     assert plugin.hook is not None
     try:
         result = plugin.hook(service)

@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 
 class Reload:
-    """The reloads of one service: one at a time.
+    """Reloads the settings of one service, one reload at a time.
 
     Parameters
     ----------
     service
         The service's name, for the log.
     read
-        Reads new settings and checks them against the tasks; what it raises is logged, and the old ones stay.
+        Reads new settings and checks them against the tasks. Where it raises, the error is logged and the old
+        settings stay.
     put_in_force
-        Takes them over.
+        Puts the new settings in force.
     managers
-        Those whose `reload` hook is called then.
+        Returns the managers whose `reload` hook is called afterwards.
     on_exit
-        Told of a hook that raised `SystemExit` or `KeyboardInterrupt`.
+        Called with the `SystemExit` or `KeyboardInterrupt` that a hook raised.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Reload:
         self._again = False
 
     def begin(self, context: contextvars.Context) -> asyncio.Task[None]:
-        """Only one at a time; what changes while one is under way is read by another one right after it."""
+        """Begin a reload. Where one is in progress, it reads the settings once more at its end, for later changes."""
         self._again = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(
@@ -61,7 +62,7 @@ class Reload:
         return self._task
 
     async def end(self) -> None:
-        """Cancel the one that is under way."""
+        """Cancel the reload in progress, and wait for its end."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -85,7 +86,7 @@ class Reload:
     async def _reload_manager(self, manager: Manager) -> None:
         try:
             await manager.reload()
-        except (SystemExit, KeyboardInterrupt) as exc:  # from a task asyncio lets them tear down the loop
+        except (SystemExit, KeyboardInterrupt) as exc:  # from a task they would tear down the whole loop
             self._on_exit(exc)
         except (Exception, asyncio.CancelledError) as exc:
             if is_cancelled():
@@ -94,5 +95,5 @@ class Reload:
 
 
 def _text_of(error: Exception) -> str:
-    """Each thing that is wrong is a line of its own; what is not ours may be anything."""
+    """Return the text of the error: ours keeps its lines, one for each problem; any other is made safe to show."""
     return str(error) if isinstance(error, AsyncmgrError) else safe_str(error)

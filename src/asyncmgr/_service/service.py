@@ -1,7 +1,7 @@
-"""A service: managers, the runner, the transport and the life cycle that wraps them, on one host.
+"""`Service`: runs managers on one host, with a runner for their tasks, a server for their calls and a transport.
 
-What a start and a stop do stands here as a list of steps; `lifecycle` takes them, in a task of its own, so that
-entering and leaving may happen in different tasks and a cancelled caller leaves nothing half started or half stopped.
+`Service._steps` lists all that a start and a stop do. `lifecycle` takes these steps in a task of its own. So `start`
+and `stop` may be called in different tasks, and a cancelled caller leaves nothing half started or half stopped.
 """
 
 from __future__ import annotations
@@ -50,29 +50,29 @@ if TYPE_CHECKING:
     from asyncmgr._settings.model import Settings
 
 _inside: ContextVar[tuple[Service, ...]] = ContextVar("asyncmgr services", default=())
-"""The services whose runs and hooks the present code belongs to: in there nobody can wait for their end."""
+"""The services whose run or hook the current code belongs to. This code cannot wait for the end of these services."""
 
 
 class State(StrEnum):
     """Where a service is in its one life."""
 
     NEW = "new"
-    """Built; nothing has been started."""
+    """The service is built and not started."""
     STARTING = "starting"
-    """The steps of the start are under way."""
+    """The steps of the start are in progress."""
     RUNNING = "running"
-    """Its tasks run."""
+    """The tasks run."""
     STOPPING = "stopping"
-    """Nothing new begins; what runs is drained."""
+    """No run and no call begins; those in progress are drained."""
     STOPPED = "stopped"
-    """Over, for good."""
+    """The service has ended, for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
     """Whether the schedule makes progress and calls arrive.
 
-    Bound to the runner's own timer, not to the process being there.
+    The answer depends on the runner's own timer: a process whose event loop is blocked is not healthy.
     """
 
     ok: bool
@@ -91,16 +91,17 @@ class Service:
         The service's name on the wire. Default: the first `service_name` among the managers, else the first
         manager's class name in lower case.
     host
-        The name under which this instance is known. Default: the setting, then the machine's name.
+        The name under which this instance is known. Default: the setting `host`, then the machine's name.
     transport
-        A URL, or an open `Transport`, which is shared and not closed. Default: the setting, ``memory://``.
+        A URL, or an open `Transport`, which the service uses and does not close. Default: the setting `transport`,
+        ``memory://``.
     settings
-        Default: read now, see `Settings`.
+        Default: the settings are read now, see `Settings`.
 
     Raises
     ------
     AsyncmgrError
-        Two managers of one name, two service names, a name that no transport can carry.
+        Two managers have one name, or two service names; or a name is one that no transport can carry.
     """
 
     def __init__(
@@ -117,9 +118,9 @@ class Service:
         encode_token(self.name, what="service name")
         encode_token(self.host, what="host name")
         self.given_transport: str | Transport = self.settings.transport if transport is None else transport
-        """A URL, or an open transport, which is shared."""
+        """A URL, or an open transport, which the service does not close."""
         self.board: Board = Board()
-        """What managers report about this host, until it is announced."""
+        """The capabilities that managers report; the announcer sends them."""
         self._reporter = Reporter(self.host)
         self._state = State.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -145,11 +146,11 @@ class Service:
             on_exit=self._end_with,
         )
         self.failed_plugins: tuple[str, ...] = ()
-        """Names of the plugins that could not be loaded or raised."""
+        """Names of the plugins that could not be loaded, or that raised."""
         for manager in managers:
             self.add_manager(manager)
 
-    # What it is
+    # Facts and parts
 
     @property
     def managers(self) -> tuple[Manager, ...]:
@@ -198,9 +199,9 @@ class Service:
         Raises
         ------
         AsyncmgrError
-            It is no manager instance, its name is taken, or it names another service.
+            The object is no manager instance, its name is taken, or it has another `service_name`.
         ServiceStateError
-            The managers have been started already.
+            The start has begun.
         """
         if self._joined:
             raise ServiceStateError(f"the service {self.name} runs already; add managers before it starts")
@@ -208,23 +209,23 @@ class Service:
         self._managers.append(manager)
 
     def add_listener(self, callback: Listener, *kinds: type[Event]) -> Callable[[], None]:
-        """Have `callback` called with every event (see `asyncmgr.events`), or with those of these kinds.
+        """Call `callback` with every event (see `asyncmgr.events`), or only with events of these kinds.
 
-        It is called synchronously, between two steps of the loop. One that raises is logged and stops nothing.
-        Returns a function that takes it off again.
+        The service calls it synchronously, in the event loop. Where it raises, the error is logged and nothing else
+        happens. Returns a function that removes the callback.
 
         Raises
         ------
         InvalidHook
-            It is ``async def``, which nobody would await.
+            The callback is ``async def``, and nothing would await it.
         """
         return self._reporter.listeners.add(callback, *kinds)
 
     def pending(self) -> Pending:
-        """What is in progress, and how long it may go on once a stop has begun."""
+        """List the runs and calls in progress, and how long they may go on once a stop has begun."""
         return self._drain.pending(runs=self._runner, calls=self._server)
 
-    # Its tasks
+    # Tasks
 
     @property
     def tasks(self) -> tuple[TaskHandle, ...]:
@@ -232,12 +233,12 @@ class Service:
         return tuple(handle for manager in self._managers for handle in state_of(manager).handles())
 
     def task(self, task: str | Callable[..., Any]) -> TaskHandle:
-        """The handle of one task, by its full name or by its bound method: ``service.task(volumes.sync)``.
+        """Find the handle of one task, by its full name or by its bound method: ``service.task(volumes.sync)``.
 
         Raises
         ------
         AsyncmgrError
-            No manager of this service has it.
+            No manager of this service has such a task.
         """
         for manager in self._managers:
             state = state_of(manager)
@@ -252,7 +253,7 @@ class Service:
         raise AsyncmgrError(f"the service {self.name} has no task {safe_repr(task)}; it has {known}")
 
     def status(self) -> tuple[TaskStatus, ...]:
-        """How the tasks stand that are switched on here, in definition order."""
+        """Return the status of every task that is switched on here, in definition order."""
         return tuple(status for manager in self._managers for status in manager.task_status())
 
     # Life cycle
@@ -269,21 +270,21 @@ class Service:
             raise self._error
 
     async def start(self) -> None:
-        """Start; returns when the tasks run.
+        """Start the service; return when its tasks run.
 
-        Hooks, runs and calls have the context variables of the caller, but for those that hold a tracing span: of
-        OpenTelemetry, Sentry, ddtrace and Elastic APM, and every other with the word ``span`` in its name or an
-        object of a class ``...Span`` as its value. What a start hook sets, all later hooks see, and each run and call
-        gets a copy of what they left.
+        Hooks, runs and calls have the context variables of the caller, without those that hold a tracing span: those
+        of OpenTelemetry, Sentry, ddtrace and Elastic APM, and every other one that has the word ``span`` in its name
+        or an object of a class ``...Span`` as its value. All later hooks see a variable that a start hook sets; each
+        run and each call gets a copy of the context that the hooks have left.
 
         Raises
         ------
         ServiceStateError
-            It was started before: a service runs once.
+            The service was started before: a service runs once.
         ServiceStopped
-            It was stopped before it had started.
+            The service was stopped before its start was complete.
         Exception
-            What the failing step raised; the steps before it were undone.
+            The error of the step that failed; the steps before it were undone.
         """
         if self._state is State.STOPPED and self._life is None:
             raise ServiceStopped(f"the service {self.name} was stopped before it was started")
@@ -293,14 +294,14 @@ class Service:
             )
         self._state = State.STARTING
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        # Not at construction: processes that fork after it would draw the same numbers.
+        # Not in the constructor: processes that fork afterwards would draw the same numbers.
         self._random = random.Random(self.settings.seed)
         self._context = without_spans(contextvars.copy_context())
         self._context.run(_inside.set, (*_inside.get(), self))
         self._context.run(speaking_as.set, Caller(self.name, self.host))
-        self._context.run(served.set, None)  # what a call starts outlives it
+        self._context.run(served.set, None)  # a service that a call starts outlives the call
         life = self._life = Life(
-            # No copy: what the hooks set is what runs and calls get copies of.
+            # The context itself and no copy: runs and calls get copies of what the hooks set in it.
             self._start_steps,
             self._stop_steps(),
             name=self.name,
@@ -311,18 +312,18 @@ class Service:
             raise life.error or ServiceStopped(f"the service {self.name} was stopped while it started")
 
     async def stop(self, timeout: float | None = None) -> StopReport:
-        """Stop: nothing new begins, runs are drained, hooks undone, the transport closed. Legal in every state.
+        """Stop the service in any state: start nothing new, drain runs and calls, undo the hooks, close the transport.
 
         Parameters
         ----------
         timeout
-            Seconds that runs and calls in progress get before they are cancelled. Default: what an earlier call
-            said, else the setting `drain_timeout`, 30. Of several calls the one that ends first counts.
+            Seconds that runs and calls in progress get before they are cancelled. Default: the timeout of an earlier
+            call, else the setting `drain_timeout`, 30. Of several timeouts the one that ends first counts.
 
-        If the caller is cancelled meanwhile, runs are cancelled at once and `cleanup_host` gets one second.
+        If the caller is cancelled meanwhile, runs and calls are cancelled at once, and `cleanup_host` gets one second.
 
-        Runs and hooks of this service, and tasks that they started, get an empty report at once: the service cannot
-        end before they do.
+        A run or hook of this service, and a task that it started, gets an empty report at once: the service cannot end
+        before it does.
 
         Raises
         ------
@@ -341,7 +342,7 @@ class Service:
         Raises
         ------
         BaseException
-            What ended it: the scheduler's own death, or the `SystemExit` or `KeyboardInterrupt` of a run.
+            The error that ended the service: the scheduler's own, or the `SystemExit` or `KeyboardInterrupt` of a run.
         """
         if self._state is State.NEW:
             raise ServiceStateError(f"the service {self.name} is new; start it first")
@@ -352,14 +353,14 @@ class Service:
             raise self._error
 
     def request_stop(self, *, at_once: bool = False) -> None:
-        """Ask for a stop without waiting for it; from any thread.
+        """Ask for a stop and do not wait for it. Any thread may call this.
 
-        `at_once` cancels runs now and gives each hook one second.
+        With `at_once`, runs and calls are cancelled now, and each hook gets one second.
         """
         self._on_loop(self._hurry if at_once else partial(self._ask, None))
 
     def _on_loop(self, call: Callable[[], object]) -> None:
-        """Make a call in the thread of the service's loop: now, or as soon as that gets to it."""
+        """Make a call in the thread of the service's loop: now where this is that thread, else soon."""
         if self._loop is None or threading.get_ident() == self._thread:
             call()
         elif not self._loop.is_closed():
@@ -377,7 +378,7 @@ class Service:
             )
 
     async def _reach(self, life: Life, moment: asyncio.Future[None]) -> None:
-        """Wait for the moment or the end; a cancelled caller makes the end come at once, and still waits for it."""
+        """Wait for the moment or the end. If the caller is cancelled, hurry the end and still wait for it."""
         try:
             await asyncio.wait({moment, life.over}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -386,7 +387,7 @@ class Service:
             raise
 
     def _ask(self, timeout: float | None) -> None:
-        """Have it stop; runs get `timeout` seconds, or what they were given before, or what the settings say."""
+        """Ask for the stop. Runs get `timeout` seconds; `None` = the limit of an earlier request, else the setting."""
         if self._life is None:
             self._state = State.STOPPED
         if self._life is None or self._life.over.done():
@@ -404,18 +405,18 @@ class Service:
             self._life.hurry()
 
     def _end_with(self, error: BaseException) -> None:
-        """A run wants the process to end, or the scheduler died: stop, and let whoever waits know why."""
+        """Stop because a run asked for the process to end, or because the scheduler died; keep the error for `wait`."""
         if self._life is not None and not self._life.over.done():
             self._life.error = self._life.error or error
             if isinstance(error, KeyboardInterrupt) and self._asked_at is not None:
-                self._hurry()  # the second Ctrl-C, which asyncio raises in whatever runs just then
+                self._hurry()  # the second Ctrl-C: asyncio raises it in the code that runs just then
             else:
                 self._ask(None)
 
     # The steps
 
     def _steps(self) -> Iterator[Step]:
-        """Every step of a start, in order, and what undoes it. A part that is added is a step that is added here."""
+        """Yield every step of the start, in order, with what undoes it. A new part of the service adds a step here."""
         yield Step("load plugins", enter=self._load_plugins)
         yield Step("release managers", leave=self._release_managers)
         yield Step("join managers", enter=self._join_managers)
@@ -496,7 +497,7 @@ class Service:
         await self._transports.aclose()
 
     async def _serve_calls(self) -> None:
-        from asyncmgr._rpc.server import (  # these two load pydantic, which is slow to import
+        from asyncmgr._rpc.server import (  # this module and the next load pydantic, which is slow to import
             CallServer,
             endpoint_of,
         )
@@ -535,7 +536,7 @@ class Service:
         await self._announcer.start()
 
     def _look_at_routes(self) -> None:
-        """A host that cannot serve calls is not announced: callers would choose it."""
+        """Announce the host only while calls reach it: else callers would choose it in vain."""
         if self._announcer is None:
             return
         lost = self._lost_routes()
@@ -545,7 +546,7 @@ class Service:
             self._announcer.resume()
 
     def _lost_routes(self) -> str:
-        """Why calls do not reach this service although it is connected; empty where they do."""
+        """Say why calls do not reach this service although it is connected; empty where they do."""
         if self._transport is None or self._server is None:
             return ""
         problems = self._transport.problems()
@@ -561,7 +562,7 @@ class Service:
             await asyncio.sleep(self._random.uniform(0, self.settings.start_delay))
 
     async def _start_tasks(self) -> None:
-        # Now, since the start hooks may have added tasks.
+        # Not before, since the start hooks may have added tasks.
         matches = self.settings.match_tasks([task.full_name for task in self._tasks()])
         matches.raise_problems()
         for foreign in matches.foreign:
@@ -593,14 +594,15 @@ class Service:
     # New settings while it runs
 
     async def reload(self) -> None:
-        """Read the settings again; what they say otherwise of tasks takes effect, then the managers' hooks are called.
+        """Read the settings again, put their changes to tasks in force, and call the managers' `reload` hooks.
 
-        Wrong settings are logged, and the old ones stay in force. A hook that raises is logged.
+        Where the new settings are wrong, the error is logged and the old ones stay in force. The error of a hook is
+        logged.
 
         Raises
         ------
         ServiceStateError
-            The service does not run.
+            The service is neither starting nor running.
         """
         if self._state not in (State.STARTING, State.RUNNING):
             raise ServiceStateError(f"the service {self.name} is {self._state} and has nothing to reload")
@@ -608,7 +610,7 @@ class Service:
         await asyncio.wait({self._reload.begin(self._context.copy())})
 
     def request_reload(self) -> None:
-        """Have the settings read again, without waiting for it, from any thread; only while the service runs."""
+        """Ask for a reload and do not wait for it. Any thread may call this; without a running service it is void."""
         self._on_loop(self._begin_reload)
 
     def _begin_reload(self) -> None:
@@ -616,7 +618,7 @@ class Service:
             self._reload.begin(self._context.copy())
 
     def _read_settings_again(self) -> Settings:
-        """New settings, checked against the tasks."""
+        """Read new settings and check them against the tasks."""
         settings = self.settings.reload()
         overrides = settings.overrides_for([task.full_name for task in self._tasks()])
         for task in self._tasks():
@@ -625,7 +627,7 @@ class Service:
         return settings
 
     def _initialised_managers(self) -> list[Manager]:
-        """Those whose `init_host` is done and not undone."""
+        """Return the managers whose `init_host` is done and not undone."""
         entered = {step.name for step in self._entered}
         return [manager for manager in self._managers if _init_step(manager) in entered]
 
@@ -652,7 +654,7 @@ def _init_step(manager: Manager) -> str:
 
 
 def _hook(manager: Manager, name: str) -> Hook:
-    """A hook of the manager's; one that gives nothing to await is an error that names it."""
+    """Wrap a hook of a manager, so that one which returns nothing to await raises an error that names it."""
 
     async def call() -> None:
         awaited: Awaitable[object] | None = getattr(manager, name)()

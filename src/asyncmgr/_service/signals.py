@@ -1,4 +1,4 @@
-"""Runs a service in the foreground: signal handlers that only ask, and are put back afterwards."""
+"""Runs a service in the foreground. Its signal handlers only ask the service to act, and are removed at the end."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ async def run(
 ) -> StopReport:
     """Run managers, or one service, in the foreground until a signal or `service.stop` ends it.
 
-    The first SIGTERM or SIGINT drains, and this returns. The second cancels what runs, gives `cleanup_host` one
-    second, and raises `KeyboardInterrupt`. SIGHUP reads the settings again; in a process that has a controlling
-    terminal it drains instead, as the terminal is closed then. Handlers are set only in the main thread and for
-    signals that the application neither handles nor ignores; they are put back at the end. Several calls may run
-    side by side: a signal is for all of them.
+    The first SIGTERM or SIGINT drains the service, and this returns. The second cancels runs and calls, gives
+    `cleanup_host` one second, and raises `KeyboardInterrupt`. SIGHUP reads the settings again; in a process that has a
+    controlling terminal it drains instead, since it means there that the terminal was closed. Handlers are set only in
+    the main thread, and only for signals that the application neither handles nor ignores; the handlers from before
+    come back at the end. Several calls may run side by side: a signal reaches all of them.
 
     Raises
     ------
     AsyncmgrError
-        A service is given together with what it has already.
+        A service is given together with an option that it has already, such as `name`.
     KeyboardInterrupt
-        At the second signal.
+        The second signal came.
     BaseException
-        What a failing start, the scheduler's death or a run's `SystemExit` raised.
+        The error of a start that failed, of the scheduler's death, or the `SystemExit` of a run.
     """
     service = _one_service(managers, name=name, host=host, transport=transport, settings=settings)
     interrupts = Interrupts(service)
-    with _handlers.telling(interrupts):
+    with _handlers.installed_for(interrupts):
         try:
             with contextlib.suppress(ServiceStopped):
                 async with service:
@@ -62,7 +62,7 @@ async def run(
 
 
 def _one_service(managers: tuple[Any, ...], **options: Any) -> Service:
-    """The service that is given, or a new one for the managers."""
+    """Return the service that is given, or build one for the managers."""
     if len(managers) != 1 or not isinstance(managers[0], Service):
         return Service(*managers, **options)
     given = [option for option, value in options.items() if value is not None]
@@ -74,7 +74,7 @@ def _one_service(managers: tuple[Any, ...], **options: Any) -> Service:
 
 
 class Interrupts:
-    """What signals mean to one service in the foreground."""
+    """Turns signals into requests to one service in the foreground, and counts those that ask for a stop."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -88,8 +88,8 @@ class Interrupts:
         self._service.request_reload()
 
     def hang_up(self) -> None:
-        # Counted neither as the first signal nor as the second: when a window is closed, the shell and the kernel
-        # both send one, and service managers send one with their SIGTERM.
+        # Not counted, neither as the first signal nor as the second: when a window is closed, the shell and the kernel
+        # both send a SIGHUP, and service managers send one beside their SIGTERM.
         log.info("terminal.hung_up", reason="SIGHUP ends what runs on a terminal; without one it reloads")
         self._service.request_stop()
 
@@ -99,36 +99,36 @@ class Interrupts:
 
 
 class Handlers:
-    """The signal handlers of the process while anything runs in the foreground; they tell all that does."""
+    """The signal handlers of the process while services run in the foreground. A signal reaches all these services."""
 
     def __init__(self) -> None:
-        self._told: list[Interrupts] = []
+        self._installed_for: list[Interrupts] = []
         self._replaced: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
-        """By signal: the handler before ours, and ours."""
+        """By signal: the handler that was set before, and ours."""
 
     @contextmanager
-    def telling(self, interrupts: Interrupts) -> Iterator[None]:
+    def installed_for(self, interrupts: Interrupts) -> Iterator[None]:
         """Handle SIGTERM, SIGINT and SIGHUP while the block runs, as far as platform and application allow."""
         if threading.current_thread() is not threading.main_thread():
             log.info("signal.left", reason="not the main thread; the service's stop() ends it")
             yield
             return
         loop = asyncio.get_running_loop()
-        if not self._told:
+        if not self._installed_for:
             self._install_all(loop)
-        self._told.append(interrupts)
+        self._installed_for.append(interrupts)
         try:
             yield
         finally:
-            self._told.remove(interrupts)
-            if not self._told:
+            self._installed_for.remove(interrupts)
+            if not self._installed_for:
                 self._restore(loop)
 
     def _install_all(self, loop: asyncio.AbstractEventLoop) -> None:
         self._install(loop, signal.SIGTERM, Interrupts.stop)
         self._install(loop, signal.SIGINT, Interrupts.stop)
         if hasattr(signal, "SIGHUP"):
-            # Asked now: of a terminal that was closed nothing is left to ask.
+            # Checked now: when the signal comes, the terminal may be gone.
             self._install(loop, signal.SIGHUP, Interrupts.hang_up if has_terminal() else Interrupts.reload)
 
     def _install(
@@ -139,14 +139,14 @@ class Handlers:
             log.info("signal.left", signal=number.name, reason=_why_left(number, before))
             return
         try:
-            loop.add_signal_handler(number, self._tell, action)
+            loop.add_signal_handler(number, self._call_all, action)
         except RuntimeError as exc:  # also NotImplementedError, on Windows
             log.info("signal.left", signal=number.name, reason=f"this event loop takes none: {exc!r}")
         else:
             self._replaced[number] = (before, signal.getsignal(number))
 
-    def _tell(self, action: Callable[[Interrupts], None]) -> None:
-        for interrupts in tuple(self._told):
+    def _call_all(self, action: Callable[[Interrupts], None]) -> None:
+        for interrupts in tuple(self._installed_for):
             action(interrupts)
 
     def _restore(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -154,7 +154,7 @@ class Handlers:
             number, (before, ours) = self._replaced.popitem()
             now = signal.getsignal(number)
             loop.remove_signal_handler(number)
-            # What the application has set meanwhile is the application's.
+            # A handler that the application has set meanwhile stays.
             signal.signal(number, before if now == ours else now)
 
 
@@ -162,10 +162,10 @@ _handlers = Handlers()
 
 
 def has_terminal() -> bool:
-    """Whether this process has a controlling terminal; a redirected stdin or stdout says nothing of that."""
+    """Whether this process has a controlling terminal, however stdin and stdout are redirected."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
-    except (OSError, AttributeError):  # AttributeError on Windows, which knows no such terminals
+    except (OSError, AttributeError):  # AttributeError on Windows, which has no such terminals
         return False
     os.close(terminal)
     return True
@@ -180,7 +180,7 @@ def _why_left(number: signal.Signals, handler: _Handler) -> str:
 
 
 def _is_default(handler: _Handler) -> bool:
-    """Nobody handles the signal but Python itself, or `asyncio.run`."""
+    """Whether the handler is Python's default one, or that of `asyncio.run`."""
     if handler in (signal.SIG_DFL, signal.default_int_handler):
         return True
     owner = getattr(handler.func, "__self__", None) if isinstance(handler, functools.partial) else None

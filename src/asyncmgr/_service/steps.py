@@ -1,4 +1,4 @@
-"""The steps of a service's start and stop: entered in order, left in reverse."""
+"""`Step`: one part of a service's start, and the part of its stop that undoes it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ Hook = Callable[[], Awaitable[object]]
 
 
 class Step(NamedTuple):
-    """One step of a start, and what undoes it.
+    """One step of a start. The steps are entered in order and left in reverse order.
 
-    `leave` is called only where `enter` has ended well. A part whose half-done `enter` has to be undone too puts its
-    `leave` into a step of its own, right before.
+    `leave` undoes `enter`, and is called only after `enter` has succeeded. Where a half-done `enter` has to be undone
+    too, put `leave` into a step of its own, right before.
     """
 
     name: str
     enter: Hook | None = None
     leave: Hook | None = None
     leaving: str = ""
-    """What `leave` is called in the log, where that is not the name."""
+    """The name of `leave` in the log; empty = the step's name."""

@@ -1,6 +1,7 @@
-"""Decides what is due, nearly due or refused, and when to look again.
+"""Decides which slots are due, nearly due or refused, and when to look again.
 
-Pure: given the moment, no clock, no await. It moves plans and reads standings; who starts runs writes those.
+Pure: it gets the moment as an argument, reads no clock and awaits nothing. It moves plans and reads standings; only the
+code that starts and ends runs writes standings.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from asyncmgr._tasks.managed import Lane, ManagedTask
 D = TypeVar("D", bound="Due")
 
 MOST_AT_ONCE = 10
-"""How many runs of one task may be in progress under ``overlap="allow"``."""
+"""The number of runs of one task that may be in progress under ``overlap="allow"``."""
 
 MOST_IN_A_BATCH = 256
-"""How many slots one look hands out: half a millisecond's work, after which the event loop gets its turn."""
+"""The number of slots that one look hands out: half a millisecond of work, after which the event loop gets its turn."""
 
 
 class Due:
@@ -32,23 +33,23 @@ class Due:
         self.planned = planned
         """The slot, on the scale of the plan's grid."""
         self.missed = missed
-        """How many older slots it stands for too."""
+        """The number of older slots that this one stands for too."""
 
 
 @dataclass(slots=True)
 class Batch(Generic[D]):
-    """What one look at the agenda found."""
+    """The slots that one look at the agenda has found."""
 
     due: list[D] = field(default_factory=list)
-    """To start, in the order of their slots."""
+    """Slots to start now, in their order."""
     queued: list[D] = field(default_factory=list)
-    """To start when the task's run in progress ends."""
+    """Slots to start when the task's run in progress ends."""
     refused: list[D] = field(default_factory=list)
-    """Slots that met a run of their own task, and are over."""
+    """Slots that get no run, because a run of their own task is in progress."""
     failed: list[tuple[ManagedTask, Exception]] = field(default_factory=list)
-    """Tasks whose schedule raised; asked again after `RETRY`."""
+    """Tasks whose schedule raised; the agenda asks it again after `RETRY`."""
     is_full: bool = False
-    """There is more: look again when the event loop has had its turn."""
+    """More slots are due: look again when the event loop has had its turn."""
 
     def __len__(self) -> int:
         return len(self.due) + len(self.queued) + len(self.refused) + len(self.failed)
@@ -57,8 +58,8 @@ class Batch(Generic[D]):
 class Agenda(Generic[D]):
     """All tasks of a service by planned start.
 
-    Tasks that share a window share a heap, so that one comparison with its head tells whether any of them is due:
-    the time of a look does not depend on how many tasks there are.
+    Tasks of one window share a heap, so that one comparison with its head shows whether any of them is due. The time of
+    a look therefore does not depend on the number of tasks.
     """
 
     def __init__(self, due: Callable[[ManagedTask, int, int], D], random_source: random.Random) -> None:
@@ -70,12 +71,12 @@ class Agenda(Generic[D]):
         return sum(len(lane) for lane in self._lanes.values())
 
     def tasks(self) -> Iterator[ManagedTask]:
-        """Every task that has a place here."""
+        """Yield every task that has a planned start."""
         for lane in self._lanes.values():
             yield from lane
 
     def add(self, task: ManagedTask) -> None:
-        """Take in a planned task. One whose slots are over gets no place."""
+        """Take in a planned task. A task without another slot gets no place."""
         plan = task.plan
         if plan.slot is None:
             return
@@ -83,7 +84,7 @@ class Agenda(Generic[D]):
         self._put(task, start)
 
     def remove(self, task: ManagedTask) -> None:
-        """Let go of a task, before it is changed; a run of it in progress is not touched. It may be absent."""
+        """Take a task out, before its plan changes. A run in progress goes on. The task may be absent."""
         lane = task.lane
         if lane is None:
             return
@@ -93,7 +94,7 @@ class Agenda(Generic[D]):
             self._lanes.pop((lane.on_wall, lane.window), None)
 
     def take(self, moment: Moment, most: int = MOST_IN_A_BATCH) -> Batch[D]:
-        """Hand out slots that are due or nearly due, `most` of them, and plan the next slot of each."""
+        """Hand out up to `most` slots that are due or nearly due, and plan the next slot of each task."""
         batch: Batch[D] = Batch()
         left = most
         for lane in tuple(self._lanes.values()):
@@ -133,7 +134,7 @@ class Agenda(Generic[D]):
             batch.due.append(due)
 
     def _hold(self, lane: Lane, task: ManagedTask, start: int) -> None:
-        """Keep a task that is only nearly due until its slot: its run in progress may have ended by then."""
+        """Keep a task that is only nearly due until its slot, since its run in progress may end by then."""
         lane.pop()
         self._put(task, start, window=0)
 
@@ -147,7 +148,7 @@ class Agenda(Generic[D]):
             batch.refused.append(due)
 
     def next_wake(self, moment: Moment) -> int | None:
-        """The scheduling time of the nearest planned start, or `None` if there is nothing to wait for."""
+        """Return the scheduling time of the nearest planned start; `None` = no start is planned."""
         nearest = None
         for lane in self._lanes.values():
             head = lane.head()
@@ -158,7 +159,7 @@ class Agenda(Generic[D]):
         return nearest
 
     def set_back(self, moment: Moment) -> None:
-        """Plan all wall-clock slots anew: the wall went back by more than a minute."""
+        """Plan all wall-clock slots anew, after the wall went back by more than a minute."""
         for task in tuple(self.tasks()):
             if task.plan.grid.on_wall:
                 self.remove(task)
@@ -166,7 +167,7 @@ class Agenda(Generic[D]):
                 self.add(task)
 
     def set_forward(self, moment: Moment) -> None:
-        """Plan anew what a jump of the wall brings back that was taken before it was set back."""
+        """Plan anew the tasks whose next slot was taken before the wall was set back, after it jumped forward again."""
         for task in tuple(self.tasks()):
             if task.plan.repeated_until is not None:
                 self.remove(task)
@@ -185,16 +186,16 @@ class Agenda(Generic[D]):
         task.lane = lane
 
     def _move_head(self, lane: Lane, task: ManagedTask, start: int | None) -> None:
-        """Take the task, which is the lane's head, to its next place, in another lane perhaps."""
+        """Move the task, which is the lane's head, to its next place, perhaps in another lane."""
         lane.pop()
         task.lane = None
         if start is not None:
             self._put(task, start)
 
     def _jittered(self, task: ManagedTask, reference: int) -> int | None:
-        """Draw the delay of the task's next slot; where it then starts.
+        """Draw the delay of the task's next slot, and return its start.
 
-        A slot that is held back may be overtaken by the window of the next one, which then starts right after it.
+        The delay may hold back a slot until the window of the next one begins; the next one then starts right after it.
         """
         plan = task.plan
         if plan.slot is None:

@@ -1,4 +1,4 @@
-"""Reads what people write as a cron expression: names, wrapping ranges, `?`; and says what is accepted. Pure."""
+"""Reads cron expressions as people write them (names, wrapping ranges, `?`), and says what is accepted. Pure."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class _Field(NamedTuple):
     last: int
     names: tuple[str, ...] = ()
     more: str = ""
-    """What only this field accepts, for errors."""
+    """For errors: the forms that only this field accepts."""
 
     def number(self, text: str) -> int | None:
-        """The number of a value; `None` = it is none of this field."""
+        """Read a value of this field; `None` = the text is no such value."""
         if text in self.names:
             return self.names.index(text) + self.first
         return int(text) if text.isdecimal() else None
@@ -50,7 +50,7 @@ FIELDS = (
     _Field("month", 1, 12, _MONTHS),
     _Field("day-of-week", 0, 6, _DAYS, more=", the last Friday '5L', the second 'FRI#2'; 7 is Sunday too"),
 )
-"""In the order of an expression of six fields."""
+"""The fields in the order of an expression that has six."""
 
 _COUNT = "cron has 5, or 6 with seconds in front"
 _RANGE = re.compile(r"(\w+)-(\w+)(?:/(\d+))?", re.ASCII)
@@ -59,12 +59,13 @@ _ZONE = re.compile(r"(?:CRON_)?TZ=(\S*)\s*(.*)", re.ASCII | re.IGNORECASE | re.D
 
 
 def fields_of(expression: str) -> list[str]:
-    """The 5 or 6 fields that an expression stands for, in upper case, without `?` and without ranges that wrap.
+    """Return the 5 or 6 fields of an expression in upper case, with `?` and wrapping ranges written out.
 
     Raises
     ------
     ValueError
-        It is none, by the number of its fields or by what no field can be; the text says what to write.
+        The text is no cron expression: it has another number of fields, an unknown name, or a time zone. The error
+        says what to write.
     """
     text = expression.strip()
     if text.startswith("@"):
@@ -78,7 +79,7 @@ def fields_of(expression: str) -> list[str]:
 
 
 def explain(expression: str, name: str) -> str:
-    """Say that a field of the expression, by its name, is wrong, and what is accepted there."""
+    """Write an error for the field of this name: that it is wrong, and what it accepts."""
     fields = ALIASES.get(expression.strip().lower(), expression).split()
     for kind, field in zip(FIELDS[-len(fields) :], fields, strict=True):
         if kind.name == name:
@@ -140,7 +141,7 @@ def _unwrapped(kind: _Field, field: str) -> str:
 
 
 def _unwrapped_term(kind: _Field, term: str) -> str:
-    """`FRI-MON` as a list; `?` as a star; every other term as it is."""
+    """Write `FRI-MON` as a list and `?` as a star; return every other term unchanged."""
     if term == "?":
         return "*"
     found = _RANGE.fullmatch(term)

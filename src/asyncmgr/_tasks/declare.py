@@ -1,4 +1,4 @@
-"""Declares periodic tasks: `@periodic_task` attaches one immutable record to a coroutine function, nothing more."""
+"""Declares periodic tasks: `@periodic_task` attaches one immutable record to a coroutine function."""
 
 from __future__ import annotations
 
@@ -47,53 +47,55 @@ def periodic_task(
     name: str | None = None,
 ) -> Callable[[Function], Function]: ...
 def periodic_task(*functions: Any, **options: Any) -> Any:
-    """Make a coroutine method of a manager a periodic task. Written bare, with `()` or with keywords.
+    """Make a coroutine method of a manager a periodic task. Write it bare, with `()` or with keywords.
 
     Parameters
     ----------
     spacing
-        Seconds between two planned starts, 1 ms to 100 years. 0, the default: on every pass (under a service every
-        60 s). Negative: switched off.
+        Seconds between two slots (planned starts), 1 ms to 100 years. 0, the default: the task runs on every pass, and
+        under a service every 60 s. Negative: the task is switched off.
     cron
         Instead of `spacing`: a cron expression of 5 fields, or of 6 with seconds in front, or a name such as
         ``@daily``. Ranges may wrap (``FRI-MON``), ``?`` is ``*``; ``L`` is the last day of the month, ``LW`` its last
-        working day, ``5L`` its last Friday, ``FRI#2`` its second. Where both day fields say something, either fits;
-        one that begins with ``*`` says nothing. ``30 2 * * *`` runs once a day, also on the days on which clocks
-        change: at 03:00 where there is no 02:30, the first time where it comes twice. All rules: ``docs/cron.md``.
+        working day, ``5L`` its last Friday, ``FRI#2`` its second. Where both day fields name days, a day has to fit
+        one of them; a field that begins with ``*`` names none. ``30 2 * * *`` runs once a day, also on the days on
+        which clocks change: at 03:00 where there is no 02:30, the first time where it comes twice. All rules:
+        ``docs/cron.md``.
     tz
         The time zone of `cron`: a name, a `ZoneInfo`, or ``"local"``. Default: the setting `timezone`, which is UTC.
     at
-        Instead of `spacing`: one aware datetime or several, at each of which the task runs once. Afterwards it is over.
+        Instead of `spacing`: one aware datetime or several. The task runs once at each of them, and never again.
     run_immediately
-        The first slot is the start itself instead of one spacing later; with `cron` one run more, at the start.
+        The first slot is the start itself instead of one spacing later. With `cron` the task has one more run, at the
+        start.
     initial_delay
         Seconds from the start to the first slot.
     jitter
-        Delays each start by a random 0..min(jitter, spacing / 2) seconds; moves no slot.
+        Seconds. Each start is delayed by a random time from 0 to min(jitter, spacing / 2); slots do not move.
     tolerance
-        Seconds that a start may come early, together with another; at most half the spacing. 0: never early.
-        Default: the service's, 0.2. It buys fewer wake-ups of the process.
+        Seconds by which a run may start early, together with another one; at most half the spacing. 0: never early.
+        Default: the setting `tolerance`, 0.2. A tolerance makes the process wake up less often.
     timeout
         Seconds after which a run is cancelled, once.
     misfire_grace
-        Seconds, at least 0.001, by which a start may be later than its slot: a slot that would start later is missed,
-        with the reason ``late``. Default: however late, it runs.
+        Seconds, at least 0.001, by which a run may start later than its slot. A slot that would start later is missed,
+        with the reason ``late``. Default: a run may start any time later.
     overlap
-        What to do with a slot whose task still runs: ``"skip"``, ``"queue"`` or ``"allow"``.
+        What happens to a slot while a run of its task is in progress: ``"skip"``, ``"queue"`` or ``"allow"``.
     phase
-        ``"auto"``: the first slot is not one spacing after the start but at a share of it that is always the same for
-        this host and task, so that many hosts or tasks of one spacing do not run together. Default: the service's.
+        ``"auto"``: the first slot is not one spacing after the start, but a share of the spacing, always the same for
+        this host and task. So many hosts or tasks of one spacing do not run together. Default: the setting `phase`.
     enabled
         `False` switches the task off.
     external_process_ok
-        Not run here where the setting `run_external_periodic_tasks` is false.
+        `True`: the task does not run in this process where the setting `run_external_periodic_tasks` is false.
     name
-        The task's name where the method's will not do.
+        The task's name. Default: the method's name.
 
     Raises
     ------
     InvalidPeriodicTaskArg
-        At once, where the declaration is written, naming the argument and what is accepted.
+        The declaration is wrong; the error is raised when it is executed, and names the argument and what is accepted.
     """
     if len(functions) == 1 and not options and (callable(functions[0]) or inspect.isroutine(functions[0])):
         return _attach(functions[0], declare({}))
@@ -107,32 +109,32 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
 
 
 def declared(value: object) -> PeriodicTask | None:
-    """The record that `@periodic_task` attached to this function, if it did."""
+    """Return the record that `@periodic_task` attached to this function; `None` = it has none."""
     record = getattr(value, TASK_MARK, None)
     return record if isinstance(record, PeriodicTask) else None
 
 
 def declare(options: Mapping[str, Any]) -> PeriodicTask:
-    """The record that these keywords of `@periodic_task` make; equal ones share one."""
+    """Make the record of these keywords of `@periodic_task`; equal keywords share one record."""
     try:
         return _shared_record(**options)
     except InvalidPeriodicTaskArg:
         raise
-    except TypeError:  # a value that cannot be a key
+    except TypeError:  # a value that is not hashable
         return read_options(options)
 
 
 @functools.lru_cache(typed=True)
 def _shared_record(**options: Any) -> PeriodicTask:
-    # By type too: 1 is a spacing and True is none.
+    # Cached by type too: 1 is a spacing, and True, which equals it, is not.
     return read_options(options)
 
 
 class Addition(NamedTuple):
-    """What is said of a task that is added to an instance.
+    """The options of a task that is added to an instance.
 
-    The name and the initial delay are most often its own: they are kept off the record, so that very many tasks that
-    differ in nothing else share one.
+    Name and initial delay usually belong to one task only. They are kept apart from the record, so that very many tasks
+    that differ only in them share one record.
     """
 
     record: PeriodicTask
@@ -141,18 +143,18 @@ class Addition(NamedTuple):
 
 
 def declare_addition(options: Mapping[str, Any]) -> Addition:
-    """What these keywords of `add_periodic_task` say."""
+    """Read the keywords of `add_periodic_task`."""
     shared = dict(options)
     name = read_option("name", shared.pop("name", None))
     initial_delay = read_option("initial_delay", shared.pop("initial_delay", None))
     record = declare(shared)
     if initial_delay is not None and record.run_immediately:
-        read_options(options)  # says that these exclude each other
+        read_options(options)  # raises: these two exclude each other
     return Addition(record, name, initial_delay)
 
 
 def check_function(function: object, *, takes: str, name: str | None = None) -> None:
-    """Refuse what cannot be a task: anything but `async def` with the parameters `takes` and no other required one."""
+    """Raise `InvalidPeriodicTaskArg` unless this is `async def` and can be called with the parameters `takes`."""
     count = takes.count(",") + 1
     if _plainly_fits(function, count):
         return
@@ -172,16 +174,16 @@ def check_function(function: object, *, takes: str, name: str | None = None) -> 
 
 
 def _how_to_block(function: object) -> str:
-    """What to write around work that blocks, where this is such work."""
+    """Say how to call a plain function from a task; empty for any other object."""
     if kind_of(function) != "a plain function":
         return ""
     return f"; for work that blocks, await asyncio.to_thread({name_of(function)}, ...) in one"
 
 
 def _plainly_fits(function: object, count: int) -> bool:
-    """Whether this is plain `async def` that takes so many arguments; what is not so plain is looked at closely.
+    """Whether this is a plain `async def` that takes `count` arguments. False means that a closer look is needed.
 
-    `inspect.signature` would cost as much as all the rest of a declaration.
+    The closer look by `inspect.signature` costs as much as all the rest of a declaration.
     """
     if type(function) is not types.FunctionType or hasattr(function, "__wrapped__"):
         return False
@@ -194,13 +196,13 @@ def _plainly_fits(function: object, count: int) -> bool:
 def refuse_hidden_tasks(cls: type) -> None:
     """Refuse a class in which a decorator without `functools.wraps` above `@periodic_task` hides a task.
 
-    It is found by what the decorator put in the task's place: something that holds, in its closure or its attributes,
-    the function that the class body defined under that name.
+    The decorator has put another object in the task's place. This object holds the function that the class body defined
+    under that name, in its closure or its attributes.
 
     Raises
     ------
     InvalidPeriodicTaskArg
-        It names the task and the cure.
+        A task is hidden; the text names it and the cure.
     """
     for base in cls.__mro__:
         for attribute, value in vars(base).items():
@@ -222,7 +224,7 @@ def _refuse_hidden_task(cls: type, attribute: str, value: object) -> None:
 def _attach(function: Any, record: PeriodicTask) -> Any:
     check_function(function, takes="self, context")
     if not inspect.isfunction(function):
-        # Only a function is bound to the manager when it is looked up on one.
+        # Python binds only a function to the manager.
         raise InvalidPeriodicTaskArg(
             f"{safe_repr(function)} is {kind_of(function)}; @periodic_task needs 'async def' in the class, or give "
             "this one to add_periodic_task()"

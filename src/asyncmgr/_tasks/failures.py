@@ -1,6 +1,6 @@
-"""Tells whether a task fails as it did before.
+"""Decides whether a failure of a task is of a new kind, or of one seen before.
 
-By the type of its error, and by the line of the user's code that it comes from.
+The type of the error and the line of the user's code that it comes from make the kind.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from types import CodeType, FrameType
 from asyncmgr._common.safe_text import type_name
 
 REMEMBERED = 16
-"""Kinds of failure of one episode that are told apart; a task whose every error is new does not fill the log."""
+"""The number of kinds that an episode remembers, so that a task whose every error is new does not fill the log."""
 
 _MEMBERS = 16
-"""Members of an exception group that are looked at."""
+"""The number of members of an exception group that make its kind."""
 
 _OURS = "asyncmgr"
 _LIBRARIES = tuple(
@@ -24,9 +24,9 @@ _LIBRARIES = tuple(
 )
 
 Place = tuple[str, int]
-"""File and line."""
+"""A file and a line in it."""
 Kind = tuple[str, Place | None, frozenset[object]]
-"""Type, place, and for a group the kinds of its members."""
+"""Type and place of an error, and for a group the kinds of its members."""
 
 
 class Episode:
@@ -40,10 +40,10 @@ class Episode:
         self._kinds: set[Kind] = set()
 
     def is_news(self, error: BaseException | None) -> bool:
-        """Whether no failure of this episode was of this kind yet; asked once for each failure."""
+        """Whether this failure is of a new kind in this episode. Call it once a failure: it remembers the kind."""
         try:
             kind = kind_of(error)
-        except Exception:  # a class of the user's that has its own idea of `exceptions` or of its traceback
+        except Exception:  # the user's exception class may override `exceptions` or its traceback
             kind = (type_name(error), None, frozenset())
         if kind in self._kinds or len(self._kinds) == REMEMBERED:
             return False
@@ -52,7 +52,7 @@ class Episode:
 
 
 def kind_of(error: BaseException | None, depth: int = 3) -> Kind:
-    """What tells one failure from another."""
+    """Return the kind of a failure; `depth` bounds how deep it looks into groups of groups."""
     members: tuple[BaseException, ...] = ()
     if isinstance(error, BaseExceptionGroup) and depth:
         members = error.exceptions[:_MEMBERS]
@@ -61,15 +61,15 @@ def kind_of(error: BaseException | None, depth: int = 3) -> Kind:
 
 
 def place_of(error: BaseException) -> Place | None:
-    """The innermost line of the user's code in its traceback; of a library, where none is the user's.
+    """Find the innermost line of the user's code in the traceback; of a library where there is none.
 
-    Not the innermost line of all: a library may raise the same refusal from many of its own.
+    Not the innermost line of all, since a library may raise the same error from many of its own lines.
     """
     frames = [(frame, line) for frame, line in _frames(error) if _package(frame) != _OURS]
     if not frames:
         return None
     users = [one for one in frames if not _is_library(one[0].f_code)]
-    if not users:  # an application that is installed; its task is the first that we have called
+    if not users:  # an installed application: the first frame that we called is its task
         package = _package(frames[0][0])
         users = [one for one in frames if _package(one[0]) == package]
     frame, line = users[-1]

@@ -1,4 +1,4 @@
-"""Makes runs of the slots that the lookout hands over: ready to start, queued behind a run, or refused."""
+"""Sorts the runs for the slots that the lookout hands over: ready to start, queued behind a run, or refused."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from asyncmgr.events import RunFinished
 
 
 class Intake:
-    """The runs of one service that have not begun.
+    """The runs of one service that have not started.
 
     Parameters
     ----------
     site
         Where the runs happen.
     reporter
-        Told of slots that have no run.
+        Reports the slots that get no run.
     oldest
-        The run of a task that was started first, of those in progress.
+        Finds the run in progress that started first, by the standing of its task.
     """
 
     def __init__(self, site: Site, reporter: Reporter, *, oldest: Callable[[Standing], Run | None]) -> None:
@@ -39,10 +39,10 @@ class Intake:
         self._numbers = itertools.count(1)
         self._queued: dict[Standing, Run] = {}
         self.ready: deque[Run] = deque()
-        """Handed out: their tasks count as running already."""
+        """Runs to start next. Their tasks count as running already."""
 
     def accept(self, batch: Batch[Run], moment: Moment) -> None:
-        """Take in what one look has found."""
+        """Take in the slots that one look has found."""
         look, numbers = self._look_at(moment), self._numbers
         for run in batch.due:
             run.look, run.number = look, next(numbers)
@@ -59,12 +59,12 @@ class Intake:
             self._report.schedule_failed(task, error, moment)
 
     def trigger(self, task: ManagedTask, moment: Moment, waiter: asyncio.Future[RunFinished] | None) -> Run:
-        """Take in a run that somebody asks for, beside the grid.
+        """Take in a run that a handle asks for, outside the grid.
 
         Raises
         ------
         AlreadyRunning
-            A run of the task is in progress, and its `overlap` allows no other and none to be queued.
+            A run of the task is in progress, and the task's `overlap` neither allows nor queues another one.
         """
         run = Run(task, task.plan.reference(moment), 0)
         run.asked, run.look, run.number = "manual", self._look_at(moment), next(self._numbers)
@@ -79,12 +79,12 @@ class Intake:
         return run
 
     def start_queued(self, standing: Standing, moment: Moment) -> None:
-        """The run in the way has ended: the one behind it is ready."""
+        """Make the queued run ready, when the run before it has ended."""
         standing.queued = False
         self._hand_out(self._queued.pop(standing), moment)
 
     def unqueue(self, task: ManagedTask, reason: Literal["draining", "removed", "paused"]) -> None:
-        """Refuse the slot that waits behind a run of the task."""
+        """Refuse the run that is queued behind a run of the task, if there is one."""
         run = self._queued.pop(task.standing, None)
         if run is not None:
             task.standing.queued = False
@@ -92,7 +92,7 @@ class Intake:
             _refuse_waiter(run, reason)
 
     def give_up(self, run: Run, reason: Literal["draining", "removed", "late"]) -> None:
-        """It was handed out, and is not started."""
+        """Refuse a run that was handed out and has not started."""
         run.managed.standing.running -= 1
         if reason == "late":
             run.managed.standing.missed += 1
@@ -102,7 +102,7 @@ class Intake:
         _refuse_waiter(run, reason)
 
     def close(self) -> None:
-        """Refuse all that has not begun."""
+        """Refuse all runs that have not started."""
         for run in self.ready:
             self.give_up(run, "draining")
         for run in tuple(self._queued.values()):
@@ -125,7 +125,7 @@ class Intake:
         return Look(self._site, moment, self._loop.time())
 
     def _in_the_way(self, run: Run) -> tuple[str, float] | None:
-        """The run that this slot met, and its age in seconds; not looked for where nobody will read it."""
+        """Find the run that this slot met, and its age in seconds. It is slow: do it only where the log shows it."""
         trouble = run.managed.standing.trouble
         if trouble is not None and not is_reminder(trouble.refused + 1):
             return None

@@ -1,4 +1,4 @@
-"""Looks at the agenda when something is due, and hands over what it finds. The only timer of a service's tasks."""
+"""Looks at the agenda when a slot is due, and hands over what it finds. It has the only timer of a service's tasks."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.runs import Run
 
 SET_BACK = 60.0
-"""Seconds: a wall clock set back by more makes wall-clock schedules start over."""
+"""Seconds. Where the wall clock is set back by more than this, wall-clock schedules are planned anew."""
 
 _SHORTEST_SLEEP = 0.001
-"""Seconds. uvloop rounds timers to milliseconds and may fire early; asking it again and again is a busy loop."""
+"""Seconds. uvloop rounds timers to milliseconds and may fire early; setting one again at once is a busy loop."""
 
 
 class Lookout:
-    """The clock, the agenda and the one timer of a service. Needs a running loop.
+    """The clock, the agenda and the one timer of a service. An event loop must be running.
 
     Parameters
     ----------
     random_source
         Draws the jitter.
     context
-        In which the looks are made.
+        The context in which the looks are made.
     accept
-        Gets what a look has found.
+        Called with the batch that a look has found.
     expire
-        Gets each run whose deadline has passed.
+        Called with each run whose deadline has passed.
     stepped
-        Told of a jump of the wall clock.
+        Called with each jump of the wall clock.
     die
-        Told of what a look raised: the schedule has ended.
+        Called with the error that a look raised: the schedule has ended.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Lookout:
         self.clock = LoopClock(self._loop)
         self.agenda: Agenda[Run] = Agenda(Run, random_source)
         self.deadlines: LazyHeap[Run] = LazyHeap()
-        """By loop time in microseconds."""
+        """Runs by the end of their timeout, in loop time, microseconds."""
         self._accept = accept
         self._expire = expire
         self._stepped = stepped
@@ -64,26 +64,26 @@ class Lookout:
         self._unfollow: Callable[[], None] = lambda: None
         self._found_nothing = False
         self.is_open = False
-        """Slots are handed out."""
+        """Whether slots are handed out."""
 
     def open(self) -> None:
-        """Begin to hand out what is planned."""
+        """Begin to hand out slots."""
         self.is_open = True
         self._timer.set(self._loop.time())
         self._unfollow = self.clock.follow(lambda: self._timer.set_by(self._loop.time()))
 
     def close(self) -> None:
-        """Hand out nothing more. Deadlines go on to expire."""
+        """Hand out no more slots. Deadlines go on to expire."""
         self.is_open = False
 
     def end(self) -> None:
-        """Look no more."""
+        """End all looks: deadlines expire no more."""
         self._unfollow()
         self._timer.drop()
 
     @property
     def is_alive(self) -> bool:
-        """The timer that everything hangs on is set and not overdue by more than a look at the clock."""
+        """Whether the timer is set, and overdue by no more than the time between two looks at the clock."""
         return self._timer.is_set and self._timer.when + LoopClock.CHECK / SECOND > self._loop.time()
 
     def add(self, task: ManagedTask) -> None:
@@ -93,16 +93,16 @@ class Lookout:
             self._timer.set_by(self._next_look(self.clock.read()))
 
     def remove(self, task: ManagedTask) -> None:
-        """Plan it no more. It may be absent."""
+        """Take the task out of the agenda. It may be absent."""
         self.agenda.remove(task)
 
     def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
-        """Plan the task anew, and leave it to the caller to add it again where it is switched on."""
+        """Plan the task anew. The caller adds it again where it is switched on."""
         self.agenda.remove(task)
         task.plan.reschedule(options, self.clock.read(), by_service=True)
 
     def set_deadline(self, run: Run, timeout: int) -> None:
-        """Have the run expire so many microseconds after its start."""
+        """Let the run expire `timeout` microseconds after its start."""
         self.deadlines.push(to_us(run.started) + timeout, run)
         self._timer.set_by(run.started + timeout / SECOND)
 
@@ -121,7 +121,7 @@ class Lookout:
             self._take_step(step, moment)
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
         self._expire_deadlines()
-        # Before anything of the batch is told or started: whatever happens there, there will be another look.
+        # Set before the batch is handed over: whatever `accept` does, another look follows.
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
 
@@ -142,7 +142,7 @@ class Lookout:
     # The timer
 
     def _sleep_until(self, moment: Moment, *, found: int) -> float:
-        """When to look again. After two looks in a row for nothing not at once: the loop's timers are that coarse."""
+        """Choose the loop time of the next look; not now after two that found nothing, since timers are coarse."""
         now, when = self._loop.time(), self._next_look(moment)
         earliest = now + _SHORTEST_SLEEP if self._found_nothing and not found else now
         self._found_nothing = not found

@@ -1,4 +1,4 @@
-"""One periodic task of one manager instance: what to call, its plan, and the standing of its runs."""
+"""`ManagedTask`: one task of one manager instance, with its body, its plan and the standing of its runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asyncmgr.events import Outcome
 
 
 class Standing:
-    """How the runs of one task have gone. Written where runs start and end, and nowhere else."""
+    """How the runs of one task have gone. Only the code that starts and ends runs writes it."""
 
     __slots__ = (
         "duration",
@@ -33,38 +33,38 @@ class Standing:
 
     def __init__(self) -> None:
         self.running = 0
-        """Runs handed out and not yet ended."""
+        """The number of runs that were handed out and have not ended."""
         self.queued = False
-        """One more waits for the run in progress to end."""
+        """Whether one more run waits for the end of the run in progress."""
         self.runs = 0
         self.skipped = 0
         self.missed = 0
         self.last_run: int | None = None
-        """When the last one was handed out: wall time, microseconds."""
+        """The moment at which the last run was handed out: wall time, microseconds."""
         self.outcome: Outcome | None = None
-        """Of the last run that ended."""
+        """The outcome of the last run that ended."""
         self.duration = 0.0
-        """Of the last run that ended, seconds."""
+        """The duration of the last run that ended, seconds."""
         self.trouble: Trouble | None = None
-        """Kept only while something goes wrong: most tasks never need it."""
+        """Present only during failures or skipped slots in a row: most tasks never need it."""
 
 
 class Trouble:
-    """What goes wrong with one task at present: failures in a row, or slots refused in a row."""
+    """The present failures in a row, and skipped slots in a row, of one task."""
 
     __slots__ = ("episode", "failures", "is_news", "refused", "text")
 
     def __init__(self) -> None:
         self.failures = 0
-        """In a row."""
+        """The number of failures in a row."""
         self.text = ""
-        """The last failure, as ``ValueError: text``."""
+        """The last failure as ``ValueError: text``; empty = there is none."""
         self.episode: Episode | None = None
-        """Of these failures: tells whether one is of a new kind."""
+        """The memory of these failures' kinds."""
         self.is_news = False
-        """The last failure was of a new kind."""
+        """Whether the last failure was of a new kind."""
         self.refused = 0
-        """Slots in a row that met a run of their own task."""
+        """The number of slots in a row that got no run because a run of the task was in progress."""
 
 
 class ManagedTask:
@@ -94,21 +94,21 @@ class ManagedTask:
         share: int | None = None,
         standing: Standing | None = None,
     ) -> None:
-        """`standing` is that of a removed task of the same name whose run goes on."""
+        """`standing` is the standing of a removed task of the same name, if a run of that goes on."""
         self.manager = manager
         self.body = body
-        """What to call, or the name of the manager's method, which is looked up at each run."""
+        """The function to call, or the name of the manager's method, which is looked up at each run."""
         self.full_name = full_name
         self.declared = options
-        """What the code says; settings may lay something over it."""
+        """The options as the code declares them, without the settings."""
         self.log_level: str | None = None
         """The level at which a successful run is logged; `None` = not at all."""
         self.plan = Plan(options, tolerance=tolerance, initial_delay=initial_delay, share=share)
         self.standing = standing or Standing()
         self.place: Place | None = NO_PLACE
-        """The agenda's mark of this task's one valid place in a heap."""
+        """This task's one valid place in a heap of the agenda; `NO_PLACE` = the task is not planned."""
         self.lane: Lane | None = None
-        """The agenda's heap in which that place is."""
+        """The agenda's heap that has this place; `None` = the task has no place."""
 
     @property
     def name(self) -> str:
@@ -121,13 +121,13 @@ class ManagedTask:
         return self.plan.options
 
     def call(self, context: Any) -> Any:
-        """Call the body; a method is looked up now, so an overridden or patched one is what runs."""
+        """Call the body. A method is looked up now, so that an overridden or patched one runs."""
         body = self.body
         return getattr(self.manager, body)(context) if isinstance(body, str) else body(context)
 
 
 class Lane(LazyHeap[ManagedTask]):
-    """The tasks of one window on one scale, by planned start."""
+    """The tasks that share one window and one scale, by planned start."""
 
     __slots__ = ("on_wall", "window")
 
@@ -139,40 +139,40 @@ class Lane(LazyHeap[ManagedTask]):
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """A periodic task that is switched on, as its manager sees it. Times are aware, in UTC; lengths are seconds."""
+    """The state of one task at one moment. Times are aware, in UTC; durations are seconds."""
 
     name: str
     full_name: str
     spacing: float | None
-    """0.0 = every pass, `None` for cron and for `at`."""
+    """Seconds between two slots; 0.0 = every pass, `None` for cron and for `at`."""
     schedule: str
-    """As written: the cron expression, or the spacing in words."""
+    """The cron expression as written, or the spacing in words."""
     last_run: datetime | None
-    """When it was last started."""
+    """The start of the last run."""
     next_due: datetime | None
-    """Wall time now plus what remains; `None` = it is paused, or it has no slot any more."""
+    """The next slot, by the present wall clock; `None` = the task is paused, or its schedule is over."""
     tz: str | None = None
     """The time zone of a cron expression; `None` for a spacing."""
     outcome: Outcome | None = None
-    """How the last run that ended did; `None` = none has ended."""
+    """The outcome of the last run that ended; `None` = no run has ended."""
     error: str | None = None
-    """The last failure as type and text, while failures go on."""
+    """The last failure as type and text; `None` = there are no failures in a row."""
     duration: float | None = None
-    """Of the last run that ended."""
+    """Duration of the last run that ended, seconds."""
     failures: int = 0
-    """In a row."""
+    """The number of failures in a row."""
     runs: int = 0
     skipped: int = 0
     missed: int = 0
     running_since: datetime | None = None
-    """When the oldest run in progress started."""
+    """The start of the oldest run in progress; `None` = no run is in progress."""
     paused: bool = False
 
 
 def status_of(
     task: ManagedTask, moment: Moment, *, running_for: float | None = None, paused: bool = False
 ) -> TaskStatus:
-    """The task in wall time; `running_for` is the age of its oldest run in progress, seconds."""
+    """Make the status of a task. `running_for` is the age of its oldest run in progress, in seconds."""
     plan, standing = task.plan, task.standing
     schedule = plan.options.schedule
     remaining = None if paused else plan.remaining(moment)

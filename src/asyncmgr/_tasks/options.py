@@ -1,7 +1,8 @@
-"""The options of a periodic task: one table that says of each how it is read, what is accepted and who may say it.
+"""The options of a periodic task, in one table: how each is read, what it accepts, and whether settings may set it.
 
-`@periodic_task`, `add_periodic_task`, the settings of tasks, their merge, and rescheduling all read `OPTIONS`. What
-they say is laid over what held before by one function, `lay_over`: what is not said stays.
+`@periodic_task`, `add_periodic_task`, the settings of tasks, their merge, and rescheduling all read `OPTIONS`. One
+function, `lay_over`, lays the options of a stronger place over those of a weaker one: options that the stronger place
+does not set stay. The code is the weakest place; settings and handles are stronger.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Once, Schedule, lo
 from asyncmgr.errors import InvalidPeriodicTaskArg
 
 Overlap = Literal["skip", "queue", "allow"]
-"""What happens to a slot whose task still runs: `skip` refuses it, `queue` keeps one for later, `allow` starts it."""
+"""What a slot gets during a run of its task: `skip` refuses it, `queue` keeps one for later, `allow` starts it."""
 
 Phase = Literal["auto"] | None
-"""Where in its spacing a task begins: `auto` = at a stable share of it for each host and task; `None` = at its end."""
+"""The first slot of a task: `auto` = a stable share of its spacing after the start; `None` = one spacing after it."""
 
 SHORTEST = timedelta(milliseconds=1)
 
 LONGEST = timedelta(days=36525)
 """The range of a spacing, 1 ms to 100 years."""
 
-# Made once: of very many tasks each is checked against them.
+# Computed once, since each of very many tasks is checked against them.
 _LENGTHS = (int, float, timedelta)
 _LONGEST = LONGEST.total_seconds()
 _SHORTEST = to_us(SHORTEST)
@@ -38,34 +39,34 @@ _SHORTEST = to_us(SHORTEST)
 
 @dataclass(frozen=True, slots=True)
 class PeriodicTask:
-    """The options of one periodic task, as declared or as in force. Inert: it reads no clock, no file, no variable."""
+    """The options of one periodic task, declared or in force. A mere value: it reads no clock, file or variable."""
 
     schedule: Schedule
     switched_off: str | None = None
-    """Why it never runs, in words for a log line; `None` = it runs."""
+    """Why the task never runs, in words for a log line; `None` = it runs."""
     run_immediately: bool = False
     initial_delay: int | None = None
     """Microseconds from the start to the first slot; `None` = one spacing."""
     jitter: int = 0
     """Microseconds."""
     tolerance: int | None = None
-    """Microseconds; `None` = the service's."""
+    """Microseconds; `None` = as in the service's settings."""
     timeout: int | None = None
-    """Microseconds."""
+    """Microseconds; `None` = no timeout."""
     overlap: Overlap = "skip"
     phase: Phase = None
     external_process_ok: bool = False
     name: str | None = None
-    """`None` = the method's."""
+    """The second half of the full name; `None` = the method's name."""
     misfire_grace: int | None = None
-    """Microseconds by which a start may be later than its slot; `None` = any."""
+    """Microseconds by which a run may start later than its slot; `None` = any time later."""
     tz: str | None = None
-    """The zone that was said, kept for a cron expression that comes later; `None` = the service's."""
+    """The zone that was given, kept for a later cron expression; `None` = as in the service's settings."""
     enabled: bool = True
-    """What was said of it, whatever the spacing says."""
+    """The option `enabled` as given, independent of a negative spacing."""
 
     def with_zone(self, zone: str) -> PeriodicTask:
-        """These options where `zone` is the zone of cron expressions that say none."""
+        """Return these options, with `zone` as the zone of a cron expression that has none."""
         schedule = self.schedule
         if self.tz is not None or not isinstance(schedule, Cron) or schedule.tz == zone:
             return self
@@ -76,11 +77,11 @@ class PeriodicTask:
 
 
 class _NotAcceptedError(ValueError):
-    """A value that an option does not take; the text says what it takes."""
+    """An option does not accept a value; the text says what it accepts."""
 
 
 def _read_spacing(value: object) -> int:
-    """A spacing in microseconds: 0, negative, or 1 ms to 100 years."""
+    """Read a spacing as microseconds: 0, negative, or 1 ms to 100 years."""
     span = _read_span(value)
     if 0 < span < _SHORTEST:
         raise _NotAcceptedError("1 ms to 100 years, 0 for every pass, negative for off")
@@ -88,21 +89,21 @@ def _read_spacing(value: object) -> int:
 
 
 def _read_span(value: object) -> int:
-    """A number of seconds or a `timedelta`, at most 100 years, as microseconds."""
+    """Read a number of seconds or a `timedelta`, at most 100 years, as microseconds."""
     if isinstance(value, bool) or not isinstance(value, _LENGTHS):
         raise _NotAcceptedError("seconds as int or float, or a timedelta")
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not abs(seconds) <= _LONGEST:  # NaN is neither more nor less
+    if not abs(seconds) <= _LONGEST:  # written so that NaN is refused too
         raise _NotAcceptedError("a finite number of seconds, at most 100 years")
     span = to_us(value)
     if span == 0 != seconds:
-        # 0 means something else than the shortest time before or after it.
+        # A tiny value must not become 0, which has a meaning of its own.
         return 1 if seconds > 0 else -1
     return span
 
 
 def _read_length(value: object) -> int:
-    """A length of time of 0 or more, as microseconds."""
+    """Read a length of time of 0 or more as microseconds."""
     span = _read_span(value)
     if span < 0:
         raise _NotAcceptedError("0 or more seconds")
@@ -122,7 +123,7 @@ def _read_grace(value: object) -> int | None:
 
 
 def _read_limit(value: object, accepted: str) -> int | None:
-    """A length of time of at least 1 ms, as microseconds, or `None`."""
+    """Read a length of time of at least 1 ms as microseconds, or `None`."""
     length = _read_optional_length(value)
     if length is not None and length < _SHORTEST:
         raise _NotAcceptedError(accepted)
@@ -142,7 +143,7 @@ def _read_cron(value: object) -> str:
 
 
 def _read_zone(value: object) -> str:
-    """The name of a zone of this machine, or ``"local"``."""
+    """Read the name of a time zone that this machine knows, or ``"local"``."""
     if isinstance(value, ZoneInfo) and value.key is not None:
         value = value.key
     elif isinstance(value, timezone) and value == UTC:
@@ -199,15 +200,15 @@ _SWITCH = "true or false"
 
 
 class Option(NamedTuple):
-    """One option, whoever says it."""
+    """One option: a row of the table."""
 
     name: str
     read: Callable[[object], Any]
-    """The value inside, from what was said; raises `ValueError`."""
+    """Converts a given value to the value in `PeriodicTask`; raises `ValueError` where it is not accepted."""
     written: str | None = None
-    """What settings may say of it, for people; `None` = nothing: only the code may."""
+    """For people: the values that settings may set; `None` = only the code may set this option."""
     replaces: tuple[str, ...] = ()
-    """What a weaker place says of these is void where a stronger one says this. In one place they exclude this."""
+    """Options that this one makes void in weaker places. In one place they and this one exclude each other."""
 
 
 OPTIONS: dict[str, Option] = {
@@ -240,17 +241,17 @@ OPTIONS: dict[str, Option] = {
         Option("name", _read_name),
     )
 }
-"""Every option by name, in the order in which errors list them."""
+"""All options by name, in the order in which errors list them."""
 
 ACCEPTED = ", ".join(OPTIONS)
 
 SETTABLE = tuple(option for option in OPTIONS.values() if option.written is not None)
-"""Those of which settings may say something."""
+"""The options that settings may set."""
 
 REPLACED_BY: dict[str, tuple[str, ...]] = {
     name: tuple(other.name for other in OPTIONS.values() if name in other.replaces) for name in OPTIONS
 }
-"""By option: which others make it void."""
+"""By option: the others that make it void."""
 
 _EXCLUSIVE = tuple(
     (other, one)
@@ -262,12 +263,12 @@ _SCHEDULED_BY = frozenset(name for pair in _EXCLUSIVE for name in pair)
 
 
 def read_option(name: str, value: object) -> Any:
-    """The value inside of what code says of an option.
+    """Convert the value that the code gives to an option.
 
     Raises
     ------
     InvalidPeriodicTaskArg
-        It names the option, the value and what is accepted.
+        The value is not accepted; the text names the option, the value and what is accepted.
     """
     try:
         return OPTIONS[name].read(value)
@@ -278,12 +279,12 @@ def read_option(name: str, value: object) -> Any:
 
 
 def check_setting(name: str, value: object, written: object) -> None:
-    """Check what settings say of an option, a value that was `written` otherwise; the row tells what is accepted.
+    """Check a value that settings give to an option; `written` is the value as it stands in the settings, for errors.
 
     Raises
     ------
     ValueError
-        It says what is wrong.
+        The value is not accepted; the text says why.
     """
     try:
         OPTIONS[name].read(value)
@@ -292,20 +293,20 @@ def check_setting(name: str, value: object, written: object) -> None:
 
 
 def read_options(options: Mapping[str, Any]) -> PeriodicTask:
-    """The record that these keywords of `@periodic_task` make."""
+    """Make the record of these keywords of `@periodic_task`."""
     for keyword in options:
         if keyword not in OPTIONS:
             raise InvalidPeriodicTaskArg(f"@periodic_task has no argument {keyword!r}; accepted: {ACCEPTED}")
     said = {keyword: read_option(keyword, value) for keyword, value in options.items()}
-    # Not by `replace`, which takes twice as long, for each of very many tasks.
+    # Not by `replace`, which takes twice as long: there may be very many tasks.
     return PeriodicTask(**_changes(_NOTHING_SAID, said, enabled_wins=False))
 
 
-# One thing said over another --------------------------------------------------------------------------------------
+# Laying options over others --------------------------------------------------------------------------------------
 
 
 def conflict(said: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Two options that exclude each other, where one place says both."""
+    """Find two options that exclude each other and are both given in one place; `None` = there is no such pair."""
     names = _SCHEDULED_BY.intersection(said)
     if len(names) > 1:
         found = next((pair for pair in _EXCLUSIVE if names.issuperset(pair)), None)
@@ -317,21 +318,21 @@ def conflict(said: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def lay_over(base: PeriodicTask, said: Mapping[str, Any]) -> PeriodicTask:
-    """The options in force where `said`, values that have been read, is the stronger; what it does not say stays.
+    """Compute the options in force where `said` (values already read) is stronger than `base`; others of `base` stay.
 
-    A schedule replaces the one before, `enabled` wins over a negative spacing, and nothing else switches a task on
+    A schedule replaces the one before. `enabled` wins over a negative spacing, and only `enabled` switches on a task
     that is not enabled.
 
     Raises
     ------
     InvalidPeriodicTaskArg
-        What is said contradicts itself, or means nothing to the schedule that is then in force.
+        Two options in `said` exclude each other, or one has no meaning for the schedule that is then in force.
     """
     return replace(base, **_changes(base, said, enabled_wins=True))
 
 
 def _changes(base: PeriodicTask, said: Mapping[str, Any], *, enabled_wins: bool) -> dict[str, Any]:
-    """The fields of the record that are then other ones."""
+    """Compute the fields of the record that change."""
     _refuse_conflicts(said)
     schedule = _schedule(base, said)
     changes = {name: value for name, value in said.items() if name not in _SCHEDULES}
@@ -388,18 +389,18 @@ def _schedule(base: PeriodicTask, said: Mapping[str, Any]) -> Schedule:
 
 @functools.lru_cache
 def _every(step: int) -> Every:
-    """One object for all tasks of one spacing."""
+    """Make the schedule of a spacing; all tasks of this spacing share it."""
     return Every(step)
 
 
 @functools.lru_cache
 def _cron(expression: str, tz: str) -> Cron:
-    """One object for all tasks of one expression and zone."""
+    """Make the schedule of an expression and a zone; all tasks of these share it."""
     return Cron(expression, tz)
 
 
 def _drop_the_other_start(base: PeriodicTask, said: Mapping[str, Any], changes: dict[str, Any]) -> None:
-    """Both `initial_delay` and `run_immediately` say when the first slot is: the stronger place holds."""
+    """Drop `initial_delay` or `run_immediately` of the weaker place, since both set the first slot."""
     if base.run_immediately and said.get("initial_delay") is not None:
         changes["run_immediately"] = False
     if base.initial_delay is not None and said.get("run_immediately"):
@@ -407,7 +408,7 @@ def _drop_the_other_start(base: PeriodicTask, said: Mapping[str, Any], changes: 
 
 
 def _why_off(spacing: int, *, enabled: bool) -> str | None:
-    """Why it never runs; the negative spacing is named first, as the ancestor did."""
+    """Say why the task never runs; a negative spacing comes before `enabled`, as in the ancestor."""
     if spacing < 0:
         return "its spacing is negative"
     return None if enabled else _NOT_ENABLED

@@ -1,4 +1,4 @@
-"""Lays what settings, or a handle, say of a task over the options that it has. Pure."""
+"""Lays options from settings or from a handle over the options that a task has. Pure."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from asyncmgr.errors import InvalidPeriodicTaskArg
 
 
 def override_options(options: PeriodicTask, override: object) -> PeriodicTask:
-    """The options in force: those of the declaration with what the settings say laid over them.
+    """Compute the options in force: those of the declaration, with those of the settings laid over them.
 
-    A spacing replaces a cron or a negative spacing; `enabled` wins over both; what is not said stays.
+    A spacing replaces a cron expression or a negative spacing; `enabled` wins over both; options that the settings do
+    not set stay.
 
     Parameters
     ----------
     options
-        As declared.
+        The options as declared.
     override
-        Has an attribute for each of `SETTABLE`; `None` = nothing is said. Lengths are seconds.
+        An object with an attribute for each of `SETTABLE`; `None` = not set. Lengths are seconds.
 
     Raises
     ------
     InvalidPeriodicTaskArg
-        A value cannot be meant, or not beside what else is in force.
+        A value is not accepted, or does not fit the other options in force.
     """
     said = {option.name: getattr(override, option.name) for option in SETTABLE}
     return lay_over(
@@ -40,14 +41,14 @@ def reschedule_options(
     cron: str | None = None,
     tz: str | ZoneInfo | None = None,
 ) -> PeriodicTask:
-    """The options in force after `TaskHandle.reschedule`: another schedule, and all the rest as it was.
+    """Compute the options in force after `TaskHandle.reschedule`: the schedule changes, and all others stay.
 
-    The zone of a cron expression stays where none is given, and a task that is not enabled stays off.
+    Without `tz` a cron expression keeps its zone, and a task that is not enabled stays off.
 
     Raises
     ------
     InvalidPeriodicTaskArg
-        Nothing or too much is given, or a value cannot be meant.
+        Neither or too many of the options are given, or a value is not accepted.
     """
     given: dict[str, Any] = {"spacing": spacing, "cron": cron, "tz": tz}
     said = {name: value for name, value in given.items() if value is not None}

@@ -1,7 +1,7 @@
-"""One pass over a manager's tasks, for services that own their loop, and for tests.
+"""Makes one pass over a manager's tasks, for applications that have their own loop, and for tests.
 
-It makes the same runs as a service does, and ends them by the same judge and the same reporter; but it awaits each
-body itself, one after the other.
+A pass makes the same runs as a service does, and judges and reports them by the same code. It awaits each body itself,
+one after the other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Passes:
         present: Callable[[], Iterable[ManagedTask]],
         read: Callable[[], Moment],
     ) -> None:
-        """`present` gives the tasks that are switched on at the moment; `read` reads the clock."""
+        """`present` returns the tasks that are switched on at the moment; `read` reads the clock."""
         self._site = site
         self._present = present
         self._read = read
@@ -38,12 +38,12 @@ class Passes:
         self._numbers = itertools.count(1)
 
     async def make_one(self, context: Any, *, raise_on_error: bool) -> float:
-        """Start what is due, each awaited to its end; how long the caller may idle, in seconds."""
+        """Run the tasks that are due, each to its end; return the seconds that the caller may idle."""
         moment = self._read()
         present = tuple(self._present())
         for managed in present:
             managed.plan.note_first_pass(moment)
-        # The set is taken now: what becomes due while these run waits for the next pass.
+        # Listed now: a task that becomes due while these run waits for the next pass.
         due = [(managed, managed.plan.slot) for managed in present if managed.plan.is_due(moment)]
         for managed, slot in due:
             if managed.plan.slot != slot or managed.options.switched_off is not None:
@@ -70,7 +70,7 @@ class Passes:
             raise _to_raise(managed, outcome, error)
 
     def _take(self, managed: ManagedTask, moment: Moment) -> Run | Exception:
-        """The run that is due now, or what the schedule raised."""
+        """Make the run that is due now; return the schedule's error where it raises."""
         reference = managed.plan.reference(moment)
         try:
             planned, missed = managed.plan.take(reference)
@@ -103,7 +103,7 @@ class Passes:
 
 
 def _idle(present: Iterable[ManagedTask], moment: Moment) -> float:
-    """Seconds to the nearest slot, tasks of every pass left out once they have started."""
+    """Compute the seconds to the nearest slot. Tasks of every pass do not count once they have started."""
     waits = [
         remaining
         for managed in present
@@ -122,7 +122,10 @@ def _to_raise(managed: ManagedTask, outcome: Outcome, error: BaseException | Non
 
 
 async def _await_body(run: Run, context: Any) -> BaseException | None:
-    """Await one body inline; what it raised. A requested cancellation goes through; a stray one is the task's."""
+    """Await one body in the caller's task; return its error, also a stray `CancelledError`.
+
+    Where the caller is cancelled, raise that.
+    """
     task = asyncio.current_task()
     assert task is not None
     requested = task.cancelling()
@@ -140,7 +143,7 @@ async def _await_body(run: Run, context: Any) -> BaseException | None:
 
 
 class _Deadline:
-    """Cancels a task once, when the body has run for its timeout, and takes the request back afterwards."""
+    """Cancels the asyncio task once, when the body has run for its timeout, and takes this back at the end."""
 
     def __init__(self, task: asyncio.Task[Any], run: Run) -> None:
         self._task = task

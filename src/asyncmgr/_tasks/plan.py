@@ -1,4 +1,4 @@
-"""Where one task is on its grid, and where it goes next. Pure: moments are handed in, no user code is called."""
+"""`Plan`: the place of one task on its grid, and its next slot. Pure: it gets moments as arguments."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ class Plan:
     Parameters
     ----------
     options
-        The options in force, an object that many tasks share.
+        The options in force. Many tasks share one object.
     tolerance
-        The nearly-due window where the options say nothing of it, microseconds.
+        The nearly-due window in microseconds, where the options set none.
     initial_delay
-        Microseconds from the start to the first slot; `None` = what the options say.
+        Microseconds from the start to the first slot; `None` = as in the options.
     share
-        A stable 32-bit number for host and task, where the task is to begin at that share of its spacing.
+        A stable 32-bit number for host and task: the task begins at this share of its spacing (`share_of`). `None` =
+        the task begins one spacing after its start.
     """
 
     __slots__ = (
@@ -55,18 +56,18 @@ class Plan:
         self.window = 0
         """The nearly-due window in force, microseconds."""
         self.slot: int | None = 0
-        """The next planned slot, on the grid's own scale; `None` = there is none any more."""
+        """The next planned slot, on the grid's own scale; `None` = the schedule is over."""
         self.delay = 0
         """Jitter of the next slot, microseconds: it moves the start and never the slot."""
         self.start: int | None = None
-        """Where the grid begins: the reference of `reschedule` until there was a slot."""
+        """The moment at which the grid begins; `reschedule` counts from it where the task has had no slot yet."""
         self.last_slot: int | None = None
         self.repeated_until: int | None = None
-        """Slots of the wall clock before this one were taken already, before the wall was set back."""
+        """Slots before this moment were taken before the wall was set back, wall time; `None` = it was not."""
         self._first_pass_is_start = options.run_immediately
 
     def anew(self, moment: Moment, *, by_service: bool) -> Plan:
-        """The plan of the same task if `moment` were its start. This one is not touched."""
+        """Make a plan of the same task with `moment` as its start. This plan does not change."""
         plan = Plan(
             self.options, tolerance=self.tolerance, initial_delay=self.initial_delay, share=self.share
         )
@@ -74,15 +75,15 @@ class Plan:
         return plan
 
     def adopt(self, options: PeriodicTask) -> None:
-        """Put options in force, but for the schedule, which `begin_at` and `reschedule` do."""
+        """Put options in force, except for the schedule: `begin_at` and `reschedule` put that in force."""
         self.options = options
         if not options.jitter:
             self.delay = 0
 
-    # Its start
+    # The start
 
     def begin_at(self, moment: Moment, *, by_service: bool = False) -> None:
-        """Make `moment` the task's start: what was planned earlier is forgotten."""
+        """Make `moment` the task's start, and forget the slots of an earlier start."""
         self.grid = self.options.schedule
         if by_service and isinstance(self.grid, EveryPass):
             self.grid = _EVERY_PASS_OF_A_SERVICE
@@ -113,53 +114,54 @@ class Plan:
         self.window = min(tolerance, self.grid.gap(self.slot) // 2)
 
     def note_first_pass(self, moment: Moment) -> None:
-        """The first pass is the start of a task that runs immediately."""
+        """Make the first pass the start of a task that has `run_immediately`."""
         if self._first_pass_is_start:
             self._first_pass_is_start = False
             self.start = self.slot = self.reference(moment)
 
-    # Now and then
+    # Questions about a moment
 
     def reference(self, moment: Moment) -> int:
-        """The moment on the scale of this task's slots."""
+        """Return the moment on the scale of this task's slots, microseconds."""
         return moment.wall if self.grid.on_wall else moment.now
 
     def is_due(self, moment: Moment) -> bool:
-        """Due or nearly due, at the edge of the window included."""
+        """Whether the next slot is due or nearly due; the edge of the window counts."""
         return self.slot is not None and self.slot - self.reference(moment) <= self.window
 
     def remaining(self, moment: Moment) -> int | None:
-        """Microseconds to the next slot, negative if it is past; `None` = there is none."""
+        """Return the microseconds to the next slot, negative if it is past; `None` = the schedule is over."""
         return None if self.slot is None else self.slot - self.reference(moment)
 
     def is_too_late(self, planned: int, reference: int) -> bool:
-        """Whether a start at this moment is later than the slot's grace allows. Jitter is not held against it."""
+        """Whether a start at this moment is later than `misfire_grace` allows. Jitter does not count as lateness."""
         grace = self.options.misfire_grace
         return grace is not None and reference - planned > grace + self.options.jitter
 
     def datetime_of(self, slot: int, moment: Moment) -> datetime:
-        """A slot as wall time; aware, UTC."""
+        """Convert a slot to an aware datetime in UTC."""
         return to_datetime(slot if self.grid.on_wall else moment.wall + slot - moment.now)
 
-    # Going on
+    # Moving on
 
     def take(self, reference: int) -> tuple[int, int]:
-        """Take the slot that a start at this moment is for: (the slot, how many older ones it stands for).
+        """Take the slot that a start at this moment is for, and plan the next one.
 
-        Computes first and commits last, so that a schedule that raises leaves this plan as it was.
+        Returns the slot and the number of older slots that it stands for too. Where the schedule raises, this plan does
+        not change.
         """
         assert self.slot is not None
-        # What the jitter held back is not lateness: it must not make the grid skip a slot.
+        # Without the delay by jitter: it is no lateness, and must not make the grid skip a slot.
         slot, missed, following = self.grid.turn(self.slot, reference - self.delay, self.window)
         self.last_slot, self.slot = slot, following
         return slot, missed
 
     def ask_later(self, reference: int) -> None:
-        """The schedule raised: its slot is over, and it is asked again in a minute."""
+        """Give up the slot, because the schedule raised; ask the schedule again in a minute."""
         self.slot, self.delay = reference + RETRY, 0
 
     def reschedule(self, options: PeriodicTask, moment: Moment, *, by_service: bool) -> None:
-        """Go over to new options: the next slot is the last one plus the new spacing, or now if that is past."""
+        """Put new options in force: the next slot is the last one plus the new spacing, or now if that is past."""
         had_slot = self.last_slot is not None
         anchor = self.last_slot if self.last_slot is not None else self.start
         if self.grid.on_wall and anchor is not None:
@@ -175,20 +177,20 @@ class Plan:
             self.slot = None if first is None else max(moment.now, first)
 
     def set_back(self, moment: Moment) -> None:
-        """The wall went back by more than a minute: plan wall-clock slots from the new time."""
+        """Plan wall-clock slots from the new time, after the wall went back by more than a minute."""
         if not self.grid.on_wall:
             return
         if self.slot is not None:
             self.repeated_until = max(self.slot, self.repeated_until or self.slot)
         try:
-            # A one-off slot that has been taken stays taken, however far the wall went back.
+            # A one-off slot that has been taken is not taken again, however far the wall went back.
             after = max(moment.wall, self.last_slot or 0) if isinstance(self.grid, Once) else moment.wall
             self.slot = self.grid.first(after)
         except Exception:
-            self.slot = moment.wall + RETRY  # asked again then, and reported if it raises again
+            self.slot = moment.wall + RETRY  # when the schedule is asked again, and reported if it raises
 
     def set_forward(self, moment: Moment) -> None:
-        """The wall jumped forward: what it jumped over and was taken before an earlier set-back is not taken again."""
+        """Skip the slots that were taken before the wall was set back, after it jumped forward again."""
         until = self.repeated_until
         if until is None or self.slot is None or not self.slot <= moment.wall or self.slot >= until:
             return
@@ -198,10 +200,10 @@ class Plan:
         try:
             self.slot = self.grid.first(moment.wall)
         except Exception:
-            self.slot = moment.wall + RETRY  # asked again then, and reported if it raises again
+            self.slot = moment.wall + RETRY  # when the schedule is asked again, and reported if it raises
 
     def skip_past(self, moment: Moment) -> None:
-        """Drop the slots that are over: the next one is the first of the grid that is still to come."""
+        """Drop the slots that have passed: the next one is the first of the grid in the future."""
         reference = self.reference(moment)
         if self.slot is not None and self.slot <= reference:
             _, _, self.slot = self.grid.turn(self.slot, reference, 0)

@@ -1,4 +1,4 @@
-"""Turns what happens to runs and slots into log events and listeners' records. Logs changes of state, not states."""
+"""Reports runs and slots to the log and to listeners. The log gets changes of state and not every failure."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Reporter:
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
-        """A run ended.
+        """Report the end of a run.
 
-        Raises nothing but a `KeyboardInterrupt` that arrives in a listener or a log processor. The books are right by
-        then.
+        This raises nothing but a `KeyboardInterrupt` that arrives in a listener or a log processor. The caller has
+        updated the standing before.
         """
         managed = run.managed
         if outcome is Outcome.CANCELLED and run.cause == "cancelled":
@@ -62,7 +62,7 @@ class Reporter:
         log.info("task.recovered", **self._keys(run), after_failures=failures, failing_for=max(0.0, lasted))
 
     def _failed(self, run: Run, outcome: Outcome, error: BaseException | None) -> None:
-        """Log the first failure and each new kind of error with its traceback, and the rest at 2, 4, 8 ..."""
+        """Log the first failure and each new kind of error with its traceback, others only at the 2nd, 4th, 8th ..."""
         trouble = _failing(run.managed.standing, run.slot, error)
         keys = {**self._keys(run), "outcome": str(outcome), "failures": trouble.failures}
         if trouble.is_news:
@@ -71,14 +71,14 @@ class Reporter:
             log.warning("task.still_failing", **keys, error=trouble.text)
 
     def leaked(self, run: Run, running_for: float) -> None:
-        """A run goes on although it was cancelled."""
+        """Report a run that goes on although it was cancelled."""
         log.error("task.leaked", **self._keys(run), running_for=round(running_for, 3))
         if self.listeners:
             self.listeners.tell(RunLeaked(run.full_name, run.run_id, run.slot, running_for))
 
     def skipped(self, run: Run, reason: Reason, in_the_way: tuple[str, float] | None = None) -> None:
-        """A slot was refused. `in_the_way`: the run that it met, and its age in seconds."""
-        if run.missed:  # it is not the only one that has no run
+        """Report a slot that gets no run. `in_the_way`: the id of the run that it met, and its age in seconds."""
+        if run.missed:  # the older slots get no run either
             self.missed(run)
         if reason == "overlap":
             self._refused(run, in_the_way)
@@ -102,7 +102,7 @@ class Reporter:
             )
 
     def starting(self, run: Run) -> None:
-        """A run starts after slots that had none: missed ones, or skipped ones."""
+        """Report the start of a run after slots that got no run: missed ones, or skipped ones."""
         trouble = run.managed.standing.trouble
         skipped = 0
         if trouble is not None:
@@ -114,13 +114,13 @@ class Reporter:
             log.info("slot.resumed", task=run.full_name, host=self._host, skipped=skipped)
 
     def missed(self, run: Run) -> None:
-        """Slots have passed for which this run stands, or would have stood."""
+        """Report the missed slots for which this run stands, or would have stood."""
         log.warning("slot.missed", **self._keys(run), count=run.missed)
         if self.listeners:
             self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed))
 
     def late(self, run: Run) -> None:
-        """A slot would start later than its grace allows."""
+        """Report a slot that gets no run because `misfire_grace` has passed."""
         log.warning(
             "slot.missed", **self._keys(run), count=run.missed + 1, reason="late", lateness=run.lateness
         )
@@ -128,7 +128,7 @@ class Reporter:
             self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late"))
 
     def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
-        """A schedule raised; its slot is over."""
+        """Report a schedule that raised. The slot gets no run."""
         trouble = _failing(managed.standing, to_datetime(moment.wall), error)
         if trouble.is_news or is_reminder(trouble.failures):
             log.error("schedule.failed", task=managed.full_name, host=self._host, exc_info=error)
@@ -136,7 +136,7 @@ class Reporter:
             self.listeners.tell(ScheduleFailed(managed.full_name, error))
 
     def stepped(self, step: Step) -> None:
-        """The wall clock jumped or stands still."""
+        """Report that the wall clock jumped or stands still."""
         log.warning("clock.stepped", kind=step.kind, seconds=round(step.seconds, 3), host=self._host)
         if self.listeners:
             self.listeners.tell(ClockStepped(step.kind, step.seconds))
@@ -152,7 +152,7 @@ class Reporter:
 
 
 def record_of(run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> RunFinished:
-    """What listeners, and whoever triggered the run, are told of it."""
+    """Make the record of a run's end, for listeners and for the caller that triggered the run."""
     return RunFinished(
         run.full_name, run.run_id, run.trigger, run.slot, run.lateness, duration, outcome, error
     )
@@ -171,7 +171,7 @@ def _forget(standing: Standing) -> None:
 
 
 def _failing(standing: Standing, at: datetime, error: BaseException | None) -> Trouble:
-    """Write one more failure into the standing."""
+    """Count one more failure in the standing; return the standing's trouble."""
     trouble = _trouble(standing)
     trouble.failures += 1
     trouble.text = "" if error is None else error_text(error)

@@ -2,10 +2,10 @@
 
 The life of a run:
 
-* the intake makes it of a slot: its task counts as running, and it is ready;
-* it gets its Task (`_start`), in bounded batches, between which the event loop gets its turn;
-* the Task's outermost frame is `_live`: it calls the body, and nothing that the body does leaves it;
-* it ends, and its outcome is judged and reported (`_end`); or its slot is given up before that.
+* the intake makes the run ready: its task counts as running;
+* `_start` makes the run's Task; runs start in bounded batches, and the event loop gets its turn between them;
+* the Task's outermost frame is `_live`: it calls the body, and lets no exception of the body out;
+* `_end` judges and reports the run's outcome. A run that never starts is given up instead.
 
 Where Python can (3.12 on) a Task is eager: a body that never waits has ended when the Task is made. Elsewhere, and
 with a task factory of the application's, its first step may come later, and a cancellation may come before it
@@ -34,16 +34,16 @@ from asyncmgr.errors import ServiceStateError
 from asyncmgr.events import Outcome, RunFinished
 
 LEAKED_AFTER = 10.0
-"""Seconds that a body may go on after its timeout cancelled it, before it is reported."""
+"""Seconds from the cancellation of a run by its timeout to the report that it still goes on."""
 
 _LONGEST_TURN = 0.001
 """Seconds for which runs are started before the event loop gets its turn."""
 
 _MOST_IN_A_TURN = 128
-"""How many runs are started before the event loop gets its turn, however short they are."""
+"""The number of runs that are started before the event loop gets its turn, however short they are."""
 
 _MOST_UNBEGUN = _MOST_IN_A_TURN
-"""How many Tasks may wait for their first step: the event loop makes all those steps in one turn."""
+"""The number of Tasks that may wait for their first step, since the event loop makes all these steps in one turn."""
 
 
 class Runner:
@@ -60,15 +60,15 @@ class Runner:
         on_death: Callable[[BaseException], None],
         max_runs: int | None = None,
     ) -> None:
-        """Needs a running loop.
+        """An event loop must be running.
 
-        `context` holds the variables that every run gets a copy of; `on_exit` is told of a run that raised
-        `SystemExit` or `KeyboardInterrupt`, `on_death` of an error of the scheduler itself; `max_runs` is the number
-        of runs in progress at once, `None` = any.
+        Every run gets a copy of `context`. `on_exit` is called with the `SystemExit` or `KeyboardInterrupt` of a run,
+        `on_death` with an error of the scheduler itself. `max_runs` is the largest number of runs in progress at once;
+        `None` = any number.
         """
         self._loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
-        """The loop's thread: nothing here may be touched from another one."""
+        """The event loop's thread. No other thread may call a method of this object."""
         self._site = site
         self._report = reporter
         self._listeners = reporter.listeners.callbacks
@@ -80,9 +80,9 @@ class Runner:
         self._intake = Intake(site, reporter, oldest=self.oldest)
         self._ready = self._intake.ready
         self._unbegun: dict[asyncio.Future[None], Run] = {}
-        """Runs whose Task has not made its first step."""
+        """Runs by Task, where the Task has not made its first step."""
         self._in_progress: set[Run] = set()
-        """Runs whose Task has, and waits for something."""
+        """Runs whose Task has made its first step and has not ended."""
         self._will_start = False
         self._has_factory = False
         self.lookout = Lookout(
@@ -94,14 +94,14 @@ class Runner:
             die=self._die,
         )
 
-    # What a service asks of it
+    # Called by the service
 
     def open(self) -> None:
-        """Begin to start what is planned."""
+        """Begin to start runs."""
         self.lookout.open()
 
     def close(self) -> None:
-        """Start nothing more. Slots handed out and not yet started are refused."""
+        """Start no more runs, and refuse those that were handed out and have not started."""
         self.lookout.close()
         for run in self._unbegun.values():
             self._intake.give_up(run, "draining")
@@ -114,14 +114,14 @@ class Runner:
         return frozenset(self._in_progress)
 
     def cancel(self, runs: Iterable[Run]) -> None:
-        """Ask these runs to end."""
+        """Cancel these runs."""
         for run in runs:
             run.cause = run.cause or "cancelled"
             if run.future is not None:
                 run.future.cancel()
 
     def give_up(self) -> frozenset[Run]:
-        """Report the runs that did not end although they were cancelled, and stop looking."""
+        """Report the runs that go on although they were cancelled, and end all looks; return these runs."""
         leaked = frozenset(
             run for run in self._in_progress if run.future is not None and not run.future.done()
         )
@@ -130,15 +130,15 @@ class Runner:
         self.lookout.end()
         return leaked
 
-    # What a manager asks of it
+    # Called by the managers
 
     def forget(self, task: ManagedTask, reason: Literal["removed", "paused"]) -> None:
-        """Plan it no more; a run in progress goes on."""
+        """Take the task out of the agenda, and refuse its queued run. A run in progress goes on."""
         self.lookout.remove(task)
         self._intake.unqueue(task, reason)
 
     def oldest(self, standing: Standing) -> Run | None:
-        """The run in progress that was started first."""
+        """Find the run in progress that started first; `None` = no run is in progress."""
         runs = (
             run for run in (*self._in_progress, *self._unbegun.values()) if run.managed.standing is standing
         )
@@ -148,7 +148,7 @@ class Runner:
         return self._loop.time() - run.started
 
     def running_for(self) -> dict[Standing, float]:
-        """Seconds since the oldest run in progress of each task that has one was started."""
+        """Return the age of the oldest run in progress, in seconds, for each task that has one."""
         ages: dict[Standing, float] = {}
         for run in self._in_progress:
             standing = run.managed.standing
@@ -156,14 +156,14 @@ class Runner:
         return ages
 
     def trigger(self, task: ManagedTask, waiter: asyncio.Future[RunFinished] | None = None) -> Run:
-        """Start a run now, beside the grid; the next slot stays. `waiter` gets the record when it has ended.
+        """Start a run now, outside the grid; the next slot stays. `waiter` gets the record when the run has ended.
 
         Raises
         ------
         AlreadyRunning
-            A run of the task is in progress, and its `overlap` allows no other and none to be queued.
+            A run of the task is in progress, and the task's `overlap` neither allows nor queues another one.
         ServiceStateError
-            Nothing is started any more.
+            The runner is closed.
         """
         if not self.lookout.is_open:
             raise ServiceStateError(f"{task.full_name} cannot be triggered: the service is stopping")
@@ -183,7 +183,7 @@ class Runner:
             self._loop.call_soon(self._start_ready, context=self._own_context)
 
     def _start_ready(self) -> None:
-        """Start what is ready, for a millisecond; the rest when the event loop has had its turn."""
+        """Start ready runs for a millisecond; start the rest when the event loop has had its turn."""
         if not self._ready:
             return
         self._will_start = True
@@ -214,7 +214,7 @@ class Runner:
         options = managed.plan.options
         run.started = self._loop.time()
         if options.switched_off is not None:
-            self._intake.give_up(run, "removed")  # or switched off, after the slot was handed out
+            self._intake.give_up(run, "removed")  # removed or switched off after the slot was handed out
             return
         if options.misfire_grace is not None and run.is_too_late:
             self._intake.give_up(run, "late")
@@ -222,7 +222,7 @@ class Runner:
         body, make = self._live(run), _by_factory if self._has_factory else _new_task
         try:
             task = make(body, self._loop, managed.full_name, self._context.copy())
-        except Exception as exc:  # a task factory of the application's
+        except Exception as exc:  # raised by a task factory of the application's
             body.close()
             self._end(run, exc)
             return
@@ -234,7 +234,7 @@ class Runner:
             self._unbegun[task] = run
 
     def _sweep(self) -> None:
-        """End the runs whose Task was cancelled before its first step, which it would have made by now."""
+        """End the runs whose Task was cancelled before its first step. By now every other Task has made this step."""
         for task, run in tuple(self._unbegun.items()):
             if task.done():
                 del self._unbegun[task]
@@ -264,7 +264,7 @@ class Runner:
             self._end(run, None)
 
     def _has_first_step(self, run: Run, task: asyncio.Future[None]) -> bool:
-        """It begins now, later than it got its Task; False: it was given up meanwhile."""
+        """Begin a run later than its Task was made; return False where the run was given up meanwhile."""
         if self._unbegun.pop(task, None) is None:
             return False
         run.started = self._loop.time()
@@ -272,20 +272,20 @@ class Runner:
         return True
 
     def _name_task(self, run: Run) -> None:
-        """An eager factory's Task makes its first step before the loop names it (up to Python 3.13)."""
+        """Name the Task: one of an eager factory makes its first step before the loop names it (up to 3.13)."""
         task = asyncio.current_task(self._loop)
         if task is not None:
             task.set_name(run.full_name)
 
     def _is_abandoned(self, run: Run) -> bool:
-        """The loop is gone, and the frame of a run in progress is cleared away."""
+        """Whether Python destroys the frame of a run in progress, because the loop is gone."""
         if run.future is None or asyncio.current_task(self._loop) is run.future:
             return False
         self._in_progress.discard(run)
         return True
 
     def _attend(self, run: Run, task: asyncio.Future[None]) -> None:
-        """The run waits for something, or may: it can be cancelled, and its timeout counts."""
+        """Note a run that may wait: from now on it can be cancelled, and its timeout counts."""
         run.future = task
         self._in_progress.add(run)
         timeout = run.managed.plan.options.timeout
@@ -293,9 +293,9 @@ class Runner:
             self.lookout.set_deadline(run, timeout)
 
     def _overdue(self, run: Run) -> None:
-        """Its deadline has passed: that of its timeout, or that of its end after the timeout has cancelled it."""
+        """Cancel a run whose timeout has passed; report it where it goes on `LEAKED_AFTER` seconds later."""
         if run.cause == "cancelled":
-            return  # by a stop, which reports what is left itself
+            return  # by a stop, which reports the leaked runs itself
         if run.cause is not None:
             self._report.leaked(run, self._age(run))
             return
@@ -305,7 +305,7 @@ class Runner:
         self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
 
     def _end(self, run: Run, error: BaseException | None) -> None:
-        """The books first, then what calls the user's code: listeners and the log."""
+        """End a run: update its standing, then report, since listeners and log processors are the user's code."""
         standing = run.managed.standing
         standing.running -= 1
         duration = standing.duration = self._loop.time() - run.started
@@ -346,7 +346,7 @@ class Runner:
 
 
 def _by_factory(body: Any, loop: asyncio.AbstractEventLoop, name: str, context: Any) -> asyncio.Task[None]:
-    """A Task as the application's factory makes it."""
+    """Make a Task by the application's task factory."""
     return loop.create_task(body, name=name, context=context)
 
 

@@ -1,4 +1,4 @@
-"""One run: what its body is told of it, what the runner notes of it, and how its end is judged."""
+"""One run: the runner's record of it, the context that its body gets, and the judgement of its end."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from asyncmgr.errors import Skip
 from asyncmgr.events import Outcome, RunFinished
 
 Trigger = Literal["schedule", "catch_up", "queue", "manual", "pass"]
-"""Why a run was started: its slot was due; it stands for missed slots too; it waited for the run before it; somebody
-asked for it; a pass found it due."""
+"""Why a run started: its slot was due; it stands for missed slots too; it was queued behind another run; a handle
+triggered it; a pass found it due."""
 
 Result = tuple[Outcome, BaseException | None]
-"""How a run ended, and with what."""
+"""How a run ended, and the error that it ended with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where runs happen: the same for all runs of one service."""
+    """The service and host of a run: one object for all runs of a service."""
 
     host: str
     service: str
     incarnation: str
-    """Eight hexadecimal digits, drawn at each start of a service."""
+    """Eight hexadecimal digits, drawn at each start of a service; ``pass`` for passes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The look at the agenda at which slots were handed out: the same for a whole batch."""
+    """The look at the agenda that handed out a slot: one object for all slots of a batch."""
 
     site: Site
     moment: Moment
     at: float
-    """The moment in loop time."""
+    """The same moment in loop time, seconds."""
 
 
 class RunContext(ABC):
-    """What a run's body gets as its `context`: facts about this run, fresh for each."""
+    """The `context` that a run's body gets: the facts of this one run."""
 
     __slots__ = ()
 
@@ -61,7 +61,7 @@ class RunContext(ABC):
     @property
     @abstractmethod
     def lateness(self) -> float:
-        """Seconds from the slot to the actual start; negative if it was nearly due."""
+        """Seconds from the slot to the actual start; negative if the run started nearly due."""
 
     @property
     @abstractmethod
@@ -71,7 +71,7 @@ class RunContext(ABC):
     @property
     @abstractmethod
     def trigger(self) -> Trigger:
-        """Why it was started."""
+        """Why the run started: ``schedule``, ``catch_up``, ``queue``, ``manual`` or ``pass``."""
 
     @property
     @abstractmethod
@@ -88,7 +88,7 @@ class RunContext(ABC):
 
 
 class Run(Due, RunContext):
-    """One execution of a task, from its slot to its outcome; the runner's own record."""
+    """One execution of a task, from its slot to its outcome, as the runner knows it; its body gets it as `RunContext`."""
 
     __slots__ = (
         "asked",
@@ -106,7 +106,7 @@ class Run(Due, RunContext):
     look: Look
     number: int
     started: float
-    """Loop time."""
+    """The start, in loop time, seconds."""
 
     def __init__(self, managed: ManagedTask, planned: int, missed: int) -> None:
         # Not by super(): its call would cost as much as the rest.
@@ -114,19 +114,19 @@ class Run(Due, RunContext):
         self.planned = planned
         self.missed = missed
         self.place: Place | None = NO_PLACE
-        """Of its deadline."""
+        """The place of its timeout in the heap of deadlines; `NO_PLACE` = no deadline is set."""
         self.asked: Literal["queue", "manual", "pass"] | None = None
-        """What started it, where that is not its slot."""
+        """The trigger, where the run does not start at its slot; `None` = at its slot."""
         self.cause: Literal["timed_out", "cancelled"] | None = None
-        """Who cancelled it: its own timeout, or the service that stops."""
+        """Why it was cancelled: by its own timeout, or by the service that stops."""
         self.future: asyncio.Future[None] | None = None
-        """The asyncio Task; `None` until it first waits, and for a run that never does."""
+        """The asyncio Task; `None` until the run first waits, and for a run that never waits."""
         self.has_begun = False
-        """Its Task has made the first step."""
+        """Whether its Task has made the first step."""
         self.failed = False
-        """It ended as `failed` or `timed_out`."""
+        """Whether it ended as `failed` or `timed_out`."""
         self.waiter: asyncio.Future[RunFinished] | None = None
-        """Gets the record when it has ended, where somebody waits for that."""
+        """Gets the record when the run has ended; `None` = no caller waits for it."""
 
     @property
     def full_name(self) -> str:
@@ -166,7 +166,7 @@ class Run(Due, RunContext):
 
     @property
     def is_too_late(self) -> bool:
-        """Its start is later than the slot's grace allows."""
+        """Whether its start is later than `misfire_grace` allows."""
         if self.managed.plan.options.misfire_grace is None or self.asked == "manual":
             return False
         waited = round((self.started - self.look.at) * SECOND)
@@ -176,7 +176,7 @@ class Run(Due, RunContext):
 
 
 def judge(run: Run, error: BaseException | None) -> Result:
-    """How a run ended: who cancelled decides, not what the body raised."""
+    """Judge how a run ended. A run that its timeout cancelled has timed out, whatever its body then raised."""
     if run.cause == "timed_out":
         return Outcome.TIMED_OUT, _late(run, error)
     if error is None:

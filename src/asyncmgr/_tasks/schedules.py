@@ -1,6 +1,7 @@
-"""When a task is planned: a grid of slots. Pure and stateless: no clock, no await, no randomness.
+"""Schedules: the grids of slots at which tasks run. Pure and stateless: no clock, no await, no randomness.
 
-A schedule is asked two things only: its first slot after an instant, and what to do with the slots up to an instant.
+A schedule answers two questions: which slot is the first after an instant, and which slot does a start at an instant
+belong to.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from asyncmgr._common.safe_text import safe_repr
 from asyncmgr._tasks.cron_text import explain, fields_of
 
 DEFAULT_INTERVAL: float = 60.0
-"""Seconds: how long a pass lets its caller idle at most, and the spacing of every-pass tasks under a service."""
+"""Seconds: the longest time that a pass lets its caller idle, and the spacing of every-pass tasks under a service."""
 
 SLOTS_COUNTED = 10
-"""A cron schedule counts the slots it missed up to this many: each costs tens of microseconds to find."""
+"""The number up to which a cron schedule counts missed slots: each one takes tens of microseconds to find."""
 
 
 _WEEK = 7 * 86_400 * SECOND
-"""No zone moves its clocks and moves them back again within less."""
+"""Microseconds. No zone changes its offset and changes it back within less time."""
 
 _NEVER = 36_525 * 86_400 * SECOND
-"""The gap after the last slot of all: longer than anything that is compared with it."""
+"""Microseconds: the gap after the last slot, longer than any time that is compared with it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -40,7 +41,7 @@ _SOME_DAY = datetime(2000, 1, 1)
 
 
 class _LocalZone(tzinfo):
-    """The zone of this process, as the C library has it, at every moment asked about."""
+    """The time zone of this process, as the C library knows it at each call."""
 
     def utcoffset(self, dt: datetime | None) -> timedelta:
         assert dt is not None
@@ -57,23 +58,23 @@ class _LocalZone(tzinfo):
         return LOCAL
 
     def fromutc(self, dt: datetime) -> datetime:
-        # By way of the naive local time, which knows the first and the second passing of an hour.
+        # By the naive local time, whose `fold` distinguishes the two passings of an hour that comes twice.
         return datetime.fromtimestamp(dt.replace(tzinfo=UTC).timestamp()).replace(tzinfo=self)
 
 
 LOCAL = "local"
-"""The name for the zone of the process."""
+"""The name that stands for the zone of this process."""
 
 _local_zone = _LocalZone()
 
 
 def load_zone(name: str) -> tzinfo:
-    """The time zone of this name, or of ``"local"``.
+    """Load the time zone of this name, or of ``"local"``.
 
     Raises
     ------
     ValueError
-        This machine has none of that name.
+        This machine has no time zone of that name.
     """
     if name == "UTC":
         return UTC
@@ -96,18 +97,18 @@ def _has_zone_data() -> bool:
 
 
 Turn: TypeAlias = tuple[int, int, int | None]
-"""What one start of a task does to its grid: the slot that it is for, which is the latest one due; how many older
-slots it stands for too; the next planned slot, or `None` where that was the last. A plain tuple, as one is made for
-each run."""
+"""How one start of a task moves on its grid: the slot that the start is for, which is the latest one due; the number
+of older slots that it stands for too; the next slot, or `None` where there is no other. It is a plain tuple, since each
+run makes one."""
 
 EndlessTurn: TypeAlias = tuple[int, int, int]
-"""The same of a schedule that is never over."""
+"""The same for a schedule that is never over."""
 
 
 class Schedule(Protocol):
     """A grid of slots, in microseconds of scheduling time, or of wall time where `on_wall`.
 
-    `None` in place of a slot says that the schedule is over: there is never another one.
+    `None` in place of a slot means that the schedule is over: it has no other slot.
     """
 
     on_wall: ClassVar[bool]
@@ -118,21 +119,21 @@ class Schedule(Protocol):
         ...  # pragma: no cover
 
     def first(self, start: int) -> int | None:
-        """The first slot of a task that starts at `start`, which is later than that; `None` = there is none."""
+        """Return the first slot after `start`; `None` = there is none. `EveryPass` returns `start` itself."""
         ...  # pragma: no cover
 
     def turn(self, slot: int, now: int, window: int) -> Turn:
-        """The outcome of starting at `now` a task whose next planned slot was `slot`."""
+        """Compute the turn of a start at `now`, where `slot` was the next slot; `window` is the nearly-due window."""
         ...  # pragma: no cover
 
     def gap(self, slot: int) -> int:
-        """Microseconds from `slot` to the one after it; where there is none, a hundred years."""
+        """Return the microseconds from `slot` to the next one; a hundred years where there is no next one."""
         ...  # pragma: no cover
 
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """A slot every `step` microseconds; never drifts, catches up in O(1) over any distance."""
+    """A slot every `step` microseconds. It never drifts, and catches up in O(1) over any distance."""
 
     step: int
     on_wall: ClassVar[bool] = False
@@ -160,7 +161,7 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class EveryPass:
-    """Due whenever anybody looks; a service looks every `DEFAULT_INTERVAL`."""
+    """A slot at every pass; under a service one every `DEFAULT_INTERVAL` seconds."""
 
     on_wall: ClassVar[bool] = False
 
@@ -185,14 +186,14 @@ class EveryPass:
 class Cron:
     """Wall-clock slots of a cron expression (5 or 6 fields) in a time zone.
 
-    Where neither minute nor hour begin with ``*``, a slot in the hour that a change to summer time leaves out moves to
-    that hour's end, and a slot in the hour that comes twice is there the first time only. All others have a slot at
-    every instant at which a local clock shows such a time.
+    Where neither the minute nor the hour field begins with ``*``, a slot in the hour that a change to summer time
+    leaves out moves to that hour's end, and in an hour that comes twice there is a slot the first time only. All other
+    expressions have a slot at every instant at which a local clock shows a matching time.
 
     Raises
     ------
     ValueError
-        The expression or the zone means nothing, or has no slot at all (``0 0 30 2 *``).
+        The expression or the zone is wrong, or there is no slot at all (``0 0 30 2 *``).
     """
 
     expression: str
@@ -213,7 +214,7 @@ class Cron:
     def _what_is_wrong(self, fields: list[str], error: Exception) -> str:
         name = str(error).removeprefix("Bad ")
         if name == "day-of-month":
-            # This error also says that the day is in none of the months.
+            # cronsim raises this error also where no month of the expression has the day.
             with contextlib.suppress(Exception):
                 next(self._simulate(" ".join([*fields[:-2], "*", fields[-1]]), _SOME_DAY))
                 return f"{safe_repr(self.expression)} never comes: there is no such date"
@@ -229,7 +230,7 @@ class Cron:
 
     @cached_property
     def zone(self) -> tzinfo:
-        """Where its times are read."""
+        """The time zone in which the expression is read."""
         return load_zone(self.tz)
 
     @cached_property
@@ -257,7 +258,7 @@ class Cron:
         return self._after(following) - following
 
     def _latest(self, slot: int, now: int) -> int:
-        # Searched for by halving, second by second: a slot a second for 30 years takes 30 looks.
+        # Bisected over seconds: 30 years take 30 steps.
         seconds = range((now - slot) // SECOND + 2)
         past = bisect_left(seconds, True, key=lambda second: self._after(slot + second * SECOND) > now)
         return self._after(slot + (past - 1) * SECOND)
@@ -278,12 +279,12 @@ class Cron:
         return not minute.startswith("*") and not hour.startswith("*")
 
     def _after_at_fixed_times(self, wall: int) -> int:
-        # Where an hour comes twice, this passing of it may be the second, in which nothing is due.
+        # The filter is for the second passing of an hour that comes twice: its times have no slot.
         found = (self._first_passing(time) for time in self._simulate(self._text, self._local_start(wall)))
         return next(slot for slot in found if slot > wall)
 
     def _local_start(self, wall: int) -> datetime:
-        """The local time from which to look for slots after `wall`: in the second passing of an hour, its end."""
+        """Return the local time from which slots are searched; in an hour's second passing, the end of this hour."""
         local = to_datetime(wall).astimezone(self.zone)
         naive = local.replace(tzinfo=None, fold=0)
         if local.fold:
@@ -294,7 +295,7 @@ class Cron:
         return naive
 
     def _first_passing(self, local: datetime) -> int:
-        """The instant at which a local clock first shows this, or the end of the hour that is left out with it."""
+        """Return the first instant at which a local clock shows this time; the end of the hour that leaves it out."""
         time = _to_wall(local)
         first, second = time - self._offset_at(local), time - self._offset_at(local.replace(fold=1))
         if second >= first:
@@ -303,7 +304,7 @@ class Cron:
         return first if change is None else change
 
     def _after_in_real_time(self, wall: int) -> int:
-        # Between two changes of its offset a zone's time is plain arithmetic. Handed the zone itself, cronsim 2.8 loses
+        # By plain arithmetic between two changes of the zone's offset. If cronsim 2.8 gets the zone itself, it loses
         # slots where clocks change at midnight or by half an hour.
         while True:
             offset = self._offset(wall + 1)
@@ -314,7 +315,7 @@ class Cron:
             wall = change - 1
 
     def _next_change(self, start: int, end: int) -> int | None:
-        """The instant in `start` .. `end` from which the zone's offset is another than at `start`."""
+        """Return the first instant from `start` to `end` that has another offset than `start`; `None` = none."""
         offset = self._offset(start)
         while start < end:
             week = range(start, min(start + _WEEK, end) + 1)
@@ -334,7 +335,7 @@ class Cron:
 
 
 def _to_wall(time: datetime) -> int:
-    """Microseconds from 1970 to a naive time, both read on the same clock."""
+    """Convert a naive time to microseconds since 1970 on the same clock."""
     return to_us(time.replace(tzinfo=UTC, fold=0) - _EPOCH)
 
 
@@ -344,12 +345,12 @@ def _from_wall(wall: int) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """Wall-clock slots that are listed one by one; after the last there is none.
+    """Wall-clock slots that are listed one by one. After the last one the schedule is over.
 
     Raises
     ------
     ValueError
-        There is no slot, or they are not in order.
+        There is no slot, or the slots are not in order.
     """
 
     slots: tuple[int, ...]
@@ -384,9 +385,9 @@ class Once:
 
 
 def share_of(text: str) -> int:
-    """A number of 32 bits that is always the same for this text, and far apart for similar ones.
+    """Compute a number of 32 bits that is always the same for one text, and far apart for similar texts.
 
-    A task that begins at a share of its spacing begins ``spacing * share_of(f"{host}/{full_name}") >> 32`` after the
+    A task with ``phase="auto"`` begins ``spacing * share_of(f"{host}/{full_name}") >> 32`` after the
     start.
     """
     digest = hashlib.blake2b(

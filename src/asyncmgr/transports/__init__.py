@@ -1,7 +1,13 @@
-"""Transports by URL: `base` is the interface, its implementations are leaves, found by their scheme.
+"""Transports carry messages between services and keep keys beside them; `open_transport` opens one by its URL.
 
-A scheme comes from `register_scheme` or from an entry point of the group ``asyncmgr.transports`` (name: the
-scheme, value: an `Opener`).
+A URL's scheme selects the implementation: a scheme comes from `register_scheme`, or from an entry point of the group
+``asyncmgr.transports`` (its name is the scheme, its value an `Opener`).
+
+Read the modules in this order. `_base` is the interface, with its rules. `_streams` has the subscriptions and watches
+that all implementations fill, and `_tokens` writes names as tokens of subjects and keys. `_memory` implements the
+interface inside one process, and `_nats` for NATS servers. `_retries` schedules retries for other packages. This
+package may import `_common`, `errors`, `wire`, `events`, `_tasks` and `_settings`; it knows nothing of calls and
+capabilities.
 """
 
 from __future__ import annotations
@@ -47,10 +53,9 @@ ENTRY_POINTS = "asyncmgr.transports"
 """The group of entry points that add schemes."""
 
 Opener: TypeAlias = Callable[[str, Any], AbstractAsyncContextManager[Transport]]
-"""Called with the URL and the settings (or None); connects on entering, closes on leaving.
+"""Called with the URL and the settings (or None). The context manager connects on entering and closes on leaving.
 
-Entering raises `TransportError` where no connection comes about, and `InvalidSettings` for a URL that cannot
-be meant.
+Entering raises `TransportError` where the connection fails, and `InvalidSettings` for a wrong URL.
 """
 
 _openers: dict[str, Opener] = {"memory": open_memory}
@@ -61,9 +66,13 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 def open_transport(url: str, settings: Any = None) -> AbstractAsyncContextManager[Transport]:
     """Connect to `url` for the length of an ``async with``, and close at its end.
 
-    ``memory://`` is private to this transport, ``memory://name`` shared by that name within the event loop.
-    Raises `InvalidSettings` for a URL without a scheme or with one that is not known or cannot be loaded. No
-    error quotes the URL, as it may hold a password.
+    ``memory://`` is private to this transport; all transports of ``memory://name`` in one event loop share messages and
+    keys. No error quotes the URL, since it may hold a password.
+
+    Raises
+    ------
+    InvalidSettings
+        The URL has no scheme, or one that is unknown or cannot be loaded.
     """
     scheme, separator, _ = url.partition("://")
     if not separator:
@@ -72,7 +81,7 @@ def open_transport(url: str, settings: Any = None) -> AbstractAsyncContextManage
 
 
 def register_scheme(scheme: str, opener: Opener) -> None:
-    """Have `open_transport` use `opener` for URLs that begin with ``scheme://``; replaces an earlier one."""
+    """Make `open_transport` use `opener` for URLs that begin with ``scheme://``; replace an earlier opener."""
     if not _SCHEME.fullmatch(scheme):
         raise InvalidSettings(f"scheme {scheme!r} cannot begin a URL; write it in lower case, as 'nats'")
     _openers[scheme] = opener

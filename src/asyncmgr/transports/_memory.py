@@ -1,8 +1,8 @@
-"""``memory://``: messages and keys inside one event loop, for tests and services without an engine.
+"""The transport of ``memory://``: messages and keys inside one event loop, for tests and services without an engine.
 
-``memory://`` is private to the transport opened; ``memory://name`` is shared by that name within the event
-loop for as long as someone has it open. Time is the running loop's, so stores expire in virtual time too. Not
-thread-safe.
+Each transport of ``memory://`` has a fabric of its own. All transports of ``memory://name`` in one event loop share one
+fabric, which lasts while one of them is open. Stores follow the running loop's time, so that keys expire in virtual
+time too. Nothing here is thread-safe.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_memory(url: str, settings: Any = None) -> AsyncIterator[MemoryTransport]:
-    """The opener of the scheme ``memory``."""
+    """Open a transport for a URL of the scheme ``memory``."""
     transport = MemoryTransport(_fabric_named(url.partition("://")[2]))
     try:
         yield transport
@@ -54,7 +54,7 @@ async def open_memory(url: str, settings: Any = None) -> AsyncIterator[MemoryTra
 class MemoryTransport(Transport):
     """One connection to a fabric in this process.
 
-    Every call passes the event loop once before it acts, as a network would make it, so that code cannot come
+    Every call waits for one turn of the event loop before it acts, as a call over a network waits. So no code can come
     to rely on calls that never wait.
     """
 
@@ -120,7 +120,7 @@ class MemoryTransport(Transport):
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """For tests: this transport, and no other, has lost the fabric; it is reached again at the end."""
+        """For tests: cut this transport, and no other, off from the fabric while the block runs."""
         self._detach_all()
         for watch in self._watches:
             watch.end(TransportError("the connection was lost, changes may have been missed; watch again"))
@@ -132,7 +132,7 @@ class MemoryTransport(Transport):
 
     @contextmanager
     def loss(self, subject: str) -> Iterator[None]:
-        """For tests: the fabric lets this transport not subscribe to `subject`, until the end; see `problems`."""
+        """For tests: take `subject` away from this transport while the block runs; see `problems`."""
         self._taken_away.add(subject)
         for subscription, group in self._subscriptions.items():
             if subscription.subject == subject:
@@ -203,7 +203,7 @@ class MemoryTransport(Transport):
 
 
 class MemoryStore(Store):
-    """One transport's view of a shelf."""
+    """The store that one transport has opened; the shelf holds the keys."""
 
     def __init__(
         self,
@@ -267,7 +267,7 @@ class MemoryStore(Store):
 
 
 class Fabric:
-    """What the transports of one name share: routes of subjects, and shelves of keys."""
+    """The routes of subjects and the shelves of keys that the transports of one name share."""
 
     def __init__(self, name: str = "", neighbours: dict[str, Fabric] | None = None) -> None:
         self.users = 0
@@ -275,7 +275,7 @@ class Fabric:
         self.shelves: dict[str, Shelf] = {}
         self._name = name
         self._neighbours = {} if neighbours is None else neighbours
-        # A subscription without a group is the only member of its own.
+        # By subject, then by group. A subscription without a group is the only member of a group of its own.
         self._routes: dict[str, dict[object, deque[Subscription]]] = {}
 
     def attach(self, subscription: Subscription, group: str | None) -> None:
@@ -283,7 +283,7 @@ class Fabric:
         groups.setdefault(group or subscription, deque()).append(subscription)
 
     def detach(self, subscription: Subscription, group: str | None) -> None:
-        """Take the subscription out, with what it leaves empty; no matter if it is out already."""
+        """Take the subscription out, and remove the groups that are then empty. It may be absent."""
         groups = self._routes.get(subscription.subject, {})
         members = groups.get(group or subscription)
         if members and subscription in members:
@@ -294,7 +294,7 @@ class Fabric:
             self._routes.pop(subscription.subject, None)
 
     def deliver(self, message: Message) -> bool:
-        """Whether anybody subscribes; members of a group take turns."""
+        """Deliver to all groups of the subject, whose members take turns; return whether there is any subscription."""
         groups = self._routes.get(message.subject, {})
         for members in groups.values():
             members[0].deliver(message)
@@ -302,7 +302,7 @@ class Fabric:
         return bool(groups)
 
     def leave(self) -> None:
-        """One user less; after the last one the name is free again, and what was kept here forgotten."""
+        """Count one transport less. After the last one the name is free again, and the fabric is forgotten."""
         self.users -= 1
         if not self.users:
             self._neighbours.pop(self._name, None)
@@ -317,17 +317,17 @@ class _Record:
 
 @dataclass(eq=False, slots=True)
 class Shelf:
-    """The keys of one store."""
+    """The keys of one store, shared by all transports that have opened it."""
 
     name: str
     ttl: float
     watches: dict[Watch, str] = field(default_factory=dict)
-    """With what the keys that each covers begin with."""
+    """The watches, each with the first characters of the keys that it covers."""
     _revision: int = 0
-    # In order of writing, hence of expiry, as all live equally long: what is expired is in front.
+    # In the order of writing. This is the order of expiry too, since all keys have one TTL: expired ones are in front.
     _records: OrderedDict[str, _Record] = field(default_factory=OrderedDict)
     _resting: dict[str, Callable[[], object]] = field(default_factory=dict)
-    """By key that does not age: whom to tell when it does again."""
+    """The keys that do not age, each with the function to call when it ages again."""
 
     def get(self, key: str) -> Entry | None:
         self._purge()
@@ -361,7 +361,7 @@ class Shelf:
             self._announce(Deleted(key, self._revision))
 
     def follow(self, watch: Watch, start: str) -> None:
-        """Hand `watch` what is here below `start`, then what changes until it is taken out of `watches`."""
+        """Deliver the entries whose keys begin with `start`, then their changes until the watch leaves `watches`."""
         self._purge()
         for key in [key for key in self._resting if key.startswith(start)]:
             self._wake(key)
@@ -372,7 +372,7 @@ class Shelf:
         self.watches[watch] = start
 
     def rest(self, key: str, wake: Callable[[], object]) -> bool:
-        """Keep a key from ageing until somebody is interested in it; False where somebody is, or where it is not."""
+        """Stop the ageing of a key until it is watched or written; return False where it is watched or missing."""
         self._purge()
         if key not in self._records or any(key.startswith(start) for start in self.watches.values()):
             return False
@@ -380,7 +380,7 @@ class Shelf:
         return True
 
     def end_rest(self, key: str, wake: Callable[[], object]) -> None:
-        """Let it age again, from now on, if it rests and this is who is to be told."""
+        """Let the key age again from now on, if it rests by a call with this `wake`."""
         if self._resting.get(key) is wake:
             del self._resting[key]
             self._renew(key)
@@ -417,7 +417,7 @@ class Shelf:
 
 
 Resting: TypeAlias = dict[tuple[Shelf, str], "Callable[[], object]"]
-"""The keys that one transport lets rest, with whom to tell."""
+"""The keys that one transport lets rest, each with the function to call when it ages again."""
 
 
 def _now() -> float:
@@ -428,7 +428,7 @@ _shared: dict[asyncio.AbstractEventLoop, dict[str, Fabric]] = {}
 
 
 def _fabric_named(name: str) -> Fabric:
-    """The fabric of this name in the running loop; a new one without a name."""
+    """Return the fabric of this name in the running loop; make a new one for the empty name."""
     for loop in [loop for loop in list(_shared) if loop.is_closed()]:
         _shared.pop(loop, None)
     if not name:

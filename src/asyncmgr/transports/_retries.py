@@ -1,4 +1,4 @@
-"""When something that needs the transport is to be tried again, and one log event when it begins and ends to fail."""
+"""Schedules retries of work that needs the transport; logs once when it starts failing and once when it recovers."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from asyncmgr.errors import TransportError
 from asyncmgr.transports._base import Transport
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
-"""Seconds between tries that fail: doubled from the first to the most, and jittered."""
+"""Seconds between failing tries: they double from the first value to the second, and are jittered."""
 
 RESUME_WITHIN = 2.0
-"""Seconds after the return of the connection over which all who lost it spread their next try."""
+"""Seconds. When the connection is back, each client tries again after a random time up to this."""
 
 
 class Retries:
-    """The tries of one thing. A context manager: inside, it is told when the connection is there again.
+    """Schedules the tries of one piece of work. Inside the ``with`` block it notes when the connection is back.
 
     Parameters
     ----------
     transport
-        What the tries need.
+        The transport that the tries need.
     failed, resumed
-        The log events of the change from success to failure, and back.
+        Names of the log events for the change from success to failure, and for the change back.
     spread
         Draws the jitter.
     keys
-        Of the log events.
+        Keys of these log events.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Retries:
         self._remove_listener()
 
     async def due(self) -> None:
-        """Wait for the time of the next try."""
+        """Wait until the next try is due."""
         while (wait := self._due - _now()) > 0:
             self._moved.clear()
             with contextlib.suppress(TimeoutError):
@@ -66,14 +66,14 @@ class Retries:
                     await self._moved.wait()
 
     def succeeded(self, next_in: float = 0.0) -> None:
-        """A try did what it should; the next one is due in `next_in` seconds, `inf` for when it is brought forward."""
+        """Note a success. The next try is due in `next_in` seconds; `inf` = only when it is brought forward."""
         if self._failures:
             log.info(self._resumed, **self._keys, after_failures=self._failures)
         self._failures = self._doublings = 0
         self._plan(next_in)
 
     def failed(self, error: BaseException) -> None:
-        """A try failed; the next one is due after a while that grows, or soon after the connection is there again."""
+        """Note a failure. The next try is due after a growing time, or soon after the connection is back."""
         self._failures += 1
         if self._failures == 1:
             expected = isinstance(error, TransportError | TimeoutError)
@@ -84,7 +84,7 @@ class Retries:
         self._plan(wait * self._spread.uniform(0.5, 1.0))
 
     def hasten(self, spacing: float) -> None:
-        """Try again `spacing` seconds after the last try already, unless that failed."""
+        """Bring the next try forward to `spacing` seconds after the last one, unless the last one failed."""
         if not self._failures:
             self._bring_forward(self._tried + spacing)
 

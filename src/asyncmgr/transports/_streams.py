@@ -1,6 +1,6 @@
-"""What is read from a transport: messages and changes, out of buffers that it fills and never waits for.
+"""Buffers from which applications read messages and changes. A transport fills them and never waits for a reader.
 
-Shared by all transports, so that a slow reader means the same everywhere.
+All transports use them, so that all treat a slow reader alike.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from asyncmgr._common.log import log
 T = TypeVar("T")
 
 PENDING_LIMIT = 1024
-"""Messages that a subscription holds for a slow reader, unless told otherwise."""
+"""The default number of messages that a subscription keeps for a slow reader."""
 
 PENDING_BYTES = 64 * 1024 * 1024
-"""Bytes of data that a subscription holds for a slow reader; large messages are lost before `pending_limit`."""
+"""The number of bytes that a subscription keeps for a slow reader, whatever its `pending_limit` is."""
 
 
 def _loop_time() -> float:
     try:
         return asyncio.get_running_loop().time()
-    except RuntimeError:  # made outside of any loop, by a test perhaps
+    except RuntimeError:  # the message was made outside of a loop, perhaps by a test
         return math.inf
 
 
@@ -39,11 +39,11 @@ class Message:
 
     subject: str
     data: bytes
-    """Empty for what another program sent and is larger than 1 MiB; that is logged."""
+    """The bytes that were sent. Empty for a message of another program that is larger than 1 MiB; this is logged."""
     reply_to: str | None = None
-    """Where an answer is to be sent, by `Transport.reply`; None where none is awaited."""
+    """The subject for an answer by `Transport.reply`; None = the sender expects no answer."""
     arrived: float = field(default_factory=_loop_time, compare=False)
-    """When it reached this process, in loop time: a reader may be late. Transports may know an earlier moment."""
+    """The loop time at which the message reached this process, which may be long before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,38 +52,38 @@ class Entry:
 
     key: str
     value: bytes
-    """Empty for what another program wrote and is larger than 1 MiB; that is logged."""
+    """The bytes that were written. Empty for a value of another program that is larger than 1 MiB; this is logged."""
     revision: int
-    """Of the last write; grows with every write in the store, also after deletion and expiry."""
+    """The revision of the last write. It grows with every write in the store, also after deletion and expiry."""
     age: float
-    """Seconds from that write to when this was handed out, by the store's clock, not the reader's wall."""
+    """Seconds from that write until this entry was read, by the store's clock and not by the reader's wall clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """A key was deleted. Expiry is *not* announced so, nor in any other way."""
+    """A key was deleted. The expiry of a key is *not* announced, neither by this nor in another way."""
 
     key: str
     revision: int
 
 
 class Marker(enum.Enum):
-    """What a watch says about itself."""
+    """Items of a watch that are no change of a key."""
 
     SNAPSHOT_DONE = enum.auto()
-    """What was there when the watch was entered has been handed out; changes follow. Comes once."""
+    """The snapshot is complete, and changes follow. A watch yields this once."""
 
 
 SNAPSHOT_DONE: Final = Marker.SNAPSHOT_DONE
 
 Change: TypeAlias = Entry | Deleted | Literal[Marker.SNAPSHOT_DONE]
-"""What a watch yields."""
+"""An item that a watch yields."""
 
 
 class Stream(ABC, AsyncIterator[T]):
-    """Items in a buffer: put there without waiting, awaited by its reader.
+    """A buffer of items. The writer never waits; the reader awaits items by ``async for``.
 
-    Cancelling a reader loses no item: one is taken off the buffer only when it is returned.
+    No item is lost where the reader is cancelled: an item leaves the buffer only when it is returned.
     """
 
     def __init__(self) -> None:
@@ -92,12 +92,10 @@ class Stream(ABC, AsyncIterator[T]):
         self._failure: Exception | None = None
 
     def end(self, failure: Exception | None = None) -> None:
-        """For transports: let the iteration end after what is buffered; a `failure` is raised there once."""
+        """End the iteration after the buffered items; a `failure` is raised there once. Transports call this."""
         if not self._ended:
             self._ended, self._failure = True, failure
-            with contextlib.suppress(
-                RuntimeError
-            ):  # of a loop that was closed, in which nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and no reader waits any more
                 self._wake.set()
 
     async def __anext__(self) -> T:
@@ -117,9 +115,9 @@ class Stream(ABC, AsyncIterator[T]):
 
 
 class Subscription(Stream[Message]):
-    """The messages of one subject, in order, the latest `pending_limit` of those not read yet, 64 MiB at most.
+    """The messages of one subject, in order. Of unread messages it keeps the latest `pending_limit`, 64 MiB at most.
 
-    When the subscription was left or its transport closed, the iteration ends after what had come by then.
+    When the subscription is left or its transport closed, the iteration ends after the messages that had arrived.
     """
 
     def __init__(self, subject: str, pending_limit: int = PENDING_LIMIT) -> None:
@@ -129,18 +127,18 @@ class Subscription(Stream[Message]):
         self.subject = subject
         self.pending_limit = pending_limit
         self.dropped: int = 0
-        """Messages lost, the oldest first, because the reader was slow."""
+        """The number of messages lost because the reader was slow; the oldest are lost first."""
         self.on_drop: Callable[[Message], object] | None = None
-        """Is called with each message that is lost so; never waits, never raises."""
+        """Called with each message that is lost in this way. It must neither wait nor raise."""
         self.take_at_once: Callable[[Message], bool] | None = None
-        """Is called with each message on its arrival; one for which it returns True is not buffered. Never waits,
-        never raises."""
+        """Called with each message on its arrival. Where it returns True, the message is not buffered. It must neither
+        wait nor raise."""
         self._pending: deque[Message] = deque()
         self._size = 0
         self._dropped_before = 0
 
     def deliver(self, message: Message) -> None:
-        """For transports: buffer `message`; never waits and never runs the reader. Ignored after the end."""
+        """Buffer `message`; never wait, and never run the reader. After the end, do nothing. Transports call this."""
         if self._ended or (self.take_at_once is not None and self.take_at_once(message)):
             return
         self._size += len(message.data)
@@ -175,11 +173,11 @@ class Subscription(Stream[Message]):
 
 
 class Watch(Stream[Change]):
-    """A snapshot of keys, `SNAPSHOT_DONE`, then changes, of which at most one of a key waits for the reader.
+    """A snapshot of keys, `SNAPSHOT_DONE`, then changes. At most one change of each key waits for the reader.
 
-    A slow reader so sees the latest change of a key and not those before it, and the buffer is bounded by the
-    number of keys. The iteration ends when the watch is left or the transport closed, and raises
-    `TransportError` once where the connection was lost.
+    So a slow reader sees only the latest change of a key, and the buffer holds no more items than there are keys. The
+    iteration ends when the watch is left or the transport closed; it raises `TransportError` once where the connection
+    was lost.
     """
 
     def __init__(self) -> None:
@@ -190,11 +188,11 @@ class Watch(Stream[Change]):
 
     @property
     def heard_at(self) -> float:
-        """The loop time until which no change is missing here: now, unless the transport notes what it hears."""
+        """The loop time up to which this watch has every change: now, unless the transport calls `note_heard`."""
         return self._now() if self._heard_at is None else self._heard_at
 
     def note_heard(self) -> None:
-        """For transports whose feed may die without a sign: something of it has come."""
+        """Note that the feed is alive. Transports call this if their feed may die without a sign."""
         if not self._ended:
             self._heard_at = self._now()
 
@@ -204,10 +202,10 @@ class Watch(Stream[Change]):
         super().end(failure)
 
     def deliver(self, change: Change) -> None:
-        """For transports: buffer `change`, instead of one that waits for the same key. Ignored after the end.
+        """Buffer `change` in place of one that waits for the same key. After the end, do nothing. Transports call this.
 
-        An entry keeps the place of the one that it replaces, so that the snapshot still has its key; a
-        deletion goes to the end, so that the snapshot holds entries only.
+        An entry takes the place of the change that it replaces, so that the snapshot still has this key. A deletion
+        goes to the end, so that the snapshot holds entries only.
         """
         if self._ended:
             return
@@ -222,5 +220,5 @@ class Watch(Stream[Change]):
 
     def _take(self) -> Change:
         _, (change, since) = self._pending.popitem(last=False)
-        # It aged while it waited for its reader.
+        # The entry aged while it waited in the buffer.
         return replace(change, age=change.age + self._now() - since) if isinstance(change, Entry) else change

@@ -1,7 +1,7 @@
-"""Names as tokens of subjects and keys, so that any name is one token on every engine. Pure.
+"""Writes names as tokens of subjects and keys, so that any name is one token on every engine. Pure.
 
-A byte (UTF-8) outside ``A-Za-z0-9_-`` is written ``=XX``, upper case; the empty name is ``=``. Each name has
-exactly one token and each token one name.
+A byte (UTF-8) outside ``A-Za-z0-9_-`` is written ``=XX`` in upper case, and the empty name is written ``=``. Each name
+has exactly one token, and each token one name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import reprlib
 from asyncmgr.errors import InvalidName
 
 TOKEN_LIMIT = 128
-"""Bytes of a token, as encoded."""
+"""The largest number of bytes of a token."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = re.compile(rb"[^A-Za-z0-9_-]")
@@ -20,9 +20,12 @@ _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
 
 
 def encode_token(name: str, what: str = "name") -> str:
-    """The token of `name`; `what` is the word for it in errors (``host``, ``service``).
+    """Write `name` as a token; `what` is the word for it in errors (``host``, ``service``).
 
-    Raises `InvalidName` where the token would take more than 128 bytes or the name is no Unicode text.
+    Raises
+    ------
+    InvalidName
+        The token would take more than 128 bytes, or the name is no Unicode text.
     """
     token = name if _PLAIN.fullmatch(name) else _escape(name, what)
     if len(token) > TOKEN_LIMIT:
@@ -34,7 +37,7 @@ def encode_token(name: str, what: str = "name") -> str:
 
 
 def decode_token(token: str, what: str = "name") -> str:
-    """The name whose token this is; raises `InvalidName` for what `encode_token` never returns."""
+    """Read the name of a token; raise `InvalidName` for a text that `encode_token` never returns."""
     if _PLAIN.fullmatch(token) and len(token) <= TOKEN_LIMIT:
         return token
     name = _unescape(token)
