@@ -619,7 +619,7 @@ async def test_the_life_survives_its_own_bugs(world: World, monkeypatch: pytest.
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
     await service.start()
     assert service._life is not None
-    undo = service._life._undo
+    undo = service._life._take_stop_step
 
     async def undo_badly(name: str, hook: Any) -> None:
         monkeypatch.setattr(service._life, "_undo", undo)

@@ -825,7 +825,7 @@ def test_a_handler_that_the_application_sets_meanwhile_stays() -> None:
     def theirs(*args: object) -> None: ...
 
     async def main() -> None:
-        with Handlers().telling(Interrupts(Service(Bare(), settings=Settings()))):
+        with Handlers().installed_for(Interrupts(Service(Bare(), settings=Settings()))):
             signal.signal(signal.SIGTERM, theirs)
 
     try:

@@ -88,7 +88,7 @@ class RunContext(ABC):
 
 
 class Run(Due, RunContext):
-    """One execution of a task, from its slot to its outcome, as the runner knows it; its body gets it as `RunContext`."""
+    """One execution of a task, from its slot to its outcome, as the runner knows it."""
 
     __slots__ = (
         "asked",
