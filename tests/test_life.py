@@ -622,11 +622,11 @@ async def test_the_life_survives_its_own_bugs(world: World, monkeypatch: pytest.
     undo = service._life._take_stop_step
 
     async def undo_badly(name: str, hook: Any) -> None:
-        monkeypatch.setattr(service._life, "_undo", undo)
+        monkeypatch.setattr(service._life, "_take_stop_step", undo)
         await undo(name, hook)
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(service._life, "_undo", undo_badly)
+    monkeypatch.setattr(service._life, "_take_stop_step", undo_badly)
     await service.stop()
     await world.assert_undone(service)
 
