@@ -17,6 +17,7 @@ import time_machine
 from asyncmgr import Manager, Outcome, RunContext, Service, Settings, periodic_task
 from asyncmgr._common.clock import LoopClock
 from asyncmgr.events import ClockStepped, RunFinished, RunLeaked, ScheduleFailed, SlotSkipped, SlotsMissed
+from asyncmgr.testing import VirtualTime
 from tests.helpers import Bare, Recorded, log_processors, task
 
 pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
@@ -84,6 +85,17 @@ async def test_every_pass_task_runs_each_minute() -> None:
     async with Recorded(task(log.run, name="log"), task(sibling.run, spacing=7, name="sibling")).service:
         await asyncio.sleep(185)
     assert log.at == [0, 60, 120, 180]
+
+
+async def test_slots_less_than_a_millisecond_apart(virtual_time: VirtualTime) -> None:
+    """The last one before an inclusive end is run too, also right after a look that found nothing (28)."""
+    a, b = Log(), Log()
+    recorded = Recorded(
+        task(a.run, spacing=100, initial_delay=8.9995, tolerance=0, name="a"),
+        task(b.run, spacing=100, initial_delay=9.0004, tolerance=0, name="b"),
+    )
+    await virtual_time.run_for(recorded.service, seconds=9.0004)
+    assert (a.at, b.at) == ([8.9995], [9.0004])
 
 
 async def test_nearly_due_tasks_start_together() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import socket
 import threading
@@ -220,18 +221,21 @@ class ManagerState:
         initial_delay: int | None = None,
     ) -> ManagedTask:
         full_name = f"{self._manager.name}.{name}"
-        settings = self.settings
         task = ManagedTask(
             self._manager,
             body,
             full_name,
-            record.with_zone(settings.timezone),
-            tolerance=to_us(settings.tolerance),
+            record.with_zone(self.settings.timezone),
+            tolerance=self._tolerance(),
             initial_delay=initial_delay,
             standing=self._still_running.pop(full_name, None),
         )
         self._set_share(task)
         return task
+
+    def _tolerance(self) -> int:
+        """The nearly-due window of tasks that give none, microseconds; one object for all of them."""
+        return _shared(to_us(self.settings.tolerance))
 
     def _set_share(self, task: ManagedTask) -> None:
         begins_at_share = "auto" in (task.options.phase, self.settings.phase)
@@ -263,7 +267,7 @@ class ManagerState:
         task = self._make(body, name, record, initial_delay)
         self._apply_overrides([task])
         task.plan.begin_at(self.read_clock(), by_service=self._runner is not None)
-        tasks[full_name] = task
+        tasks[task.full_name] = task  # the task's own text: of very many tasks each byte counts
         self._schedule(task)
         tell_if_off(self._manager.name, name, task.options)
         return TaskHandle(self, task)
@@ -414,9 +418,8 @@ class ManagerState:
     def place(self, host: str) -> None:
         """Take over a service's host where the constructor got none; compute anew what depends on the host."""
         self._host = self._own_host or host
-        tolerance = to_us(self.settings.tolerance)
         for task in self.tasks().values():
-            task.plan.tolerance = tolerance
+            task.plan.tolerance = self._tolerance()
             self._set_share(task)
 
     def give(self, settings: Settings) -> None:
@@ -465,6 +468,11 @@ class ManagerState:
             for task in self.tasks().values():
                 task.plan.set_back(self._last)
         return self._last
+
+
+@functools.lru_cache
+def _shared(number: int) -> int:
+    return number
 
 
 def _in_force(task: ManagedTask, override: Any, settings: Settings) -> PeriodicTask:
