@@ -32,7 +32,7 @@ PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14", "3.15") if _w
 
 
 DIST = Path(".nox", "dist")
-EXTRAS = "[cli,host,nats,testing]"
+EXTRAS = "[cli,host,nats,testing,uvloop]"
 PARALLEL = ("--numprocesses=4", "--dist=worksteal")  # most of what is slow waits
 FAST = ("-m", "not real")
 COVERAGE = ("--cov=asyncmgr", "--cov-report=term:skip-covered", "--cov-fail-under=90")
@@ -101,7 +101,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types inside, and that users see complete ones."""
-    session.install("-e", ".[cli,host,nats,testing]", *_group("test"), *_group("types"))
+    session.install("-e", f".{EXTRAS}", *_group("test"), *_group("types"))
     session.run("mypy")
     session.run("pytest", "tests/test_typing.py")
 

@@ -16,13 +16,20 @@ hypothesis.settings.load_profile("suite")
 
 REAL_FIXTURES = {"pytester", "shared_nats_server"}
 REAL_MODULES = {
+    "test_completion",
     "test_demo",
     "test_examples",
+    "test_fork",
     "test_interop",
     "test_nats",
+    "test_nats_buckets",
+    "test_nats_cluster",
+    "test_nats_connection",
     "test_nats_contract",
+    "test_nats_permissions",
     "test_nats_server",
     "test_outage",
+    "test_readme",
     "test_run",
     "test_signals",
 }
