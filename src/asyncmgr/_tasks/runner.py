@@ -264,8 +264,11 @@ class Runner:
             self._end(run, None)
 
     def _has_first_step(self, run: Run, task: asyncio.Future[None]) -> bool:
-        """Begin a run later than its Task was made; return False where the run was given up meanwhile."""
+        """Note that the run begins, later than it got its Task; False where it was given up meanwhile."""
         if self._unbegun.pop(task, None) is None:
+            return False
+        if run.managed.plan.options.switched_off is not None:
+            self._intake.give_up(run, "removed")
             return False
         run.started = self._loop.time()
         self._attend(run, task)
