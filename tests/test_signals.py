@@ -645,7 +645,12 @@ def test_an_interrupt_between_two_steps(caplog: pytest.LogCaptureFixture, logs: 
 
     async def live() -> None:
         lives.append(
-            Life(lambda life: life.step("there", hang), Back(), name="s", context=contextvars.copy_context())
+            Life(
+                lambda life: life.step("there", hang),
+                functools.partial(next, Back(), None),
+                name="s",
+                context=contextvars.copy_context(),
+            )
         )
         await asyncio.sleep(0)
         lives[0].ask(1)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -32,8 +32,9 @@ class Life:
     ----------
     start
         A coroutine function: it takes its steps by `step`, sets `running`, and then waits until the end is `asked`.
-    stop_steps
-        The steps of the stop, as names and hooks. The next one is drawn when the one before it is over.
+    next_stop_step
+        Gives the name and the hook of the next step of the stop, `None` after the last one. No generator: a Ctrl-C that
+        lands in one ends it, and the steps that are left would be lost.
     name
         The service's name, for the log.
     context
@@ -43,7 +44,7 @@ class Life:
     def __init__(
         self,
         start: Callable[[Life], Awaitable[None]],
-        stop_steps: Iterator[tuple[str, Hook]],
+        next_stop_step: Callable[[], tuple[str, Hook] | None],
         *,
         name: str,
         context: contextvars.Context,
@@ -51,7 +52,7 @@ class Life:
         """Begin the start; an event loop must be running."""
         self._loop = asyncio.get_running_loop()
         self._start = start
-        self._stop_steps = stop_steps
+        self._next_stop_step = next_stop_step
         self._name = name
         self._context = context
         self._is_stopping = False
@@ -161,7 +162,7 @@ class Life:
         self._is_stopping = True
         self.asked.set()
         while not self._is_abandoned():
-            step = next(self._stop_steps, None)
+            step = self._next_stop_step()
             if step is None:
                 self.over.set_result(None)
                 return

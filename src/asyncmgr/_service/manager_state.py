@@ -125,7 +125,9 @@ class ManagerState:
         if self._passes is None:
             name = type(self._manager).__name__.lower()
             site = Site(self.host, str(getattr(self._manager, "service_name", None) or name), "pass")
-            self._passes = Passes(site, present=self.tasks_here, read=self.read_clock)
+            self._passes = Passes(
+                site, present=self.tasks_here, runs_here=self.runs_here, read=self.read_clock
+            )
         return self._passes
 
     def check_thread(self, call: str) -> None:
@@ -158,7 +160,11 @@ class ManagerState:
 
     def tasks_here(self) -> list[ManagedTask]:
         """Return the tasks that are switched on and not paused, in definition order."""
-        return [task for task in self.tasks_on() if task not in self._pauses]
+        return [task for task in self.tasks().values() if self.runs_here(task)]
+
+    def runs_here(self, task: ManagedTask) -> bool:
+        """Whether the task is switched on here, and not paused."""
+        return self.is_on(task) and task not in self._pauses
 
     def tasks_on(self) -> list[ManagedTask]:
         """Return the tasks that are switched on here, in definition order; paused ones too."""
@@ -345,15 +351,19 @@ class ManagerState:
     ) -> None:
         self.check_thread(f"{task.full_name}: pause()")
         self._refuse_removed(task)
-        until = _end_of_pause(self.read_clock(), for_, until)
+        pause = Pause(_end_of_pause(self.read_clock(), for_, until), note)
+        self._set_end(task, pause)
         self._end_pause(task)
-        pause = self._pauses[task] = Pause(until, note)
-        if until is not None:
-            seconds = max(0.0, (until - to_datetime(self.read_clock().wall)).total_seconds())
-            pause.timer = asyncio.get_running_loop().call_later(seconds, self.resume, task)
+        self._pauses[task] = pause
         if self._runner is not None:
             self._runner.forget(task, "paused")
-        log.info("task.paused", task=task.full_name, until=until and until.isoformat(), note=note)
+        log.info("task.paused", task=task.full_name, until=pause.until and pause.until.isoformat(), note=note)
+
+    def _set_end(self, task: ManagedTask, pause: Pause) -> None:
+        """Have the pause end by itself; in the loop that runs now."""
+        if pause.until is not None:
+            seconds = max(0.0, (pause.until - to_datetime(self.read_clock().wall)).total_seconds())
+            pause.timer = asyncio.get_running_loop().call_later(seconds, self.resume, task)
 
     def resume(self, task: ManagedTask) -> None:
         self.check_thread(f"{task.full_name}: resume()")
@@ -433,7 +443,10 @@ class ManagerState:
     def start(self, runner: Runner) -> None:
         """Let every task start at this moment, and hand the tasks to the service's runner."""
         self._runner = runner
-        self.clock = runner.lookout.clock
+        self.clock = runner.lookout
+        for task, pause in self._pauses.items():
+            pause.end()  # its timer was another loop's
+            self._set_end(task, pause)
         moment = self.clock.read()
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)

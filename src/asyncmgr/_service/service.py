@@ -129,6 +129,7 @@ class Service:
         self._drain = Drain()
         self._report = StopReport()
         self._asked_at: float | None = None
+        self._stop_began = 0.0
         self._entered: list[Step] = []
         self._managers: list[Manager] = []
         self._joined: list[Manager] = []
@@ -303,7 +304,7 @@ class Service:
         life = self._life = Life(
             # The context itself and no copy: runs and calls get copies of what the hooks set in it.
             self._start_steps,
-            self._stop_steps(),
+            self._next_stop_step,
             name=self.name,
             context=self._context,
         )
@@ -441,7 +442,8 @@ class Service:
         yield Step("announce host", enter=self._announce)
         yield Step("start delay", enter=self._start_delay)
         yield Step("end reload", leave=self._reload.end)
-        yield Step("start tasks", enter=self._start_tasks, leave=self._refuse_runs, leaving="refuse runs")
+        yield Step("refuse runs", leave=self._refuse_runs)
+        yield Step("start tasks", enter=self._start_tasks)
 
     async def _start_steps(self, life: Life) -> None:
         for step in self._steps():
@@ -451,16 +453,25 @@ class Service:
         life.running.set_result(None)
         await life.asked.wait()
 
-    def _stop_steps(self) -> Iterator[tuple[str, Hook]]:
-        self._state = State.STOPPING
-        began = asyncio.get_running_loop().time() if self._asked_at is None else self._asked_at
-        if self._asked_at is None:  # a start that failed
-            self._drain.limit(self.settings.drain_timeout)
+    def _next_stop_step(self) -> tuple[str, Hook] | None:
+        """Name the next step of the stop and its hook; `None` once all steps are taken."""
+        if self._state not in (State.STOPPING, State.STOPPED):
+            self._begin_stop()
         while self._entered:
             step = self._entered.pop()
             if step.leave is not None:
-                yield step.leaving or step.name, step.leave
-        report = self._report = self._drain.report(asyncio.get_running_loop().time() - began)
+                return step.leaving or step.name, step.leave
+        self._end_stop()
+        return None
+
+    def _begin_stop(self) -> None:
+        self._state = State.STOPPING
+        self._stop_began = asyncio.get_running_loop().time() if self._asked_at is None else self._asked_at
+        if self._asked_at is None:  # a start that failed
+            self._drain.limit(self.settings.drain_timeout)
+
+    def _end_stop(self) -> None:
+        report = self._report = self._drain.report(asyncio.get_running_loop().time() - self._stop_began)
         self._state = State.STOPPED
         log.info("service.stopped", service=self.name, host=self.host, **report.counts())
 
@@ -585,9 +596,12 @@ class Service:
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
 
     async def _refuse_runs(self) -> None:
-        assert self._runner is not None
-        self._runner.close()
-        self._drain.meet(self._runner)
+        if self._runner is None:
+            return
+        try:
+            self._runner.close()
+        finally:  # an interrupt may land in a listener
+            self._drain.meet(self._runner)
         log.info("service.stopping", service=self.name, host=self.host, runs=len(self._runner.waiting))
         self._reporter.listeners.tell(ServiceStopping(self.name, self.host))
 

@@ -6,6 +6,7 @@ code that starts and ends runs writes standings.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -80,7 +81,12 @@ class Agenda(Generic[D]):
         plan = task.plan
         if plan.slot is None:
             return
-        start = plan.slot + self._draw(task) if plan.options.jitter else plan.slot
+        start = plan.slot
+        if plan.options.jitter:
+            with contextlib.suppress(
+                Exception
+            ):  # of the schedule: it is asked again at the slot, and reported then
+                start += self._draw(task)
         self._put(task, start)
 
     def remove(self, task: ManagedTask) -> None:

@@ -88,10 +88,11 @@ class Intake:
         run = self._queued.pop(task.standing, None)
         if run is not None:
             task.standing.queued = False
+            task.standing.missed += run.missed
             self._report.skipped(run, reason)
             _refuse_waiter(run, reason)
 
-    def give_up(self, run: Run, reason: Literal["draining", "removed", "late"]) -> None:
+    def give_up(self, run: Run, reason: Literal["draining", "removed", "paused", "late"]) -> None:
         """Refuse a run that was handed out and has not started."""
         run.managed.standing.running -= 1
         if reason == "late":
@@ -103,11 +104,11 @@ class Intake:
 
     def close(self) -> None:
         """Refuse all runs that have not started."""
-        for run in self.ready:
-            self.give_up(run, "draining")
+        # Taken out before it is reported: an interrupt in a listener must not leave some of them to be started.
+        while self.ready:
+            self.give_up(self.ready.popleft(), "draining")
         for run in tuple(self._queued.values()):
             self.unqueue(run.managed, "draining")
-        self.ready.clear()
 
     def _hand_out(self, run: Run, moment: Moment) -> None:
         standing = run.managed.standing
@@ -118,7 +119,6 @@ class Intake:
 
     def _queue(self, run: Run) -> None:
         run.managed.standing.queued = True
-        run.managed.standing.missed += run.missed
         self._queued[run.managed.standing] = run
 
     def _look_at(self, moment: Moment) -> Look:

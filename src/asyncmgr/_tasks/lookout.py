@@ -98,8 +98,9 @@ class Lookout:
 
     def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
         """Plan the task anew. The caller adds it again where it is switched on."""
+        moment = self.read()
         self.agenda.remove(task)
-        task.plan.reschedule(options, self.clock.read(), by_service=True)
+        task.plan.reschedule(options, moment, by_service=True)
 
     def set_deadline(self, run: Run, timeout: int) -> None:
         """Let the run expire `timeout` microseconds after its start."""
@@ -115,15 +116,22 @@ class Lookout:
             self._die(exc)
 
     def _look(self) -> None:
+        # Set before anything calls a listener, in which an interrupt may land: another look follows in any case.
+        self._timer.set(self._loop.time() + _SHORTEST_SLEEP)
+        moment = self.read()
+        self._expire_deadlines()
+        batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
+        self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
+        self._accept(batch, moment)
+
+    def read(self) -> Moment:
+        """Read the clock; a step of the wall that no look has noticed yet is taken first."""
         step = self.clock.notice_steps()
         moment = self.clock.read()
         if step is not None:
+            self._timer.set_by(self._loop.time())
             self._take_step(step, moment)
-        batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
-        self._expire_deadlines()
-        # Set before the batch is handed over: whatever `accept` does, another look follows.
-        self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
-        self._accept(batch, moment)
+        return moment
 
     def _take_step(self, step: Step, moment: Moment) -> None:
         self._stepped(step)

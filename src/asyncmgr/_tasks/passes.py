@@ -28,11 +28,13 @@ class Passes:
         site: Site,
         *,
         present: Callable[[], Iterable[ManagedTask]],
+        runs_here: Callable[[ManagedTask], bool],
         read: Callable[[], Moment],
     ) -> None:
         """`present` returns the tasks that are switched on at the moment; `read` reads the clock."""
         self._site = site
         self._present = present
+        self._runs_here = runs_here
         self._read = read
         self._report = Reporter(site.host)
         self._numbers = itertools.count(1)
@@ -46,7 +48,7 @@ class Passes:
         # Listed now: a task that becomes due while these run waits for the next pass.
         due = [(managed, managed.plan.slot) for managed in present if managed.plan.is_due(moment)]
         for managed, slot in due:
-            if managed.plan.slot != slot or managed.options.switched_off is not None:
+            if managed.plan.slot != slot or not self._runs_here(managed):
                 continue  # a task before it moved or removed it
             await self._start(managed, context, raise_on_error=raise_on_error)
             await asyncio.sleep(0)

@@ -203,8 +203,19 @@ class Plan:
             self.slot = moment.wall + RETRY  # when the schedule is asked again, and reported if it raises
 
     def skip_past(self, moment: Moment) -> None:
-        """Drop the slots that have passed: the next one is the first of the grid in the future."""
+        """Drop the slots that are over: the next one is the first of the grid that is still to come."""
         reference = self.reference(moment)
-        if self.slot is not None and self.slot <= reference:
-            _, _, self.slot = self.grid.turn(self.slot, reference, 0)
         self.delay = 0
+        try:
+            if self.grid.on_wall:  # the wall may have been set back meanwhile
+                self.slot = self.grid.first(
+                    max(reference, self.last_slot or 0) if self._is_once else reference
+                )
+            elif self.slot is not None and self.slot <= reference:
+                _, _, self.slot = self.grid.turn(self.slot, reference, 0)
+        except Exception:
+            self.slot = reference + RETRY  # asked again then, and reported if it raises again
+
+    @property
+    def _is_once(self) -> bool:
+        return isinstance(self.grid, Once)

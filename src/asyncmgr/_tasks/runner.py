@@ -103,9 +103,8 @@ class Runner:
     def close(self) -> None:
         """Start no more runs, and refuse those that were handed out and have not started."""
         self.lookout.close()
-        for run in self._unbegun.values():
-            self._intake.give_up(run, "draining")
-        self._unbegun.clear()
+        while self._unbegun:
+            self._intake.give_up(self._unbegun.popitem()[1], "draining")
         self._intake.close()
 
     @property
@@ -133,9 +132,26 @@ class Runner:
     # Called by the managers
 
     def forget(self, task: ManagedTask, reason: Literal["removed", "paused"]) -> None:
-        """Take the task out of the agenda, and refuse its queued run. A run in progress goes on."""
+        """Take the task out of the agenda, and refuse its runs that have not started. A run in progress goes on."""
         self.lookout.remove(task)
         self._intake.unqueue(task, reason)
+        for run in [run for run in self._ready if run.managed is task and run.asked != "manual"]:
+            self._ready.remove(run)
+            self._give_up(run, reason)
+        for future, run in tuple(self._unbegun.items()):
+            if run.managed is task and run.asked != "manual":
+                del self._unbegun[future]
+                self._give_up(run, reason)
+
+    def _give_up(self, run: Run, reason: Literal["removed", "paused", "late"]) -> None:
+        """Refuse a run that has not started, and make the one that waits behind it ready."""
+        self._intake.give_up(run, reason)
+        self._release(run.managed.standing)
+
+    def _release(self, standing: Standing) -> None:
+        if standing.queued and not standing.running and self.lookout.is_open:
+            self._intake.start_queued(standing, self.lookout.clock.read())
+            self._start_soon()
 
     def oldest(self, standing: Standing) -> Run | None:
         """Find the run in progress that started first; `None` = no run is in progress."""
@@ -167,7 +183,7 @@ class Runner:
         """
         if not self.lookout.is_open:
             raise ServiceStateError(f"{task.full_name} cannot be triggered: the service is stopping")
-        run = self._intake.trigger(task, self.lookout.clock.read(), waiter)
+        run = self._intake.trigger(task, self.lookout.read(), waiter)
         self._start_soon()
         return run
 
@@ -190,7 +206,9 @@ class Runner:
         self._has_factory = self._loop.get_task_factory() is not None
         turn_ends = self._loop.time() + _LONGEST_TURN
         try:
-            for _ in range(min(len(self._ready), self._room())):
+            for _ in range(self._room()):
+                if not self._ready:
+                    break
                 run = self._ready.popleft()
                 self._start(run)
                 if run.started > turn_ends:
@@ -214,10 +232,10 @@ class Runner:
         options = managed.plan.options
         run.started = self._loop.time()
         if options.switched_off is not None:
-            self._intake.give_up(run, "removed")  # removed or switched off after the slot was handed out
+            self._give_up(run, "removed")  # removed or switched off after the slot was handed out
             return
         if options.misfire_grace is not None and run.is_too_late:
-            self._intake.give_up(run, "late")
+            self._give_up(run, "late")
             return
         body, make = self._live(run), _by_factory if self._has_factory else _new_task
         try:
@@ -232,13 +250,20 @@ class Runner:
         else:
             run.future = task
             self._unbegun[task] = run
+            if self._has_factory:  # whose Task may begin much later than in the next turn
+                task.add_done_callback(self._never_began)
+
+    def _never_began(self, task: asyncio.Future[None]) -> None:
+        """End the run of a Task that was cancelled before its first step."""
+        run = self._unbegun.pop(task, None)
+        if run is not None:
+            self._end(run, asyncio.CancelledError())
 
     def _sweep(self) -> None:
         """End the runs whose Task was cancelled before its first step. By now every other Task has made this step."""
-        for task, run in tuple(self._unbegun.items()):
+        for task in tuple(self._unbegun):
             if task.done():
-                del self._unbegun[task]
-                self._end(run, asyncio.CancelledError())
+                self._never_began(task)
         self._start_soon()
 
     # The run
@@ -252,9 +277,9 @@ class Runner:
         managed = run.managed
         standing = managed.standing
         standing.runs += 1
-        if run.missed or standing.trouble is not None:
-            self._report.starting(run)
         try:
+            if run.missed or standing.trouble is not None:
+                self._report.starting(run)
             await managed.call(run)
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and self._is_abandoned(run):
@@ -268,7 +293,7 @@ class Runner:
         if self._unbegun.pop(task, None) is None:
             return False
         if run.managed.plan.options.switched_off is not None:
-            self._intake.give_up(run, "removed")
+            self._give_up(run, "removed")
             return False
         run.started = self._loop.time()
         self._attend(run, task)
@@ -285,6 +310,7 @@ class Runner:
         if run.future is None or asyncio.current_task(self._loop) is run.future:
             return False
         self._in_progress.discard(run)
+        run.managed.standing.running -= 1
         return True
 
     def _attend(self, run: Run, task: asyncio.Future[None]) -> None:
@@ -309,6 +335,9 @@ class Runner:
 
     def _end(self, run: Run, error: BaseException | None) -> None:
         """End a run: update its standing, then report, since listeners and log processors are the user's code."""
+        if run.has_ended:
+            return  # by its body, before an application's factory raised
+        run.has_ended = True
         standing = run.managed.standing
         standing.running -= 1
         duration = standing.duration = self._loop.time() - run.started
@@ -316,8 +345,8 @@ class Runner:
             self._in_progress.discard(run)
             if run.place is not None:
                 self.lookout.deadlines.remove(run)
-        if standing.queued and not standing.running and self.lookout.is_open:
-            self._intake.start_queued(standing, self.lookout.clock.read())
+        if standing.queued:
+            self._release(standing)
         if self._ready:
             self._start_soon()
         if (
@@ -338,9 +367,9 @@ class Runner:
         run.failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             self._on_exit(error)
-        self._report.finished(run, outcome, duration, error)
         if run.waiter is not None and not run.waiter.done():
             run.waiter.set_result(record_of(run, outcome, duration, error))
+        self._report.finished(run, outcome, duration, error)
 
     def _die(self, exc: BaseException) -> None:
         self.lookout.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from asyncmgr._common.clock import SECOND, Moment
+from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._tasks.agenda import Due
 from asyncmgr._tasks.managed import ManagedTask
@@ -96,8 +96,10 @@ class Run(Due, RunContext):
         "failed",
         "future",
         "has_begun",
+        "has_ended",
         "look",
         "number",
+        "on_wall",
         "place",
         "started",
         "waiter",
@@ -113,6 +115,8 @@ class Run(Due, RunContext):
         self.managed = managed
         self.planned = planned
         self.missed = missed
+        self.on_wall = managed.plan.grid.on_wall
+        """The scale of `planned`: the wall clock's, or scheduling time; the task may change its own meanwhile."""
         self.place: Place | None = NO_PLACE
         """The place of its timeout in the heap of deadlines; `NO_PLACE` = no deadline is set."""
         self.asked: Literal["queue", "manual", "pass"] | None = None
@@ -121,6 +125,8 @@ class Run(Due, RunContext):
         """Why it was cancelled: by its own timeout, or by the service that stops."""
         self.future: asyncio.Future[None] | None = None
         """The asyncio Task; `None` until the run first waits, and for a run that never waits."""
+        self.has_ended = False
+        """It is judged; what ends it a second time changes nothing."""
         self.has_begun = False
         """Whether its Task has made the first step."""
         self.failed = False
@@ -139,12 +145,16 @@ class Run(Due, RunContext):
     @property
     def lateness(self) -> float:
         """Seconds from the slot to the actual start."""
-        handed_out = self.managed.plan.reference(self.look.moment)
-        return round((handed_out - self.planned) / SECOND + self.started - self.look.at, 6)
+        return round((self._handed_out - self.planned) / SECOND + self.started - self.look.at, 6)
+
+    @property
+    def _handed_out(self) -> int:
+        """When it was handed out, on the scale of its slot."""
+        return self.look.moment.wall if self.on_wall else self.look.moment.now
 
     @property
     def slot(self) -> datetime:
-        return self.managed.plan.datetime_of(self.planned, self.look.moment)
+        return to_datetime(self.look.moment.wall + self.planned - self._handed_out)
 
     @property
     def host(self) -> str:
@@ -170,9 +180,7 @@ class Run(Due, RunContext):
         if self.managed.plan.options.misfire_grace is None or self.asked == "manual":
             return False
         waited = round((self.started - self.look.at) * SECOND)
-        return self.managed.plan.is_too_late(
-            self.planned, self.managed.plan.reference(self.look.moment) + waited
-        )
+        return self.managed.plan.is_too_late(self.planned, self._handed_out + waited)
 
 
 def judge(run: Run, error: BaseException | None) -> Result:

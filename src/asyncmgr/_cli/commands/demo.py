@@ -28,7 +28,7 @@ from asyncmgr.errors import AsyncmgrError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_NEEDED = ("nats", "psutil", "rich")
+_NEEDED = ("psutil", "rich")
 _KEPT = 8
 """Lines of each kind that a high screen shows."""
 _OTHER_LINES = 16
