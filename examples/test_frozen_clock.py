@@ -1,14 +1,18 @@
-"""Testing periodic tasks without waiting: a frozen clock for one pass, virtual time for a whole service."""
+"""Testing periodic tasks without waiting: a frozen clock for one pass, virtual time for a whole service.
+
+The second test needs ``pytest_plugins = ["asyncmgr.testing.plugin"]`` in a ``conftest.py`` beside this file.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 import time_machine
 
 from asyncmgr import Manager, Service, periodic_task
-from asyncmgr.testing.plugin import VirtualTime
+from asyncmgr.testing import VirtualTime
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,13 +27,13 @@ class Backups(Manager):
         self.made.append(datetime.now(UTC))
 
 
-async def test_a_backup_is_made_an_hour_after_the_start() -> None:
-    """A pass needs nothing but a frozen clock."""
+def test_a_backup_is_made_an_hour_after_the_start() -> None:
+    """A pass needs nothing but a frozen clock, and no plugin of pytest."""
     with time_machine.travel(NEW_YEAR, tick=False) as clock:
         backups = Backups()
-        assert await backups.periodic_tasks(None) == 60.0
+        assert asyncio.run(backups.periodic_tasks()) == 60.0
         clock.shift(3600)
-        await backups.periodic_tasks(None)
+        asyncio.run(backups.periodic_tasks())
     assert backups.made == [datetime(2026, 1, 1, 1, tzinfo=UTC)]
 
 

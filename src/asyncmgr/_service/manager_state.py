@@ -142,7 +142,7 @@ class ManagerState:
             raise WrongThread(
                 f"{call} was called in the thread {threading.current_thread().name!r}, but the service of "
                 f"{self._manager.name} runs in an event loop of another thread; call it there: "
-                f"loop.call_soon_threadsafe(...), with the loop that the service was started in"
+                "loop.call_soon_threadsafe(...), or asyncio.run_coroutine_threadsafe(..., loop) for what is awaited"
             )
 
     # Tasks
