@@ -69,7 +69,7 @@ def test_one_host_version_and_namespace_can_be_called(compute: Compute, invoke: 
         (["resize", "volume=5"], "Error: InvalidArguments: Compute.resize: 'volume'"),
         (["grow"], "Error: NoSuchMethod: the interface without a namespace has no method 'grow'"),
         (["resize", "volume=v", "--version", "2.0"], "Error: UnsupportedVersion: "),
-        (["wait", "--timeout", "50ms"], "Error: RpcTimeout: call: wait(): no answer within 0.05 s"),
+        (["wait", "--timeout", "50ms"], "Error: RpcTimeout: "),
         (["wait", "--at", "n9"], "Error: NoResponders: call at n9: wait()"),
     ],
 )
