@@ -162,6 +162,38 @@ async def test_a_wrapped_task_that_ends_before_its_body_begins() -> None:
     assert [run.outcome for run in recorded.of(RunFinished)] == [Outcome.CANCELLED, Outcome.SUCCEEDED]
 
 
+async def test_very_many_tasks_that_begin_late() -> None:
+    """A factory may hold back more Tasks than are made in a turn: the loop does not turn for nothing meanwhile."""
+    loop = asyncio.get_running_loop()
+    turns = 0
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, context: Any = None, **options: Any) -> Any:
+        async def wrap() -> Any:
+            await asyncio.sleep(0.5)
+            return await coro
+
+        ours = "Runner" in getattr(coro, "__qualname__", "")
+        return asyncio.Task(wrap() if ours else coro, loop=loop, context=context)
+
+    recorded = Recorded(*(task(noop, spacing=100, name=f"t{number}") for number in range(300)))
+    async with recorded.service:
+        await asyncio.sleep(99)
+        loop.set_task_factory(factory)
+        run_once = loop._run_once  # type: ignore[attr-defined]
+
+        def counted() -> None:
+            nonlocal turns
+            turns += 1
+            assert turns < 1000
+            run_once()
+
+        loop._run_once = counted  # type: ignore[attr-defined]
+        await asyncio.sleep(10)
+        del loop._run_once  # type: ignore[attr-defined]
+        loop.set_task_factory(None)
+    assert len(recorded.of(RunFinished)) == 300
+
+
 async def test_an_interrupt_before_a_body_ends_the_service() -> None:
     """In a listener that is told of missed slots: the run is over, and whoever waits gets the interrupt."""
 

@@ -264,7 +264,8 @@ class Runner:
         for task in tuple(self._unbegun):
             if task.done():
                 self._never_began(task)
-        self._start_soon()
+        if self._room():  # else the loop would turn for nothing until there is
+            self._start_soon()
 
     # The run
 
@@ -297,6 +298,7 @@ class Runner:
             return False
         run.started = self._loop.time()
         self._attend(run, task)
+        self._start_soon()  # there is room for another one that waits for its first step
         return True
 
     def _name_task(self, run: Run) -> None:
