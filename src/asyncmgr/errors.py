@@ -78,6 +78,10 @@ class ManagerInUse(AsyncmgrError):
     """A pass or a service already drives this manager; it can have only one driver at a time."""
 
 
+class NotOwner(AsyncmgrError):
+    """Another process holds the task, which only one process may run; the text names that process."""
+
+
 class TaskRemoved(AsyncmgrError):
     """The task of this handle was removed."""
 

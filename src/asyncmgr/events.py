@@ -81,7 +81,9 @@ class SlotSkipped(_Record):
     task: str
     slot: datetime
     """The slot that got no run."""
-    reason: Literal["overlap", "draining", "removed", "paused"]
+    reason: Literal["overlap", "draining", "removed", "paused", "not_owner", "lease_lost"]
+    holder: str | None = None
+    """Who runs the task instead, where the reason is `not_owner` and it is known."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from asyncmgr.errors import TransportClosed, TransportError
-from asyncmgr.transports._base import Store
+from asyncmgr.transports._stores import Store
 from asyncmgr.transports._streams import SNAPSHOT_DONE, Change, Deleted, Entry, Message, Subscription, Watch
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncmgr.errors import InvalidName
-from asyncmgr.transports._base import check_name
+from asyncmgr.transports._given import check_name
 from asyncmgr.transports._tokens import TOKEN_LIMIT, decode_token, encode_token
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=TOKEN_LIMIT // 12)

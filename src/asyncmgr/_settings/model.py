@@ -34,8 +34,11 @@ from asyncmgr._tasks.options import (
     LONGEST,
     OPTIONS,
     SETTABLE,
+    CatchUp,
+    Interrupted,
     Overlap,
     PeriodicTask,
+    Scope,
     check_setting,
     conflict,
 )
@@ -116,6 +119,11 @@ class TaskSettings(BaseModel):
     misfire_grace: _Seconds | None = _of_task("misfire_grace")
     overlap: Annotated[Overlap, BeforeValidator(_lower)] | None = _of_task("overlap")
     phase: Annotated[Literal["auto"], BeforeValidator(_lower)] | None = _of_task("phase")
+    scope: Annotated[Scope, BeforeValidator(_lower)] | None = _of_task("scope")
+    persist: bool | None = _of_task("persist")
+    catch_up: Annotated[CatchUp, BeforeValidator(_lower)] | None = _of_task("catch_up")
+    catch_up_window: _Seconds | None = _of_task("catch_up_window")
+    interrupted: Annotated[Interrupted, BeforeValidator(_lower)] | None = _of_task("interrupted")
     enabled: bool | None = _of_task("enabled")
     """Decides whether the task runs, whatever spacing and cron say."""
     log_level: _Level | None = Field(default=None, description=_LEVELS)
@@ -208,6 +216,15 @@ class NatsSettings(BaseModel):
 _CREDENTIALS = ("user", "token", "nkey_seed_file", "credentials_file")
 
 
+class LeaseSettings(BaseModel):
+    """How long a host that does not answer keeps what it holds."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    ttl: Annotated[_Length, Field(ge=1, le=3600)] = Field(default=10.0, description=f"{_SECONDS}; 1 s to 1 h")
+    """Seconds after which others take over what a silent host holds. The host itself stops after three quarters."""
+
+
 class Settings(BaseModel):
     """The settings of one service; immutable. ``Settings(host="a")`` reads the environment and the files.
 
@@ -234,6 +251,14 @@ class Settings(BaseModel):
     transport: str = Field(
         default="memory://", min_length=1, description="a URL such as 'memory://' or 'nats://host:4222'"
     )
+    store: str | None = Field(
+        default=None, min_length=1, description="a URL such as 'postgresql://user@host/database'"
+    )
+    """Where capabilities, leases and slots are kept; `None` = in the transport's own store."""
+    application: str | None = Field(
+        default=None, min_length=1, description="a name; without it, the service's"
+    )
+    """Processes of one application share their tasks of a scope, and their leases; `None` = the service's name."""
     connect: Annotated[Literal["wait", "required"], BeforeValidator(_lower)] = Field(
         default="required", description="wait, required"
     )
@@ -277,6 +302,7 @@ class Settings(BaseModel):
     managers: dict[str, dict[str, Any]] = Field(default={}, description="tables such as [managers.Name]")
     """Constructor arguments by the manager's name as written; `arguments_for` finds those of existing managers."""
     plugins: PluginSettings = Field(default=PluginSettings(), description="the table [plugins]")
+    lease: LeaseSettings = Field(default=LeaseSettings(), description="the table [lease]")
     nats: NatsSettings = Field(default=NatsSettings(), description="the table [nats]")
 
     _explicit: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -405,6 +431,10 @@ def _table_at(path: sources.Keys, model: type[Settings]) -> tuple[Mapping[str, F
             return TaskSettings.model_fields, key
         case ("plugins", key, *_):
             return PluginSettings.model_fields, key
+        case ("lease", key, *_):
+            return LeaseSettings.model_fields, key
+        case ("lease",):
+            return LeaseSettings.model_fields, ""
         case ("nats", key, *_):
             return NatsSettings.model_fields, key
         case ("nats",):

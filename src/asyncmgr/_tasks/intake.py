@@ -11,11 +11,15 @@ from typing import Literal
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.log import is_reminder
 from asyncmgr._tasks.agenda import MOST_AT_ONCE, Batch
+from asyncmgr._tasks.gate import Answer, Gate
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Run, Site
-from asyncmgr.errors import AlreadyRunning, TaskFailed
-from asyncmgr.events import RunFinished
+from asyncmgr.errors import AlreadyRunning, NotOwner, TaskFailed
+from asyncmgr.events import Outcome, RunFinished
+
+GivenUp = Literal["draining", "removed", "paused", "late", "lease_lost", "not_owner"]
+"""Why a run that was handed out does not start."""
 
 
 class Intake:
@@ -38,6 +42,10 @@ class Intake:
         self._oldest = oldest
         self._numbers = itertools.count(1)
         self._queued: dict[Standing, Run] = {}
+        self.gates: dict[ManagedTask, Gate] = {}
+        """The tasks that only one process may run, each with what says whether this one may."""
+        self._asking: set[Run] = set()
+        """Runs that wait for the answer of their gate. Their tasks count as running already."""
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
 
@@ -70,12 +78,15 @@ class Intake:
         run.asked, run.look, run.number = "manual", self._look_at(moment), next(self._numbers)
         run.waiter = waiter
         standing, overlap = task.standing, task.options.overlap
+        gate = self.gates.get(task)
+        if gate is not None and (answer := gate.ask(run)) != "run":
+            raise _not_here(run, answer, gate.holder())
         if standing.running and overlap == "queue" and not standing.queued:
             self._queue(run)
         elif standing.running and (overlap != "allow" or standing.running >= MOST_AT_ONCE):
             raise self._already_running(task)
         else:
-            self._hand_out(run, moment)
+            self._make_ready(run, moment.wall)
         return run
 
     def start_queued(self, standing: Standing, moment: Moment) -> None:
@@ -92,9 +103,11 @@ class Intake:
             self._report.skipped(run, reason)
             _refuse_waiter(run, reason)
 
-    def give_up(self, run: Run, reason: Literal["draining", "removed", "paused", "late"]) -> None:
+    def give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that was handed out and has not started."""
         run.managed.standing.running -= 1
+        self._asking.discard(run)
+        self.tell_gate(run, None)
         if reason == "late":
             run.managed.standing.missed += 1
             self._report.late(run)
@@ -107,15 +120,60 @@ class Intake:
         # Taken out before it is reported: an interrupt in a listener must not leave some of them to be started.
         while self.ready:
             self.give_up(self.ready.popleft(), "draining")
+        while self._asking:
+            self.give_up(self._asking.pop(), "draining")
         for run in tuple(self._queued.values()):
             self.unqueue(run.managed, "draining")
 
     def _hand_out(self, run: Run, moment: Moment) -> None:
+        gate = self.gates.get(run.managed) if self.gates else None
+        if gate is None:
+            self._make_ready(run, moment.wall)
+            return
+        answer = gate.ask(run)
+        if answer == "run":
+            self._make_ready(run, moment.wall)
+        elif answer == "later":
+            run.managed.standing.running += 1
+            self._asking.add(run)
+        else:
+            run.managed.standing.skipped += 1
+            self._report.skipped(
+                run, answer, self._in_the_way(run) if answer == "overlap" else None, holder=gate.holder()
+            )
+
+    def _make_ready(self, run: Run, wall: int) -> None:
         standing = run.managed.standing
         standing.running += 1
-        standing.last_run = moment.wall
+        standing.last_run = wall
         standing.missed += run.missed
         self.ready.append(run)
+
+    # Gates
+
+    def admit(self, run: Run) -> bool:
+        """Make a run ready that waited for the answer of its gate; False where it was given up meanwhile."""
+        if run not in self._asking:
+            return False
+        self._asking.discard(run)
+        run.managed.standing.running -= 1
+        self._make_ready(run, run.look.moment.wall)
+        return True
+
+    def asking(self, task: ManagedTask) -> list[Run]:
+        """List the runs of the task that wait for the answer of their gate."""
+        return [run for run in self._asking if run.managed is task]
+
+    def tell_gate(self, run: Run, outcome: Outcome | None) -> None:
+        """Tell the gate that admitted the run how it ended; `None` = it never started."""
+        gate = self.gates.get(run.managed) if self.gates else None
+        if gate is not None:
+            gate.ended(run, outcome)
+
+    def may_start(self, run: Run) -> bool:
+        """Whether the gate that admitted the run still lets it start."""
+        gate = self.gates.get(run.managed)
+        return gate is None or gate.still_holds(run)
 
     def _queue(self, run: Run) -> None:
         run.managed.standing.queued = True
@@ -141,6 +199,13 @@ class Intake:
             f"{task.full_name} is running: {run.run_id}, since {age:.1f} s; wait for its end, or give the task "
             "overlap='queue' or 'allow'"
         )
+
+
+def _not_here(run: Run, answer: Answer, holder: str | None) -> NotOwner:
+    where = f"{holder} holds it; trigger it there" if holder else "no process is known to hold it; try again"
+    if answer == "lease_lost":
+        where = "this process has lost the store for too long, so another one may run it"
+    return NotOwner(f"{run.full_name} cannot run here: {where}")
 
 
 def _refuse_waiter(run: Run, reason: str) -> None:

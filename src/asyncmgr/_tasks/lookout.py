@@ -102,8 +102,19 @@ class Lookout:
         self.agenda.remove(task)
         task.plan.reschedule(options, moment, by_service=True)
 
+    def replan(self, task: ManagedTask, change: Callable[[Moment], object]) -> None:
+        """Change the plan of a task, and its place in the agenda where it has one."""
+        moment = self.read()
+        is_planned = task.lane is not None
+        self.agenda.remove(task)
+        change(moment)
+        if is_planned:
+            self.add(task)
+
     def set_deadline(self, run: Run, timeout: int) -> None:
         """Let the run expire `timeout` microseconds after its start."""
+        if run.place is not None:
+            self.deadlines.remove(run)
         self.deadlines.push(to_us(run.started) + timeout, run)
         self._timer.set_by(run.started + timeout / SECOND)
 

@@ -31,6 +31,15 @@ SHORTEST = timedelta(milliseconds=1)
 LONGEST = timedelta(days=36525)
 """The range of a spacing, 1 ms to 100 years."""
 
+Scope = Literal["process", "host", "cluster"]
+"""Where a task has at most one holder: nowhere, so that every process runs it; on each machine; in the cluster."""
+
+CatchUp = Literal["one", "none"]
+"""What slots get that passed while nobody ran the task: one run for all of them, or none."""
+
+Interrupted = Literal["skip", "rerun"]
+"""What a slot gets whose holder died before its run had ended: nothing, or another run by the next holder."""
+
 # Computed once, since each of very many tasks is checked against them.
 _LENGTHS = (int, float, timedelta)
 _LONGEST = LONGEST.total_seconds()
@@ -62,6 +71,13 @@ class PeriodicTask:
     """Microseconds by which a run may start later than its slot; `None` = any time later."""
     tz: str | None = None
     """The zone that was given, kept for a later cron expression; `None` = as in the service's settings."""
+    scope: Scope = "process"
+    persist: bool = False
+    """Whether the last slot and its outcome outlive the process."""
+    catch_up: CatchUp = "one"
+    catch_up_window: int | None = None
+    """Microseconds: slots that are older get no catch-up run; `None` = however old they are."""
+    interrupted: Interrupted = "skip"
     enabled: bool = True
     """The option `enabled` as given, independent of a negative spacing."""
 
@@ -173,10 +189,16 @@ def _wall_of(moment: datetime) -> int:
     return to_us(moment - datetime(1970, 1, 1, tzinfo=UTC))
 
 
-def _read_overlap(value: object) -> str:
-    if value not in get_args(Overlap):
-        raise _NotAcceptedError("'skip', 'queue' or 'allow'")
-    return str(value)
+def _one_of(words: object, accepted: str) -> Callable[[object], str]:
+    """Make the reader of an option that is one of a few words."""
+    known = get_args(words)
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise _NotAcceptedError(accepted)
+        return value
+
+    return read
 
 
 def _read_phase(value: object) -> str | None:
@@ -234,8 +256,17 @@ OPTIONS: dict[str, Option] = {
         Option("tolerance", _read_optional_length, f"{_SECONDS}; 0 for exact"),
         Option("timeout", _read_timeout, f"{_SECONDS}; at least 1 ms"),
         Option("misfire_grace", _read_grace, f"{_SECONDS}; at least 1 ms"),
-        Option("overlap", _read_overlap, "skip, queue, allow"),
+        Option("overlap", _one_of(Overlap, "'skip', 'queue' or 'allow'"), "skip, queue, allow"),
         Option("phase", _read_phase, "auto"),
+        Option("scope", _one_of(Scope, "'process', 'host' or 'cluster'"), "process, host, cluster"),
+        Option("persist", _read_bool, _SWITCH),
+        Option("catch_up", _one_of(CatchUp, "'one' or 'none'"), "one, none"),
+        Option(
+            "catch_up_window",
+            lambda value: _read_limit(value, "at least 1 ms, or None for however old"),
+            f"{_SECONDS}; at least 1 ms",
+        ),
+        Option("interrupted", _one_of(Interrupted, "'skip' or 'rerun'"), "skip, rerun"),
         Option("enabled", _read_bool, _SWITCH),
         Option("external_process_ok", _read_bool),
         Option("name", _read_name),

@@ -176,6 +176,22 @@ class Plan:
             first = self.grid.first(anchor)
             self.slot = None if first is None else max(moment.now, first)
 
+    def continue_from(self, slot: int, moment: Moment) -> None:
+        """Go on with the grid that another holder kept; `slot` is the last one it took, on this grid's scale.
+
+        The slots that are over get one run, where `catch_up` and `catch_up_window` allow it, else none.
+        """
+        self.last_slot, self.delay, self.repeated_until = slot, 0, None
+        self.slot = self.grid.first(slot)
+        self._set_window()
+        reference = self.reference(moment)
+        if self.slot is None or self.slot > reference:
+            return
+        latest, _, _ = self.grid.turn(self.slot, reference, 0)
+        window = self.options.catch_up_window
+        if self.options.catch_up == "none" or (window is not None and reference - latest > window):
+            self.skip_past(moment)
+
     def set_back(self, moment: Moment) -> None:
         """Plan wall-clock slots from the new time, after the wall went back by more than a minute."""
         if not self.grid.on_wall:

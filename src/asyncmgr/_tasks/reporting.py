@@ -22,7 +22,7 @@ from asyncmgr.events import (
     SlotsMissed,
 )
 
-Reason = Literal["overlap", "draining", "removed", "paused"]
+Reason = Literal["overlap", "draining", "removed", "paused", "not_owner", "lease_lost"]
 
 
 class Reporter:
@@ -41,6 +41,8 @@ class Reporter:
         managed = run.managed
         if outcome is Outcome.CANCELLED and run.cause == "cancelled":
             log.info("task.cancelled", **self._keys(run), reason="stopping")
+        elif outcome is Outcome.CANCELLED and run.cause == "lease_lost":
+            log.warning("task.cancelled", **self._keys(run), reason="lease_lost")
         elif outcome in (Outcome.SUCCEEDED, Outcome.NOTHING):
             self._recovered(run)
         else:
@@ -76,14 +78,24 @@ class Reporter:
         if self.listeners:
             self.listeners.tell(RunLeaked(run.full_name, run.run_id, run.slot, running_for))
 
-    def skipped(self, run: Run, reason: Reason, in_the_way: tuple[str, float] | None = None) -> None:
-        """Report a slot that gets no run. `in_the_way`: the id of the run that it met, and its age in seconds."""
-        if run.missed:  # the older slots get no run either
+    def skipped(
+        self,
+        run: Run,
+        reason: Reason,
+        in_the_way: tuple[str, float] | None = None,
+        *,
+        holder: str | None = None,
+    ) -> None:
+        """Report a slot that gets no run. `in_the_way`: the id of the run that it met, and its age in seconds.
+
+        `holder` is the process that runs the task instead, where it is not this one.
+        """
+        if run.missed and reason != "not_owner":  # the older slots get no run either
             self.missed(run)
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
-            self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason))
+            self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason, holder))
 
     def _refused(self, run: Run, in_the_way: tuple[str, float] | None) -> None:
         trouble = _trouble(run.managed.standing)

@@ -25,7 +25,8 @@ from typing import Any, Literal
 from asyncmgr._common.clock import Moment, to_us
 from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import Batch
-from asyncmgr._tasks.intake import Intake
+from asyncmgr._tasks.gate import Gate
+from asyncmgr._tasks.intake import GivenUp, Intake
 from asyncmgr._tasks.lookout import Lookout
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter, record_of
@@ -142,8 +143,51 @@ class Runner:
             if run.managed is task and run.asked != "manual":
                 del self._unbegun[future]
                 self._give_up(run, reason)
+        for run in self._intake.asking(task):
+            self._give_up(run, reason)
 
-    def _give_up(self, run: Run, reason: Literal["removed", "paused", "late"]) -> None:
+    # Called by the gates of tasks that only one process may run
+
+    def set_gate(self, task: ManagedTask, gate: Gate) -> None:
+        """Ask `gate` before each run of the task, from now on."""
+        self._intake.gates[task] = gate
+
+    def admit(self, run: Run) -> None:
+        """Start a run for which the gate answered `later`. One that was given up meanwhile stays so."""
+        if self._intake.admit(run):
+            self._start_soon()
+
+    def refuse(self, run: Run, reason: Literal["not_owner", "lease_lost"]) -> None:
+        """Refuse a run for which the gate answered `later`."""
+        if run in self._intake.asking(run.managed):
+            self._give_up(run, reason)
+
+    def withdraw(self, task: ManagedTask) -> bool:
+        """Cancel the runs of a task that another process may run now, and refuse those that have not started.
+
+        Returns whether a run is still in progress, which unwinds.
+        """
+        for run in [run for run in self._ready if run.managed is task]:
+            self._ready.remove(run)
+            self._give_up(run, "lease_lost")
+        for run in self._intake.asking(task):
+            self._give_up(run, "lease_lost")
+        for future, run in tuple(self._unbegun.items()):
+            if run.managed is task:
+                del self._unbegun[future]
+                self._give_up(run, "lease_lost")
+        for run in [run for run in self._in_progress if run.managed is task and run.cause is None]:
+            run.cause = "lease_lost"
+            if run.future is not None:
+                run.future.cancel()
+            self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
+        return bool(task.standing.running)
+
+    def continue_grid(self, task: ManagedTask, last_slot: int) -> None:
+        """Go on with the grid that another process kept for the task; `last_slot` is on the scale of the plan."""
+        self.lookout.replan(task, lambda moment: task.plan.continue_from(last_slot, moment))
+
+    def _give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""
         self._intake.give_up(run, reason)
         self._release(run.managed.standing)
@@ -234,6 +278,9 @@ class Runner:
         if options.switched_off is not None:
             self._give_up(run, "removed")  # removed or switched off after the slot was handed out
             return
+        if run.claim is not None and not self._intake.may_start(run):
+            self._give_up(run, "lease_lost")
+            return
         if options.misfire_grace is not None and run.is_too_late:
             self._give_up(run, "late")
             return
@@ -296,6 +343,9 @@ class Runner:
         if run.managed.plan.options.switched_off is not None:
             self._give_up(run, "removed")
             return False
+        if run.claim is not None and not self._intake.may_start(run):
+            self._give_up(run, "lease_lost")
+            return False
         run.started = self._loop.time()
         self._attend(run, task)
         self._start_soon()  # there is room for another one that waits for its first step
@@ -357,6 +407,7 @@ class Runner:
             and standing.trouble is None
             and run.managed.log_level is None
             and run.waiter is None
+            and run.claim is None
             and not self._listeners
         ):
             standing.outcome = Outcome.SUCCEEDED
@@ -367,6 +418,8 @@ class Runner:
         outcome, error = judge(run, error)
         run.managed.standing.outcome = outcome
         run.failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+        if run.claim is not None:
+            self._intake.tell_gate(run, outcome)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             self._on_exit(error)
         if run.waiter is not None and not run.waiter.done():

@@ -11,6 +11,7 @@ from typing import Literal
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._tasks.agenda import Due
+from asyncmgr._tasks.gate import SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr.errors import Skip
 from asyncmgr.events import Outcome, RunFinished
@@ -75,6 +76,20 @@ class RunContext(ABC):
 
     @property
     @abstractmethod
+    def fencing_token(self) -> int | None:
+        """For a task of ``scope="cluster"``: a number below 2^53 that grows with each change of the holder.
+
+        Give it to what the run changes, and let that refuse a number lower than the last one it saw: so a run that was
+        frozen while another host took over changes nothing. `None` for all other tasks.
+        """
+
+    @property
+    @abstractmethod
+    def slot_number(self) -> int | None:
+        """For a task of a scope: the number of the slot, the same for every holder; it only grows. Else `None`."""
+
+    @property
+    @abstractmethod
     def host(self) -> str:
         """The name under which the service instance is known."""
 
@@ -93,6 +108,7 @@ class Run(Due, RunContext):
     __slots__ = (
         "asked",
         "cause",
+        "claim",
         "failed",
         "future",
         "has_begun",
@@ -121,8 +137,10 @@ class Run(Due, RunContext):
         """The place of its timeout in the heap of deadlines; `NO_PLACE` = no deadline is set."""
         self.asked: Literal["queue", "manual", "pass"] | None = None
         """The trigger, where the run does not start at its slot; `None` = at its slot."""
-        self.cause: Literal["timed_out", "cancelled"] | None = None
-        """Why it was cancelled: by its own timeout, or by the service that stops."""
+        self.cause: Literal["timed_out", "cancelled", "lease_lost"] | None = None
+        """Why it was cancelled: by its own timeout, by the service that stops, or since another host may run it now."""
+        self.claim: SlotClaim | None = None
+        """The right to run a task that only one process may run; `None` = the task is every process's own."""
         self.future: asyncio.Future[None] | None = None
         """The asyncio Task; `None` until the run first waits, and for a run that never waits."""
         self.has_ended = False
@@ -155,6 +173,14 @@ class Run(Due, RunContext):
     @property
     def slot(self) -> datetime:
         return to_datetime(self.look.moment.wall + self.planned - self._handed_out)
+
+    @property
+    def fencing_token(self) -> int | None:
+        return None if self.claim is None else self.claim.token
+
+    @property
+    def slot_number(self) -> int | None:
+        return None if self.claim is None else self.claim.number
 
     @property
     def host(self) -> str:

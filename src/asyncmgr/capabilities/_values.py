@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from asyncmgr._common.safe_text import error_text, printable, safe_repr, type_name
 from asyncmgr.errors import InvalidCapabilities, InvalidName
-from asyncmgr.transports._base import VALUE_LIMIT
+from asyncmgr.transports._given import VALUE_LIMIT
 from asyncmgr.transports._tokens import encode_token
 from asyncmgr.wire import encode_json
 

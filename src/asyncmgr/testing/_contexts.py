@@ -20,6 +20,8 @@ def context(
     trigger: Trigger = "schedule",
     host: str = "localhost",
     service: str = "test",
+    fencing_token: int | None = None,
+    slot_number: int | None = None,
 ) -> RunContext:
     """Build the context that a service hands to a run: ``await volumes.sync(context(volumes.sync))``.
 
@@ -49,6 +51,8 @@ def context(
         trigger=trigger,
         host=host,
         service=service,
+        fencing_token=fencing_token,
+        slot_number=slot_number,
     )
 
 
@@ -68,6 +72,7 @@ class _Facts(RunContext):
 
     # They take the place of the properties, and of the abstract ones too.
     task = slot = lateness = run_id = trigger = host = service = cast("Any", None)
+    fencing_token = slot_number = cast("Any", None)
 
     def __init__(self, **facts: Any) -> None:
         vars(self).update(facts)

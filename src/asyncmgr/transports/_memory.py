@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import OrderedDict, deque
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from asyncmgr._common.clock import read_wall
 from asyncmgr.errors import NoResponders, RevisionConflict, TransportClosed, TransportError
-from asyncmgr.transports._base import (
+from asyncmgr.transports._base import Transport
+from asyncmgr.transports._given import (
     VALUE_LIMIT,
     Data,
-    Store,
-    Transport,
     check_name,
     check_optional,
     check_prefix,
     check_store,
     to_bytes,
 )
+from asyncmgr.transports._stores import Store
 from asyncmgr.transports._streams import (
     PENDING_LIMIT,
     SNAPSHOT_DONE,
@@ -98,13 +100,18 @@ class MemoryTransport(Transport):
                 raise NoResponders(f"{subject}: nobody subscribes to it; is the service running?")
             return await self._first(replies, subject, timeout)
 
-    async def store(self, name: str, *, ttl: float) -> MemoryStore:
+    async def store(self, name: str, *, ttl: float | None, watched: bool = True) -> MemoryStore:
         check_store(name, ttl)
         await self._ready()
-        shelf = self._fabric.shelves.setdefault(name, Shelf(name, ttl))
-        if shelf.ttl != ttl:
-            raise TransportError(f"store {name} has a TTL of {shelf.ttl:g} s, not {ttl:g}; use one")
+        lasts = math.inf if ttl is None else ttl
+        shelf = self._fabric.shelves.setdefault(name, Shelf(name, lasts))
+        if shelf.ttl != lasts:
+            raise TransportError(f"store {name} has a TTL of {shelf.ttl:g} s, not {lasts:g}; use one")
         return MemoryStore(shelf, self._ready, self._watches, self._resting)
+
+    async def now(self) -> int:
+        await self._ready()
+        return read_wall()
 
     async def aclose(self) -> None:
         if self._closed:
@@ -347,7 +354,7 @@ class Shelf:
     def write(self, key: str, value: bytes) -> int:
         self._purge()
         self._wake(key)
-        self._revision += 1
+        self._revision = self._next_revision()
         record = self._records[key] = _Record(value, self._revision, _now())
         self._records.move_to_end(key)
         self._announce(self._entry(key, record))
@@ -357,8 +364,12 @@ class Shelf:
         self._purge()
         self._wake(key)
         if self._records.pop(key, None):
-            self._revision += 1
+            self._revision = self._next_revision()
             self._announce(Deleted(key, self._revision))
+
+    def _next_revision(self) -> int:
+        """The engine's microseconds, so that revisions grow after the loss of all data too."""
+        return max(self._revision + 1, read_wall())
 
     def follow(self, watch: Watch, start: str) -> None:
         """Deliver the entries whose keys begin with `start`, then their changes until the watch leaves `watches`."""

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pytest
 
-from asyncmgr.transports._base import NAME_LIMIT
+from asyncmgr.transports._given import NAME_LIMIT
 from asyncmgr.transports._streams import SNAPSHOT_DONE, Entry, Message, Subscription, Watch
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from asyncmgr.transports._base import Data, Store, Transport
+    from asyncmgr.transports._base import Transport
+    from asyncmgr.transports._given import Data
+    from asyncmgr.transports._stores import Store
 
 T = TypeVar("T")
 

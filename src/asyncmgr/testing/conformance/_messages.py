@@ -25,7 +25,7 @@ from asyncmgr.testing.conformance._checks import (
     texts,
     until,
 )
-from asyncmgr.transports._base import MESSAGE_LIMIT
+from asyncmgr.transports._given import MESSAGE_LIMIT
 from asyncmgr.transports._streams import Message
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 from asyncmgr.errors import MessageTooLarge, NoResponders
 from asyncmgr.testing.conformance._checks import PATIENCE, Checks, answering, enter, running, soon, take
-from asyncmgr.transports._base import MESSAGE_LIMIT
+from asyncmgr.transports._given import MESSAGE_LIMIT
 
 
 class RequestChecks(Checks):

@@ -10,10 +10,10 @@ import pytest
 
 from asyncmgr.errors import InvalidName, MessageTooLarge, RevisionConflict, TransportError
 from asyncmgr.testing.conformance._checks import BAD_NAMES, BINARY, SLACK, TTL, Checks, soon
-from asyncmgr.transports._base import VALUE_LIMIT
+from asyncmgr.transports._given import VALUE_LIMIT
 
 if TYPE_CHECKING:
-    from asyncmgr.transports._base import Store
+    from asyncmgr.transports._stores import Store
 
 
 class StoreChecks(Checks):

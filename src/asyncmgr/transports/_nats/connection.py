@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import printable
 from asyncmgr.errors import TransportError
-from asyncmgr.transports._base import MESSAGE_LIMIT
+from asyncmgr.transports._given import MESSAGE_LIMIT
 from asyncmgr.transports._nats import protocol
 from asyncmgr.transports._nats.credentials import connect_fields, expiry
 from asyncmgr.transports._nats.options import Options, Server, is_address, parse_address

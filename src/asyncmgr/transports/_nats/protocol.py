@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from asyncmgr.transports._base import MESSAGE_LIMIT
+from asyncmgr.transports._given import MESSAGE_LIMIT
 
 LINE_LIMIT = 64 * 1024
 """Bytes of a line, and of a message's headers. The longest are those that list the servers of a large cluster."""

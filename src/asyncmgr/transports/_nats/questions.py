@@ -7,7 +7,7 @@ import asyncio
 from asyncmgr._common.deadlines import Deadlines
 from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr.errors import MessageTooLarge, TransportError
-from asyncmgr.transports._base import MESSAGE_LIMIT
+from asyncmgr.transports._given import MESSAGE_LIMIT
 from asyncmgr.transports._nats.protocol import Msg
 
 

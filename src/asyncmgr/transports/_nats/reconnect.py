@@ -15,7 +15,7 @@ from typing import Any
 from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import printable
 from asyncmgr.errors import TransportClosed, TransportError
-from asyncmgr.transports._base import MESSAGE_LIMIT
+from asyncmgr.transports._given import MESSAGE_LIMIT
 from asyncmgr.transports._nats.connection import Connection, Handler
 from asyncmgr.transports._nats.options import Options, Server, is_address
 from asyncmgr.transports._nats.protocol import Msg

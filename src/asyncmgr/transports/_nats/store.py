@@ -9,19 +9,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from asyncmgr.errors import RevisionConflict, TransportError
-from asyncmgr.transports._base import (
-    MESSAGE_LIMIT,
-    VALUE_LIMIT,
-    Data,
-    Store,
-    check_name,
-    check_prefix,
-    to_bytes,
-)
+from asyncmgr.transports._given import MESSAGE_LIMIT, VALUE_LIMIT, Data, check_name, check_prefix, to_bytes
 from asyncmgr.transports._nats.feed import DELETED, HEARTBEAT, NANO, OPERATION, Feed, seconds
 from asyncmgr.transports._nats.protocol import Msg, decode_headers, encode_headers
 from asyncmgr.transports._nats.reconnect import Link
 from asyncmgr.transports._nats.routes import Route
+from asyncmgr.transports._stores import Store
 from asyncmgr.transports._streams import Entry, Watch
 
 if TYPE_CHECKING:

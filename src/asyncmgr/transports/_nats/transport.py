@@ -10,14 +10,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from asyncmgr.errors import NoResponders
-from asyncmgr.transports._base import (
-    Data,
-    Transport,
-    check_name,
-    check_optional,
-    check_store,
-    to_bytes,
-)
+from asyncmgr.transports._base import Transport
+from asyncmgr.transports._given import Data, check_name, check_optional, check_store, to_bytes
 from asyncmgr.transports._nats.options import Options, read_options
 from asyncmgr.transports._nats.protocol import Msg
 from asyncmgr.transports._nats.reconnect import Link
@@ -106,11 +100,14 @@ class NatsTransport(Transport):
             raise NoResponders(f"{subject}: nobody subscribes to it; is the service running?")
         return reply.data
 
-    async def store(self, name: str, *, ttl: float) -> NatsStore:
+    async def store(self, name: str, *, ttl: float | None, watched: bool = True) -> NatsStore:
         check_store(name, ttl)
-        store = NatsStore(self._link, name, ttl)
+        store = NatsStore(self._link, name, ttl or 0.0)
         await store.make()
         return store
+
+    async def now(self) -> int:
+        raise NotImplementedError
 
     async def aclose(self) -> None:
         self._note_closed()

@@ -1,0 +1,48 @@
+"""`Gate`: asked before each run of a task that only one process may run. Rooms above implement it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from asyncmgr.events import Outcome
+
+if TYPE_CHECKING:
+    from asyncmgr._tasks.runs import Run
+
+Answer = Literal["run", "later", "not_owner", "lease_lost", "overlap"]
+"""The answer of a gate: start the run; it comes later (`Runner.admit`, `Runner.refuse`); or why it may not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClaim:
+    """The right to run one slot."""
+
+    token: int | None = None
+    """The fencing token: it grows with each change of the holder. `None` = there is none, as with ``scope="host"``."""
+    number: int | None = None
+    """The number of the slot, the same for every holder; it only grows. `None` = the run is outside of the grid."""
+
+
+class Gate(ABC):
+    """Says for one task whether this process may run it. All methods are called in the event loop and never wait."""
+
+    @abstractmethod
+    def ask(self, run: Run) -> Answer:
+        """Ask whether the slot of `run` may be run here; set `run.claim` where it may.
+
+        The gate may plan the task anew meanwhile (`Runner.continue_grid`), where the holder before kept another grid.
+        """
+
+    @abstractmethod
+    def still_holds(self, run: Run) -> bool:
+        """Whether the run may still start: asked right before its first step, which may be long after the answer."""
+
+    @abstractmethod
+    def ended(self, run: Run, outcome: Outcome | None) -> None:
+        """Learn how a run has ended for which the answer was `run`; `None` = it never started."""
+
+    @abstractmethod
+    def holder(self) -> str | None:
+        """Name the present holder, for people; `None` = it is not known, or there is none."""
