@@ -14,9 +14,12 @@ from asyncmgr._common.functions import TASK_MARK, contents_of, kind_of, name_of,
 from asyncmgr._common.safe_text import safe_repr
 from asyncmgr._tasks.options import (
     ACCEPTED,
+    CatchUp,
+    Interrupted,
     Overlap,
     PeriodicTask,
     Phase,
+    Scope,
     read_option,
     read_options,
 )
@@ -42,6 +45,11 @@ def periodic_task(
     misfire_grace: float | timedelta | None = None,
     overlap: Overlap = "skip",
     phase: Phase = None,
+    scope: Scope = "process",
+    persist: bool = False,
+    catch_up: CatchUp = "one",
+    catch_up_window: float | timedelta | None = None,
+    interrupted: Interrupted = "skip",
     enabled: bool = True,
     external_process_ok: bool = False,
     name: str | None = None,
@@ -85,6 +93,20 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
     phase
         ``"auto"``: the first slot is not one spacing after the start, but a share of the spacing, always the same for
         this host and task. So many hosts or tasks of one spacing do not run together. Default: the setting `phase`.
+    scope
+        ``"process"``: every process runs the task. ``"host"``: one process of this machine, user and application does.
+        ``"cluster"``: one process of all that share the setting `store` does. A pass, which belongs to no service, runs
+        the task whatever its scope.
+    persist
+        `True`: the last slot outlives the process, so that slots of the time when the service was down get one run at
+        the next start. Tasks with ``scope="cluster"`` have this in any case.
+    catch_up
+        What slots get that passed while nobody ran the task: ``"one"`` run for all of them, or ``"none"``.
+    catch_up_window
+        Seconds: slots that passed longer ago get no such run. Default: however long ago.
+    interrupted
+        What a slot gets whose process died during its run: ``"skip"``, nothing; ``"rerun"``, another run by the next
+        holder, so that its work may be done twice.
     enabled
         `False` switches the task off.
     external_process_ok
