@@ -41,7 +41,14 @@ class Gate(ABC):
 
     @abstractmethod
     def ended(self, run: Run, outcome: Outcome | None) -> None:
-        """Learn how a run has ended for which the answer was `run`; `None` = it never started."""
+        """Learn how a run has ended for which the answer was `run`; `None` = it never started.
+
+        Each run that was admitted is told of once, also after `close`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the task up: this process runs it no more. A run in progress keeps its right to its end."""
 
     @abstractmethod
     def holder(self) -> str | None:

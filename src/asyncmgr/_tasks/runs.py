@@ -11,7 +11,7 @@ from typing import Literal
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._tasks.agenda import Due
-from asyncmgr._tasks.gate import SlotClaim
+from asyncmgr._tasks.gate import Gate, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr.errors import Skip
 from asyncmgr.events import Outcome, RunFinished
@@ -111,6 +111,7 @@ class Run(Due, RunContext):
         "claim",
         "failed",
         "future",
+        "gate",
         "has_begun",
         "has_ended",
         "look",
@@ -135,12 +136,14 @@ class Run(Due, RunContext):
         """The scale of `planned`: the wall clock's, or scheduling time; the task may change its own meanwhile."""
         self.place: Place | None = NO_PLACE
         """The place of its timeout in the heap of deadlines; `NO_PLACE` = no deadline is set."""
-        self.asked: Literal["queue", "manual", "pass"] | None = None
+        self.asked: Literal["queue", "manual", "pass", "catch_up"] | None = None
         """The trigger, where the run does not start at its slot; `None` = at its slot."""
         self.cause: Literal["timed_out", "cancelled", "lease_lost"] | None = None
         """Why it was cancelled: by its own timeout, by the service that stops, or since another host may run it now."""
         self.claim: SlotClaim | None = None
         """The right to run a task that only one process may run; `None` = the task is every process's own."""
+        self.gate: Gate | None = None
+        """What admitted it, and learns of its end; `None` = the task is every process's own."""
         self.future: asyncio.Future[None] | None = None
         """The asyncio Task; `None` until the run first waits, and for a run that never waits."""
         self.has_ended = False
@@ -172,7 +175,11 @@ class Run(Due, RunContext):
 
     @property
     def slot(self) -> datetime:
-        return to_datetime(self.look.moment.wall + self.planned - self._handed_out)
+        return self.slot_at(self.planned)
+
+    def slot_at(self, planned: int) -> datetime:
+        """Convert a moment on the scale of `planned`."""
+        return to_datetime(self.look.moment.wall + planned - self._handed_out)
 
     @property
     def fencing_token(self) -> int | None:
