@@ -29,6 +29,7 @@ from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
 from asyncmgr._service.gates import Gates
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.manager import Manager, state_of
 from asyncmgr._service.naming import check_manager, service_name
@@ -141,6 +142,8 @@ class Service:
         self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
         self._gates = Gates()
+        self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
+        self._gates.makers["host"] = self._host_scope.gate
         self._reload = Reload(
             self.name,
             read=self._read_settings_again,
@@ -581,6 +584,7 @@ class Service:
         matches.raise_problems()
         for foreign in matches.foreign:
             log.debug("settings.foreign", service=self.name, setting=str(foreign))
+        self._host_scope.check(self._tasks())
         runner = Runner(
             Site(self.host, self.name, secrets.token_hex(4)),
             self._reporter,

@@ -44,6 +44,8 @@ class Intake:
         self._queued: dict[Standing, Run] = {}
         self.gates: dict[ManagedTask, Gate] = {}
         """The tasks that only one process may run, each with what says whether this one may."""
+        self._admitted: dict[Run, Gate] = {}
+        """Runs that their gate has admitted and that have not ended. The task may have another gate by now."""
         self._asking: set[Run] = set()
         """Runs that wait for the answer of their gate. Their tasks count as running already."""
         self.ready: deque[Run] = deque()
@@ -157,7 +159,7 @@ class Intake:
     def _ask(self, gate: Gate, run: Run) -> Answer:
         answer = gate.ask(run)
         if answer == "run":
-            run.gate = gate
+            self._admitted[run] = gate
         return answer
 
     def admit(self, run: Run) -> bool:
@@ -165,7 +167,8 @@ class Intake:
         if run not in self._asking:
             return False
         self._asking.discard(run)
-        run.gate = self.gates.get(run.managed)
+        if (gate := self.gates.get(run.managed)) is not None:
+            self._admitted[run] = gate
         run.managed.standing.running -= 1
         self._make_ready(run, run.look.moment.wall)
         return True
@@ -176,13 +179,14 @@ class Intake:
 
     def tell_gate(self, run: Run, outcome: Outcome | None) -> None:
         """Tell the gate that admitted the run how it ended; `None` = it never started."""
-        gate, run.gate = run.gate, None
+        gate = self._admitted.pop(run, None) if self._admitted else None
         if gate is not None:
             gate.ended(run, outcome)
 
     def may_start(self, run: Run) -> bool:
         """Whether the gate that admitted the run still lets it start."""
-        return run.gate is None or run.gate.still_holds(run)
+        gate = self._admitted.get(run)
+        return gate is None or gate.still_holds(run)
 
     def _queue(self, run: Run) -> None:
         run.managed.standing.queued = True

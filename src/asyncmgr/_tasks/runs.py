@@ -11,7 +11,6 @@ from typing import Literal
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._tasks.agenda import Due
-from asyncmgr._tasks.gate import Gate, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr.errors import Skip
 from asyncmgr.events import Outcome, RunFinished
@@ -32,6 +31,16 @@ class Site:
     service: str
     incarnation: str
     """Eight hexadecimal digits, drawn at each start of a service; ``pass`` for passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClaim:
+    """The right to run one slot."""
+
+    token: int | None = None
+    """The fencing token: it grows with each change of the holder. `None` = there is none, as with ``scope="host"``."""
+    number: int | None = None
+    """The number of the slot, the same for every holder; it only grows. `None` = the run is outside of the grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,6 @@ class Run(Due, RunContext):
         "claim",
         "failed",
         "future",
-        "gate",
         "has_begun",
         "has_ended",
         "look",
@@ -142,8 +150,6 @@ class Run(Due, RunContext):
         """Why it was cancelled: by its own timeout, by the service that stops, or since another host may run it now."""
         self.claim: SlotClaim | None = None
         """The right to run a task that only one process may run; `None` = the task is every process's own."""
-        self.gate: Gate | None = None
-        """What admitted it, and learns of its end; `None` = the task is every process's own."""
         self.future: asyncio.Future[None] | None = None
         """The asyncio Task; `None` until the run first waits, and for a run that never waits."""
         self.has_ended = False
