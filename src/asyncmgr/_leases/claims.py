@@ -504,3 +504,7 @@ class Claims:
         for name in self._names.values():
             name.timer.drop()
             self._lose(name, "closed")
+            name.holder.left()
+            if name.successor is not None:
+                name.successor.left()
+        self._names.clear()
