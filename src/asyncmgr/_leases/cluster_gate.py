@@ -12,7 +12,7 @@ from asyncmgr._common.log import log
 from asyncmgr._leases.cluster import Cluster
 from asyncmgr._leases.holder import Hold, Holder, LostWhy
 from asyncmgr._leases.keys import task_key
-from asyncmgr._leases.slots import CLAIMED, NEW, UNSTARTED, Slots
+from asyncmgr._leases.slots import CLAIMED, NEW, SEVERAL, UNSTARTED, Slots
 from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
@@ -194,7 +194,8 @@ class ClusterGate(Gate, Holder):
         run = waiting.run
         moment = self._runner.lookout.read()
         lag = self._task.plan.reference(moment) - run.planned - waiting.ahead
-        written = await self._slots.claim(hold, waiting.number, lag, self._spacing)
+        state = CLAIMED if waiting.until == waiting.number else SEVERAL
+        written = await self._slots.claim(hold, waiting.until, lag, self._spacing, state)
         if not self._waiting or self._waiting[0] is not waiting:
             return  # withdrawn meanwhile
         self._waiting.popleft()
