@@ -17,7 +17,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Event)
 
 Fault = Callable[[str, str, str], str | float | None]
-"""Called with verb, store and key of a call. Answers `lose_request`, `lose_reply`, `hang`, seconds of delay, or `None`."""
+"""Called with verb, store and key. Answers `lose_request`, `lose_reply`, `hang`, seconds of delay, or `None`."""
 
 
 class Wire(MemoryTransport):
@@ -55,13 +55,12 @@ class Wire(MemoryTransport):
 async def stubborn() -> None:
     """Wait for an hour, whatever cancels it."""
     end = asyncio.get_running_loop().time() + 3600
-    while (left := end - asyncio.get_running_loop().time()) > 0:
+    for _ in range(10):
         try:
-            await asyncio.sleep(left)
+            await asyncio.sleep(end - asyncio.get_running_loop().time())
         except asyncio.CancelledError:
             if getattr(asyncio.get_running_loop(), "is_over", False):
                 raise
-            continue
 
 
 class Faulty(Store):
@@ -196,6 +195,16 @@ async def workers(
     finally:
         for worker in team:
             await worker.__aexit__()
+
+
+async def seconds_until(condition: Callable[[], object]) -> float:
+    """Let time pass until a condition holds; return the seconds that it took."""
+    began = asyncio.get_running_loop().time()
+    for _ in range(10_000):
+        if condition():
+            break
+        await asyncio.sleep(0.005)
+    return asyncio.get_running_loop().time() - began
 
 
 def holder_of(team: list[Worker]) -> Worker:
