@@ -32,7 +32,7 @@ from typing import ClassVar
 
 import pytest
 
-from asyncmgr.testing.conformance._checks import MESSAGE_OPERATIONS, STORE_OPERATIONS, E
+from asyncmgr.testing.conformance._checks import MESSAGE_OPERATIONS, STORE_OPERATIONS, E, Operation
 from asyncmgr.testing.conformance._closing import MessageClosingChecks, StoreClosingChecks
 from asyncmgr.testing.conformance._deadlines import DeadlineChecks
 from asyncmgr.testing.conformance._kept import KeptChecks
@@ -69,4 +69,7 @@ class TransportConformance(
 ):
     """All checks of stores and messages. Subclass it like `StoreConformance`."""
 
-    operations: ClassVar = {**STORE_OPERATIONS, "subscribe": MESSAGE_OPERATIONS["subscribe"]}
+    operations: ClassVar[dict[str, Operation]] = {
+        **STORE_OPERATIONS,
+        "subscribe": MESSAGE_OPERATIONS["subscribe"],
+    }
