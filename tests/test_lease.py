@@ -45,11 +45,16 @@ async def test_different_names_do_not_wait() -> None:
 async def test_a_lost_lease_cancels_its_block() -> None:
     """Three quarters of the TTL after the store was out of reach the block is cancelled, and raises `LostLease`."""
     async with Worker("a", []) as a:
-        with pytest.raises(LostLease, match="report"):
-            async with a.service.lease("report") as lease:
+        lease: Any = a.service.lease("report")
+
+        async def block() -> None:
+            async with lease:
                 await asyncio.sleep(1)
                 a.vanish()
                 await asyncio.sleep(100)
+
+        with pytest.raises(LostLease, match="report"):
+            await block()
         assert lease.lost
         assert asyncio.get_running_loop().time() < 9
         task = asyncio.current_task()
