@@ -251,7 +251,7 @@ class ClusterGate(Gate, Holder):
         if again:
             self._again = last if plan.grid.on_wall else record.n
         elif is_cut_off:
-            self._runner.report_cut_off(self._task, last)
+            self._runner.report_cut_off(self._task, last, "lease_lost")
         self._runner.resume_grid(self._task, last, "lease_lost", again=again)
 
     def lost(self, why: LostWhy) -> None:
