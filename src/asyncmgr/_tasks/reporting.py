@@ -90,8 +90,8 @@ class Reporter:
 
         `holder` is the process that runs the task instead, where it is not this one.
         """
-        if run.missed and reason != "not_owner":  # the older slots get no run either
-            self.missed(run)
+        if run.missed and reason not in ("not_owner", "lease_lost"):  # the older slots get no run either
+            self.missed(run)  # of those that another process may catch up, that one reports
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
