@@ -22,7 +22,7 @@ CURE = (
 Kind = Literal["task", "lease"]
 """What a lock is for. Locks of one name and different kinds are apart."""
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
