@@ -211,6 +211,23 @@ def test_one_worker_of_a_web_server_runs_it(site: Site, command: list[str], work
     site.assert_each_slot_once()
 
 
+def test_the_page_shows_what_works(site: Site) -> None:
+    """The example of docs/embedding.md, with a shorter spacing, under the command that it names."""
+    page = Path(__file__).parents[1] / "docs" / "embedding.md"
+    block = next(text for text in page.read_text().split("```") if text.startswith("python\n# app.py"))
+    code = block.removeprefix("python\n").replace("spacing=60", "spacing=0.5").replace("print(", "note(")
+    assert (code.count("spacing=0.5"), code.count("note(")) == (1, 1)
+    (site.path / "app.py").write_text(
+        f"import os\n{code}\ndef note(*words):\n"
+        '    with open("notes", "a") as file:\n        print(os.getpid(), "ran", words[-1], file=file)\n'
+    )
+    site.start("-m", "uvicorn", "app:app", "--port", "0", "--workers", "2")
+    site.until(lambda: (site.path / "log").read_text().count("Application startup complete") == 2)
+    site.until_noted("ran", len(site.runs()) + 6)
+    assert len({pid for pid, _ in site.runs()}) == 1
+    site.assert_each_slot_once()
+
+
 def test_a_holder_is_killed_again_and_again(site: Site) -> None:
     """Another one has the next slot; no slot is lost, none is run twice."""
     (site.path / "app.py").write_text(ALONE)

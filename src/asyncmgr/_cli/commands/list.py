@@ -45,7 +45,7 @@ def list_tasks(targets: Sequence[str], app_dir: str, *, as_json: bool) -> None:
         write_json([view.as_json() for view in views])
     elif views:
         cells = [_row(view, row) for view, row in zip(views, rows(views), strict=True)]
-        headers = _HEADERS
+        headers: tuple[str, ...] = _HEADERS
         if any(view.task.options.scope != "process" for view in views):
             headers = (*headers, "scope")
             cells = [(*row, view.task.options.scope) for view, row in zip(views, cells, strict=True)]
