@@ -12,19 +12,20 @@ import random
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, printable, safe_repr
 from asyncmgr._common.spans import without_spans
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import write_reports
+from asyncmgr._service.cluster_scope import ClusterScope
 from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
 from asyncmgr._service.gates import Gates
@@ -151,6 +152,15 @@ class Service:
         self._gates = Gates()
         self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
         self._gates.makers["host"] = self._host_scope.gate
+        self.cluster_scope: ClusterScope = ClusterScope(
+            self.settings.application or self.name,
+            self.host,
+            ttl=self.settings.lease.ttl,
+            store=lambda: self.transport,
+            listeners=self._reporter.listeners,
+        )
+        """What this service holds alone in its application."""
+        self._gates.makers["cluster"] = self.cluster_scope.gate
         self._reload = Reload(
             self.name,
             read=self._read_settings_again,
@@ -281,6 +291,45 @@ class Service:
     def status(self) -> tuple[TaskStatus, ...]:
         """Return the status of every task that is switched on here, in definition order."""
         return tuple(status for manager in self._managers for status in manager.task_status())
+
+    # Leases
+
+    def lease(
+        self,
+        name: str,
+        *,
+        on_lost: Literal["cancel", "tell"] = "cancel",
+        scope: Literal["cluster", "host"] = "cluster",
+    ) -> AbstractAsyncContextManager[Any]:
+        """Make a lease: the right to be the only one that does something, while an ``async with`` block lasts.
+
+        Entering waits until nobody else holds a lease of this name: no process of the application (`cluster`), or none
+        of this machine and user (`host`), and no other task of this process. What is entered has `fencing_token` and
+        `lost`.
+
+        Parameters
+        ----------
+        on_lost
+            What happens where the lease is lost, since the store is out of reach for too long: `cancel` cancels the
+            block, which then raises `LostLease`; `tell` only makes ``lease.lost`` true.
+
+        Raises
+        ------
+        InvalidName
+            The name takes more than 128 bytes.
+        ServiceStateError
+            The service is not connected, or not any more.
+        """
+        encode_token(name, what="lease")
+        if scope == "host":
+            from asyncmgr._leases.host_lease import host_lease
+
+            return host_lease(self._host_scope.locks(), name)
+        if self._state in (State.NEW, State.STOPPED):
+            raise ServiceStateError(
+                f"the service {self.name} is {self._state} and can hold no lease; start it first"
+            )
+        return self.cluster_scope.lease(name, on_lost)
 
     # Life cycle
 
@@ -447,6 +496,8 @@ class Service:
         yield Step("release managers", leave=self._release_managers)
         yield Step("join managers", enter=self._join_managers)
         yield Step("close transport", leave=self._disconnect)
+        # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
+        yield Step("end session", leave=self.cluster_scope.stop)
         for manager in self._managers:
             yield Step(
                 _init_step(manager),
@@ -636,6 +687,7 @@ class Service:
 
     async def _close_gates(self) -> None:
         self._gates.close()
+        await self.cluster_scope.release_tasks()
 
     async def _refuse_runs(self) -> None:
         if self._runner is None:
