@@ -42,7 +42,8 @@ class ValkeyServer:
     """
 
     def __init__(self, *arguments: str, append_only: bool = True) -> None:
-        self._arguments = arguments
+        self.arguments: tuple[str, ...] = arguments
+        """Used at the next start."""
         self._append_only = append_only
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -147,7 +148,7 @@ class ValkeyServer:
         options = ("--bind", _HOST, "--port", str(port), "--dir", str(data), "--save", "", *keeping)
         with (self.home / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_binary(), *self._files(), *options, *self._arguments],
+                [_binary(), *self._files(), *options, *self.arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -81,7 +81,7 @@ class Connection:
 
     async def probe(self) -> None:
         """Raise `TransportError` where the server takes no writes at the moment."""
-        key = f"{{{self._options.prefix}}}:probe"
+        key = f"{{{self._options.prefix}:}}:probe"
         try:
             await self._run(PROBE, [key], [])
         except RedisError as exc:
