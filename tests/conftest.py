@@ -34,7 +34,7 @@ REAL_MODULES = {
     "test_signals",
     "test_valkey",
     "test_valkey_contract",
-    "test_valkey_servers",
+    "test_valkey_cluster",
 }
 
 

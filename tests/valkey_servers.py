@@ -73,7 +73,7 @@ class ValkeyServer:
             return
         deadline = time.monotonic() + STARTS_WITHIN
         while True:
-            port = self.port or _free_port()
+            port = self.port or free_port()
             self._launch(port)
             if self._answers(port, deadline):
                 self.port = port
@@ -127,6 +127,14 @@ class ValkeyServer:
         """Send one command over a connection of its own; return what comes, as it is on the wire."""
         with socket.create_connection((_HOST, self.port), timeout=STARTS_WITHIN) as connection:
             return _exchange(connection, words)
+
+    def wait_for(self, text: str, *words: str) -> None:
+        """Return once the answer to this command has `text`."""
+        deadline = time.monotonic() + STARTS_WITHIN
+        while text.encode() not in (answer := self.command(*words)):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no {text} in {answer!r}")
+            time.sleep(_POLL)
 
     def __enter__(self) -> Self:
         try:
@@ -192,7 +200,8 @@ def _exchange(connection: socket.socket, words: tuple[str, ...] | list[str]) -> 
     return connection.recv(65536)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody uses at the moment."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
