@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from asyncmgr.errors import TransportError
 from asyncmgr.transports._streams import SNAPSHOT_DONE, Deleted, Entry, Watch
 from asyncmgr.transports._valkey.connection import Connection
+from asyncmgr.transports._valkey.options import Server
 from asyncmgr.transports._valkey.records import Records
 
 LOOK_EVERY = 2.0
@@ -72,6 +73,7 @@ class Feed:
                 self._read_later[entry.key] = entry.revision
         await self._look()
         self.watch.deliver(SNAPSHOT_DONE)
+        self.watch.note_heard()
         early, self._early = self._early or [], None
         for change in map(_Published.read, early):
             if change.revision > self._revision:  # else it is in the snapshot
@@ -124,12 +126,18 @@ class Feed:
         await self._connection.ask("PING")
         if self._early is not None:
             return
-        if revision < seen:
+        if self._connection.server != self._server():  # what it brings may come late from there
+            self._fail("it is on another server now")
+        elif revision < seen:
             self._fail("the store was wiped or went back")
         elif self._revision < revision:
             self._fail("changes did not come")
         else:
             self.watch.note_heard()
+
+    def _server(self) -> Server:
+        """Where the store is."""
+        return self._records.node or self._records.link.check().server
 
     def _note_loss(self, _: Connection, error: TransportError) -> None:
         self._fail(str(error))

@@ -219,21 +219,19 @@ class Link:
 
     async def _look_around(self, connection: Connection) -> None:
         """Check what would go wrong later: a list of servers that are no cluster, keys that may be thrown out."""
+        several = len(self.options.servers) > 1 and not self.options.sentinel
         try:
             answer = await connection.ask("INFO")
-        except Refused:  # not permitted, and nothing depends on it
-            return
-        facts = dict(
-            line.split(":", 1) for line in answer.decode(errors="replace").splitlines() if ":" in line
-        )
-        if (
-            len(self.options.servers) > 1
-            and not self.options.sentinel
-            and facts.get("cluster_enabled") != "1"
-        ):
+        except Refused:
+            if several:
+                raise
+            return  # not permitted, and nothing depends on it
+        lines = answer.decode(errors="replace").splitlines()
+        facts = dict(line.split(":", 1) for line in lines if ":" in line)
+        if several and facts.get("cluster_enabled") != "1":
             raise Refused(
-                f"{connection.server} is no node of a cluster, and two primaries would be two stores; name one server "
-                "in the store URL, or sentinels with ?sentinel=NAME"
+                f"{connection.server} is no node of a cluster, and two primaries would be two stores; name one "
+                "server in the store URL, or sentinels with ?sentinel=NAME"
             )
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and not self._policy_told:
