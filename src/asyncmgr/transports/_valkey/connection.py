@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
-from asyncmgr.errors import TransportError
+from asyncmgr.errors import TransportClosed, TransportError
 from asyncmgr.transports._valkey.options import Options, Server
 from asyncmgr.transports._valkey.problems import passes, refusal, shown
 from asyncmgr.transports._valkey.scripts import PROBE, Script
@@ -59,6 +59,7 @@ class Connection:
         self._driver = _driver(server, options)
         self._answers: deque[asyncio.Future[Any]] = deque()
         self._reader: asyncio.Task[None] | None = None
+        self._closed: TransportClosed | None = None
 
     async def open(self) -> None:
         """Connect and log in; raises `TransportError` with the cure, and leaves nothing behind then."""
@@ -121,7 +122,9 @@ class Connection:
         self._lost(self, error)
 
     async def close(self, error: TransportError) -> None:
-        """End the connection without a word to who made it."""
+        """End the connection without a word to who made it; calls raise `error`, later ones too where it is closed."""
+        if isinstance(error, TransportClosed):
+            self._closed = error
         self._lost = lambda *_: None
         self.fail(error)
         if self._reader:
@@ -129,6 +132,8 @@ class Connection:
                 await asyncio.shield(asyncio.gather(self._reader, return_exceptions=True))
 
     async def _ask(self, *command: str | bytes | int) -> Any:
+        if self._closed:
+            raise TransportClosed(*self._closed.args)
         if not self.alive:
             raise TransportError(
                 f"the connection to {self.server} was lost; try again once `connected` is true"

@@ -58,8 +58,9 @@ class Records:
 
     async def names(self, start: str) -> tuple[int, list[str]]:
         """The last revision of the store, and the names of its keys that begin so."""
-        revision, *names = await self._run(LIST, [self._tag, self._index], [start])
-        return int(revision), [name.decode() for name in names]
+        answer = await self._run(LIST, [self._tag, self._index], [start])
+        revision, *names = answer.decode().split(" ")
+        return int(revision), names
 
     async def read_all(self, names: list[str]) -> list[Entry]:
         """The entries of those of these keys that exist, read page by page."""
@@ -71,12 +72,7 @@ class Records:
     async def read(self, names: list[str]) -> list[Entry]:
         """The entries of those of these keys that exist, as they are at one moment."""
         now, *records = await self._run(READ, [self._key(name) for name in names], [])
-        return [
-            Entry(name, value, int(revision), max(0, int(now) - int(written)) / 1e6)
-            for name, record in zip(names, records, strict=True)
-            if record
-            for revision, written, value in [record]
-        ]
+        return [_entry(name, record, int(now)) for name, record in zip(names, records, strict=True) if record]
 
     async def write(self, key: str, expected: str, value: bytes) -> int:
         """Write where the key is as `expected`; return the new revision, or raise `RevisionConflict`."""
@@ -115,6 +111,12 @@ class Records:
             raise TransportError(
                 f"store {self.name} has a TTL of {_seconds(answer[1])}, not {_seconds(self._ttl)}; use one"
             )
+
+
+def _entry(name: str, record: bytes, now: int) -> Entry:
+    head, _, value = record.partition(b"\n")
+    revision, written = map(int, head.split(b" "))
+    return Entry(name, value, revision, max(0, now - written) / 1e6)
 
 
 def _seconds(milliseconds: bytes | str) -> str:

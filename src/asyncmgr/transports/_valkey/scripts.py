@@ -118,16 +118,16 @@ return {'ok', store[1] or '0', text(now)}
 LIST = Script(
     _NOW
     + """
-local rev = redis.call('HGET', KEYS[1], 'rev')
 local names = redis.call('ZRANGEBYSCORE', KEYS[2], text(math.floor(now / 1000)), '+inf')
-local found = {rev or '0'}
+local found = {redis.call('HGET', KEYS[1], 'rev') or '0'}
 for _, name in ipairs(names) do
     if string.sub(name, 1, #ARGV[1]) == ARGV[1] then found[#found + 1] = name end
 end
-return found
+return table.concat(found, ' ')
 """
 )
-"""KEYS: store, index. ARGV: what the names begin with. Answers the store's last revision, then the names."""
+"""KEYS: store, index. ARGV: what the names begin with. Answers one text, as the driver is slow with many: the store's
+last revision, then the names."""
 
 READ = Script(
     _NOW
@@ -135,12 +135,13 @@ READ = Script(
 local found = {text(now)}
 for _, key in ipairs(KEYS) do
     local record = redis.call('HMGET', key, 'rev', 'time', 'value')
-    found[#found + 1] = record[1] and record or false
+    found[#found + 1] = record[1] and (record[1] .. ' ' .. record[2] .. '\\n' .. record[3])
 end
 return found
 """
 )
-"""KEYS: any number of keys. Answers the server's clock, then revision, time and value of each; None = absent."""
+"""KEYS: any number of keys. Answers the server's clock, then one text for each: revision, time of writing, and after a
+line feed the value. None = absent."""
 
 PROBE = Script("redis.call('DEL', KEYS[1]) return redis.call('TIME')")
 """KEYS: one that nobody uses. Answers the clock where the server accepts writes; a replica refuses."""

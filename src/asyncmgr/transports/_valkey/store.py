@@ -43,7 +43,7 @@ class ValkeyStore(Store):
 
     async def keys(self, prefix: str = "") -> list[str]:
         _, names = await self._records.names(check_prefix(prefix))
-        return [entry.key for entry in await self._records.read_all(names)]
+        return names
 
     @asynccontextmanager
     async def watch(self, prefix: str = "") -> AsyncIterator[Watch]:
