@@ -201,6 +201,30 @@ async def test_a_change_that_was_not_published(fresh: ValkeyServer) -> None:
                 await following(watch)
 
 
+async def test_somebody_else_publishes(fresh: ValkeyServer) -> None:
+    """What nobody of us published on the channel of a store ends a watch with a word about it."""
+    async with open_store(fresh.url) as engine:
+        store = await engine.store("kept", ttl=None)
+        async with store.watch() as watch:
+            await snapshot(watch)
+            fresh.command("PUBLISH", "{asyncmgr:kept}:changes:0", "hello")
+            with pytest.raises(TransportError, match="somebody else publishes"):
+                await following(watch)
+        await store.put("key", b"x")
+
+
+async def test_the_server_is_full_of_clients(quick_return: None) -> None:
+    """The text says which limit it is, or where to read it: the server may hang up before its word is read."""
+    with ValkeyServer("--maxclients", "2", append_only=False) as server:
+        async with open_store(server.url) as engine:
+            store = await engine.store("kept", ttl=None)
+            async with open_store(server.url):
+                with pytest.raises(TransportError, match="maxclients|its log says why"):
+                    async with store.watch():
+                        pass
+            await store.put("key", b"x")
+
+
 async def test_scripts_are_flushed(fresh: ValkeyServer) -> None:
     """A server that forgot the scripts gets them again, within the call."""
     async with open_store(fresh.url) as engine:

@@ -114,6 +114,7 @@ SERVER = Server("host", 6379)
             "min-replicas-to-write",
         ),
         (redis.exceptions.ResponseError("BUSY Redis is busy running a script."), "SCRIPT KILL"),
+        (redis.exceptions.ResponseError("DENIED Redis is running in protected mode"), "protected mode"),
         (redis.exceptions.ConnectionError("max number of clients reached"), "maxclients"),
         (redis.exceptions.ResponseError("DB index is out of range"), "no such database"),
         (redis.exceptions.ResponseError("WRONGTYPE Operation against a key"), "prefix="),

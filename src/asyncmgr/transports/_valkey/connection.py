@@ -21,7 +21,7 @@ from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseErro
 
 from asyncmgr.errors import TransportClosed, TransportError
 from asyncmgr.transports._valkey.options import Options, Server
-from asyncmgr.transports._valkey.problems import passes, refusal, shown
+from asyncmgr.transports._valkey.problems import is_known, passes, refusal, shown
 from asyncmgr.transports._valkey.scripts import PROBE, Script
 
 CONNECT_WITHIN = 5.0
@@ -195,10 +195,10 @@ class Connection:
     def _failure(self, exc: BaseException) -> TransportError:
         """Of the connection: the server said why, or it cannot be reached."""
         error = refusal(self.server, self._options, exc)
-        said_so = not str(error).startswith(f"{self.server} refuses:")
-        if said_so:
+        if isinstance(exc, ResponseError) or is_known(exc, self._options):
             return error
-        return TransportError(f"{self.server} cannot be reached ({shown(exc, self._options)}); does it run?")
+        said = shown(exc, self._options)
+        return TransportError(f"{self.server} cannot be reached ({said}); does it run? Else its log says why")
 
 
 def _driver(server: Server, options: Options) -> Driver:

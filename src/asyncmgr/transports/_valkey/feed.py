@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from asyncmgr._common.safe_text import error_text
 from asyncmgr.errors import TransportError
 from asyncmgr.transports._streams import SNAPSHOT_DONE, Deleted, Entry, Watch
 from asyncmgr.transports._valkey.connection import Connection
@@ -75,17 +76,26 @@ class Feed:
         self.watch.deliver(SNAPSHOT_DONE)
         self.watch.note_heard()
         early, self._early = self._early or [], None
-        for change in map(_Published.read, early):
-            if change.revision > self._revision:  # else it is in the snapshot
-                self._take(change)
+        in_snapshot = self._revision
+        for message in early:
+            self._take(message, in_snapshot)
 
     def _receive(self, message: bytes) -> None:
         if self._early is not None:
             self._early.append(message)
         else:
-            self._take(_Published.read(message))
+            self._take(message)
 
-    def _take(self, change: _Published) -> None:
+    def _take(self, message: bytes, in_snapshot: int = 0) -> None:
+        try:
+            change = _Published.read(message)
+        except ValueError:
+            return self._fail(f"somebody else publishes on {self._records.channel}")
+        if change.revision > in_snapshot:
+            self._follow(change)
+        return None
+
+    def _follow(self, change: _Published) -> None:
         if change.before != self._revision:
             self._fail("changes did not come, or the store was wiped")
             return
@@ -116,6 +126,8 @@ class Feed:
                 await self._look()
         except TransportError as exc:
             self._fail(str(exc))
+        except Exception as exc:  # whatever it is: nobody looks any more
+            self._fail(error_text(exc))
 
     async def _look(self) -> None:
         """Read the store's last revision; once the feed has answered too, it has brought all changes up to it."""

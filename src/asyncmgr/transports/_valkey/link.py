@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from asyncmgr._common.log import log
+from asyncmgr._common.safe_text import error_text
 from asyncmgr.errors import TransportClosed, TransportError
 from asyncmgr.transports._valkey.connection import Connection
 from asyncmgr.transports._valkey.options import Options, Server
@@ -172,6 +173,8 @@ class Link:
                 )
             except TransportError as exc:
                 problems.append(exc)
+            except Exception as exc:  # it must not end the search
+                problems.append(TransportError(f"{server}: {error_text(exc)}"))
         if len(problems) == 1:
             raise problems[0]
         kind = Refused if all(isinstance(problem, Refused) for problem in problems) else TransportError

@@ -70,6 +70,7 @@ _PROBLEMS = (
     _Problem(("MISCONF",), "cannot write to its disk and refuses writes; see its log"),
     _Problem(("NOREPLICAS",), "has too few replicas and refuses writes; see min-replicas-to-write"),
     _Problem(("BUSY ", "Redis is busy", "Valkey is busy"), "is busy with somebody's script; see SCRIPT KILL"),
+    _Problem(("protected mode",), "accepts its own machine only (protected mode); set a password there"),
     _Problem(("max number of clients",), "has as many clients as it takes; raise its maxclients"),
     _Problem(
         ("DB index is out of range", "SELECT is not allowed"),
@@ -87,11 +88,22 @@ def refusal(server: Server, options: Options, exc: BaseException) -> TransportEr
     if type(exc) is MovedError:
         return Moved(Server(exc.host or server.host, exc.port))
     said = shown(exc, options)
+    if problem := _find(exc, said):
+        text = problem.text.replace("%s", said)
+        return (TransportError if problem.passes else Refused)(f"{server} {text}")
+    return Refused(f"{server} refuses: {said}; see its log")
+
+
+def is_known(exc: BaseException, options: Options) -> bool:
+    """Whether this is something that servers say."""
+    return _find(exc, shown(exc, options)) is not None
+
+
+def _find(exc: BaseException, said: str) -> _Problem | None:
     for problem in _PROBLEMS:
         if any(name == type(exc).__name__ or name in said for name in problem.names):
-            text = problem.text.replace("%s", said)
-            return (TransportError if problem.passes else Refused)(f"{server} {text}")
-    return Refused(f"{server} refuses: {said}; see its log")
+            return problem
+    return None
 
 
 def passes(error: TransportError) -> bool:
