@@ -156,7 +156,7 @@ class Service:
             self.settings.application or self.name,
             self.host,
             ttl=self.settings.lease.ttl,
-            store=lambda: self.transport,
+            store=lambda: self.store,
             listeners=self._reporter.listeners,
         )
         """What this service holds alone in its application."""
