@@ -6,8 +6,8 @@ implementation: a scheme comes from `register_scheme`, or from an entry point of
 
 Read the modules in this order. `_stores` is the interface of stores, with its rules, and `_base` that of transports.
 `_streams` has the subscriptions and watches that all implementations fill, `_given` checks what callers give, and
-`_tokens` writes names as tokens of subjects and keys. `_memory` implements both interfaces inside one process, and
-`_nats` for NATS servers. `_retries` schedules retries for other packages. This
+`_tokens` writes names as tokens of subjects and keys. `_memory` implements both interfaces inside one process (its keys
+are in `_shelf`), and `_nats` for NATS servers. `_retries` schedules retries for other packages. This
 package may import `_common`, `errors`, `wire`, `events`, `_tasks` and `_settings`; it knows nothing of calls and
 capabilities.
 """
