@@ -9,12 +9,12 @@ import pytest
 
 pytest.register_assert_rewrite("asyncmgr.testing.conformance")
 
-pytest_plugins = ["asyncmgr.testing.plugin", "pytester", "tests.nats_servers"]
+pytest_plugins = ["asyncmgr.testing.plugin", "pytester", "tests.nats_servers", "tests.postgres_servers"]
 
 hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine is no failure
 hypothesis.settings.load_profile("suite")
 
-REAL_FIXTURES = {"pytester", "shared_nats_server"}
+REAL_FIXTURES = {"pytester", "shared_nats_server", "shared_postgres_server"}
 REAL_MODULES = {
     "test_completion",
     "test_demo",
