@@ -23,6 +23,7 @@ STARTS_WITHIN = 60.0
 """Seconds after which a server that does not listen has failed."""
 
 _NOBODY = 65534
+_INITDB = "-U postgres -A trust -E UTF8 --locale=C --no-sync --no-instructions"
 _POLL = 0.01
 _CONFIG = """
 fsync = off
@@ -120,8 +121,18 @@ class PostgresServer:
     def run(self, sql: str, database: str = "postgres") -> str:
         """Run SQL as the superuser, by ``psql``; return what it prints."""
         done = subprocess.run(
-            [self._binary("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]
-            + ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database],
+            [
+                self._binary("psql"),
+                "-X",
+                "-qAt",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-c",
+                sql,
+                *self._address(),
+                "-d",
+                database,
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -140,8 +151,7 @@ class PostgresServer:
         if os.geteuid() == 0:
             os.chown(self._data, _NOBODY, _NOBODY)
         subprocess.run(
-            [self._binary("initdb"), "-D", str(self._data), "-U", "postgres", "-A", "trust"]
-            + ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"],
+            [self._binary("initdb"), "-D", str(self._data), *_INITDB.split()],
             check=True,
             capture_output=True,
             stdin=subprocess.DEVNULL,
@@ -153,6 +163,9 @@ class PostgresServer:
     def _binary(self, name: str) -> str:
         return str(_installation(self._home) / "bin" / name)
 
+    def _address(self) -> list[str]:
+        return ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+
     def _user(self) -> dict[str, Any]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
         if os.geteuid():
@@ -161,9 +174,7 @@ class PostgresServer:
 
     def _accepts(self) -> bool:
         """Whether it answers: before that it listens already, and refuses."""
-        done = subprocess.run(
-            [self._binary("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False
-        )
+        done = subprocess.run([self._binary("pg_isready"), "-q", *self._address()], check=False)
         return done.returncode == 0
 
     def _end(self, how: signal.Signals) -> None:

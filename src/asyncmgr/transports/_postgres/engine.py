@@ -1,7 +1,7 @@
 """``postgresql://user@host/database``: stores in one table of a PostgreSQL database.
 
-The URL is that of libpq: several hosts, ``sslmode`` and the like, and the variables ``PG*`` and ``~/.pgpass`` apply. Two
-parameters are ours: ``schema`` (default: the first of the role's search path) and ``connections`` (default: 2).
+The URL is that of libpq: several hosts, ``sslmode`` and the like, and the variables ``PG*`` and ``~/.pgpass`` apply.
+Two parameters are ours: ``schema`` (default: the first of the role's search path) and ``connections`` (default: 2).
 """
 
 from __future__ import annotations

@@ -37,16 +37,22 @@ def translated(exc: Exception, options: Options) -> AsyncmgrError:
     where = f"PostgreSQL at {options.server}"
     if isinstance(exc, asyncpg.PostgresError):
         state = exc.sqlstate or ""
-        cure = next((_CURES[state[:size]] for size in (5, 2) if state[:size] in _CURES), "see the server's log")
+        cure = next(
+            (_CURES[state[:size]] for size in (5, 2) if state[:size] in _CURES), "see the server's log"
+        )
         return TransportError(f"{where}: {text} ({state}): {cure}")
     if isinstance(exc, asyncpg.exceptions.ClientConfigurationError):
         return InvalidSettings(f"the store URL is not accepted ({text}); correct it")
     if isinstance(exc, ssl.SSLError):
-        return TransportError(f"{where}: no TLS comes about ({text}); see sslmode and sslrootcert of the store URL")
+        return TransportError(
+            f"{where}: no TLS comes about ({text}); see sslmode and sslrootcert of the store URL"
+        )
     if isinstance(exc, TimeoutError):
         return TransportError(f"{where} gives no answer; see its log, and the network")
     if isinstance(exc, OSError | asyncpg.InterfaceError):
-        return TransportError(f"no PostgreSQL server answers at {options.server} ({text}); start it, or correct the URL")
+        return TransportError(
+            f"no PostgreSQL server answers at {options.server} ({text}); start it, or correct the URL"
+        )
     return TransportError(f"{where}: {type_name(exc)}: {text}; see the server's log")
 
 

@@ -193,9 +193,8 @@ class Link:
                 if session.alive:
                     self._used += 1
                     return session
-            if self._used < self.options.connections:
-                if session := await self._one_more():
-                    return session
+            if self._used < self.options.connections and (another := await self._one_more()):
+                return another
             self._returned.clear()
             await self._returned.wait()
 

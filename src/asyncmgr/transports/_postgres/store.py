@@ -64,7 +64,9 @@ class PostgresStore(Store):
         raw = to_bytes(value, check_name(key, "key"), VALUE_LIMIT)
         revision = await self._write(self._put, key, raw)
         if revision is None:
-            raise TransportError(f"{self._name}: {key} was not written; see the triggers of {self._sql.table}")
+            raise TransportError(
+                f"{self._name}: {key} was not written; see the triggers of {self._sql.table}"
+            )
         return revision
 
     async def create(self, key: str, value: Data) -> int:
@@ -147,7 +149,9 @@ class PostgresStore(Store):
         return RevisionConflict(f"{self._name}: {key} is not at revision {revision}; read it again")
 
     def _gone(self) -> TransportError:
-        return TransportError(f"store {self._name} is gone from {self._sql.table}; is something else removing its rows?")
+        return TransportError(
+            f"store {self._name} is gone from {self._sql.table}; is something else removing its rows?"
+        )
 
     # Expired keys
 
