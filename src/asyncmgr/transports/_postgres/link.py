@@ -13,11 +13,15 @@ from asyncmgr.errors import TransportError
 from asyncmgr.transports._availability import CALL_WITHIN, Availability, Calls
 from asyncmgr.transports._postgres.failures import breaks, translated
 from asyncmgr.transports._postgres.options import Options
+from asyncmgr.transports._postgres.sql import NOW
 
 T = TypeVar("T")
 
 CONNECT_WITHIN = 4.0
 """Seconds that a connection may take to come about; less than a call, so that the call knows why it failed."""
+
+PROBE_WITHIN = 2.0
+"""Seconds in which an idle connection has to answer, where it is doubtful whether the server does."""
 
 GOODBYE_WITHIN = 1.0
 """Seconds in which the server may learn that a connection, and what runs there, is no longer wanted."""
@@ -221,12 +225,32 @@ class Link:
             self.discard(session)
 
     async def _reopen(self) -> None:
-        session = await self.connect()
+        """Have a connection that works, one of before if possible."""
+        session = await self._one_that_works() or await self.connect()
         if len(self._idle) + self._used < self.options.connections:
             self._idle.append(session)
             self._returned.set()
         else:
             self.discard(session)
+
+    async def _one_that_works(self) -> Session | None:
+        """An idle connection that answers; where it does not, all of them are given up."""
+        while self._idle:
+            session = self._idle.pop()
+            try:
+                async with asyncio.timeout(PROBE_WITHIN):
+                    await session.fetch(NOW)
+            except Exception:
+                self.discard(session)
+                for other in self._idle:
+                    self.discard(other)
+                self._idle.clear()
+            except BaseException:
+                self.discard(session)
+                raise
+            else:
+                return session
+        return None
 
     def _note_end(self, session: Session) -> None:
         """The server, or the network, has ended a connection that nobody gave up."""

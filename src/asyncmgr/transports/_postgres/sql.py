@@ -86,12 +86,14 @@ class Statements:
         below = f"WHERE t.store = $1 AND (t.key = '' OR (t.key >= $2 AND t.key < $3 AND {_ALIVE}))"
         self.snapshot = f"SELECT {_ENTRY} FROM {t} t {below}"
         self.listing = f"SELECT t.key, t.revision FROM {t} t {below}"
-        # Whoever writes a key holds the store's row and waits for the key's; this waits for neither.
+        # Whoever writes a key holds the store's row and waits for the key's; this waits for neither. Materialized,
+        # since a plan may run a plain subquery again for each row, each time with a limit of its own.
         self.purge = f"""
-            DELETE FROM {t} t USING (
+            WITH old AS MATERIALIZED (
                 SELECT t.key FROM {t} t WHERE t.store = $1 AND t.key <> '' AND NOT {_ALIVE}
                 LIMIT $2 FOR UPDATE SKIP LOCKED
-            ) old WHERE t.store = $1 AND t.key = old.key AND NOT {_ALIVE}"""
+            )
+            DELETE FROM {t} t USING old WHERE t.store = $1 AND t.key = old.key AND NOT {_ALIVE}"""
 
     def put(self, channel: str | None) -> str:
         return self._write(channel, "true", self._upsert(""))
