@@ -29,9 +29,13 @@ REAL_MODULES = {
     "test_nats_permissions",
     "test_nats_server",
     "test_outage",
+    "test_postgres",
+    "test_postgres_contract",
     "test_readme",
     "test_run",
     "test_signals",
+    "test_sqlite",
+    "test_sqlite_contract",
 }
 
 

@@ -210,7 +210,7 @@ class Link:
         except BaseException as exc:
             self._used -= 1
             self._returned.set()
-            if self._used and getattr(exc.__cause__, "sqlstate", "") == _TOO_MANY:
+            if (self._used or self._idle) and getattr(exc.__cause__, "sqlstate", "") == _TOO_MANY:
                 return None
             if isinstance(exc, TransportError):
                 self.availability.lose(exc)
