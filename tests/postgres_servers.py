@@ -25,9 +25,9 @@ STARTS_WITHIN = 60.0
 _NOBODY = 65534
 _INITDB = "-U postgres -A trust -E UTF8 --locale=C --no-sync --no-instructions"
 _POLL = 0.01
+# A killed server keeps what it has acknowledged; only a machine without power would lose it.
 _CONFIG = """
 fsync = off
-synchronous_commit = off
 max_connections = 40
 shared_buffers = 16MB
 timezone = 'UTC'

@@ -16,7 +16,7 @@ from tests.postgres_servers import PostgresServer
 from tests.transports.store_lives import contend, until_seen
 
 from asyncmgr.errors import InvalidSettings, RevisionConflict, TransportError
-from asyncmgr.transports import VALUE_LIMIT, Deleted, Entry, Store, StoreEngine, Watch, open_store
+from asyncmgr.transports import VALUE_LIMIT, Deleted, Store, StoreEngine, Watch, open_store
 from asyncmgr.transports._postgres.engine import PostgresEngine
 
 ENOUGH = 15.0
@@ -67,7 +67,7 @@ async def test_role_without_create(postgres_server: PostgresServer, schema: str,
     """Who may not make the table is told the SQL; once an owner has run it, all works without more rights."""
     url = f"{postgres_server.url_of(role + ':hunter2')}?schema={schema}"
     async with open_store(url) as engine:
-        with pytest.raises(TransportError, match="42501|may not") as caught:
+        with pytest.raises(TransportError, match=r"42501"):
             await engine.store("claims", ttl=10)
         postgres_server.run(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
         with pytest.raises(TransportError, match="may not make it") as caught:
@@ -135,7 +135,9 @@ async def test_wait_for_a_server(postgres_server: PostgresServer, url: str) -> N
 
 async def test_connection_limit(postgres_server: PostgresServer, url: str, schema: str) -> None:
     """Where the server has no connection left, the error says so; an engine with one connection goes on with that."""
-    postgres_server.run(f"CREATE ROLE few_{schema} LOGIN CONNECTION LIMIT 1; GRANT ALL ON SCHEMA {schema} TO few_{schema}")
+    postgres_server.run(
+        f"CREATE ROLE few_{schema} LOGIN CONNECTION LIMIT 1; GRANT ALL ON SCHEMA {schema} TO few_{schema}"
+    )
     few = url.replace("postgres@", f"few_{schema}@")
     async with opened(few) as (engine, store):
         revisions = await asyncio.gather(*(store.put(f"key-{number}", b"") for number in range(20)))
@@ -253,7 +255,9 @@ async def test_lock_does_not_lose_the_server(postgres_server: PostgresServer, ur
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         await eventually(lambda: postgres_server.run(waiting) == "0")
         other._link.discard(held)
-        await eventually(lambda: postgres_server.run("SELECT count(*) FROM pg_locks WHERE NOT granted") == "0")
+        await eventually(
+            lambda: postgres_server.run("SELECT count(*) FROM pg_locks WHERE NOT granted") == "0"
+        )
         await store.put("key", b"after")
         assert engine.connected
 
@@ -282,7 +286,9 @@ async def test_expired_keys_are_removed(
         for number in range(5):
             await store.put(f"old-{number}", b"")
         count = f"SELECT count(*) FROM {schema}.asyncmgr_store WHERE key LIKE 'old-%'"
-        postgres_server.run(f"UPDATE {schema}.asyncmgr_store SET written = written - interval '1 hour' WHERE key <> ''")
+        postgres_server.run(
+            f"UPDATE {schema}.asyncmgr_store SET written = written - interval '1 hour' WHERE key <> ''"
+        )
         assert await store.keys() == []
         store._next_purge = 0.0  # type: ignore[attr-defined]
         await store.put("new", b"")
@@ -334,10 +340,6 @@ async def test_serializable_by_default(postgres_server: PostgresServer, url: str
     async with opened(strict) as (_, one), opened(strict) as (_, other):
         assert len(await contend([one, other], rounds=5, writers=20)) == 5
     postgres_server.run(f"DROP OWNED BY strict_{schema}; DROP ROLE strict_{schema}")
-
-
-def entries(changes: list[object]) -> list[Entry]:
-    return [change for change in changes if isinstance(change, Entry)]
 
 
 async def test_server_restarts_empty(postgres_server: PostgresServer) -> None:

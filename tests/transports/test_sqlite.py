@@ -24,7 +24,10 @@ from asyncmgr.transports._sqlite import database as sqlite_database
 from asyncmgr.transports._sqlite.engine import SqliteEngine
 from asyncmgr.transports._sqlite.file import network_file_system, read_options
 
-_PROGRAM = "import sys, asyncio; from tests.transports import store_lives as lives; asyncio.run(lives.{}(*sys.argv[1:]))"
+_PROGRAM = (
+    "import sys, asyncio; from tests.transports import store_lives as lives; "
+    "asyncio.run(lives.{}(*sys.argv[1:]))"
+)
 
 
 @pytest.fixture
@@ -122,7 +125,7 @@ async def test_file_that_may_not_be_written(path: Path, engine: SqliteEngine, st
     """A read-only file is named with the cure."""
     await store.put("key", b"")
     await engine.aclose()
-    path.chmod(0o400)
+    await asyncio.to_thread(path.chmod, 0o400)
     assert "permissions" in await failure(path)
 
 
@@ -131,9 +134,9 @@ async def test_damaged_file(path: Path, engine: SqliteEngine, store: Store) -> N
     for number in range(200):
         await store.put(f"key-{number}", bytes(100))
     await engine.aclose()
-    raw = bytearray(path.read_bytes())
+    raw = bytearray(await asyncio.to_thread(path.read_bytes))
     raw[4096:] = b"\xa5" * (len(raw) - 4096)
-    path.write_bytes(raw)
+    await asyncio.to_thread(path.write_bytes, raw)
     assert "is damaged" in await failure(path)
 
 
@@ -144,7 +147,7 @@ async def test_locked_file(path: Path, store: Store, monkeypatch: pytest.MonkeyP
         holder.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
         assert await store.get("key") is not None
-        with pytest.raises(TransportError, match="locked|did not serve"):
+        with pytest.raises(TransportError, match=r"locked|did not serve"):
             await store.update("key", b"y", revision)
         assert time.monotonic() - begun < 15
     assert await store.update("key", b"z", revision) > revision
@@ -292,7 +295,7 @@ async def test_forked_child(engine: SqliteEngine, store: Store) -> None:
             os.write(writing, text.encode())
             os._exit(0)
     os.close(writing)
-    os.waitpid(child, 0)
+    await asyncio.to_thread(os.waitpid, child, 0)
     with os.fdopen(reading) as told:
         assert "before a fork" in told.read()
     assert await store.get("key") is not None

@@ -61,3 +61,8 @@ def breaks(exc: BaseException | None) -> bool:
     if isinstance(exc, asyncpg.PostgresError):
         return (exc.sqlstate or "08")[:2] in ("08", "57") and exc.sqlstate != "57014"
     return isinstance(exc, OSError | TimeoutError | asyncpg.InterfaceError)
+
+
+def is_answer(exc: BaseException) -> bool:
+    """Whether the server has answered with an error, and waits for the next statement."""
+    return isinstance(exc, asyncpg.PostgresError) and not breaks(exc)

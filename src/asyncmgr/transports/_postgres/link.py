@@ -11,7 +11,7 @@ import asyncpg
 
 from asyncmgr.errors import TransportError
 from asyncmgr.transports._availability import CALL_WITHIN, Availability, Calls
-from asyncmgr.transports._postgres.failures import breaks, translated
+from asyncmgr.transports._postgres.failures import breaks, is_answer, translated
 from asyncmgr.transports._postgres.options import Options
 from asyncmgr.transports._postgres.sql import NOW
 
@@ -23,6 +23,9 @@ CONNECT_WITHIN = 4.0
 PROBE_WITHIN = 2.0
 """Seconds in which an idle connection has to answer, where it is doubtful whether the server does."""
 
+CROWDED_FOR = 5.0
+"""Seconds for which an engine goes on with fewer connections after the server had no room for another one."""
+
 GOODBYE_WITHIN = 1.0
 """Seconds in which the server may learn that a connection, and what runs there, is no longer wanted."""
 
@@ -33,7 +36,7 @@ Row = Any
 
 
 class Session:
-    """One connection. After a failed call it must be discarded, since what it awaits is unknown."""
+    """One connection. After a call without an answer it must be discarded, since what it awaits is unknown."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -103,6 +106,7 @@ class Link:
         self._used = 0
         self._returned = asyncio.Event()
         """Set when a call has given its connection back, or lost it."""
+        self._crowded_until = 0.0
         self._endings: set[asyncio.Task[None]] = set()
         self._alive: set[Session] = set()
 
@@ -119,10 +123,8 @@ class Link:
                 session = await self._take()
                 try:
                     result = await work(session)
-                except BaseException:
-                    self._used -= 1
-                    self._returned.set()
-                    self.discard(session)
+                except BaseException as exc:
+                    self._give_back(session, keep=is_answer(exc) and not session.pooled)
                     raise
                 self._give_back(session)
                 return result
@@ -197,10 +199,15 @@ class Link:
                 if session.alive:
                     self._used += 1
                     return session
-            if self._used < self.options.connections and (another := await self._one_more()):
+            if self._has_room() and (another := await self._one_more()):
                 return another
-            self._returned.clear()
-            await self._returned.wait()
+            if not self._idle:
+                self._returned.clear()
+                await self._returned.wait()
+
+    def _has_room(self) -> bool:
+        """Whether to open one more connection; where the server had no room for it, not for a while."""
+        return not self._used or (self._used < self.options.connections and self.now() >= self._crowded_until)
 
     async def _one_more(self) -> Session | None:
         """Another connection; None = the server has no room for it, but there are others to wait for."""
@@ -211,15 +218,16 @@ class Link:
             self._used -= 1
             self._returned.set()
             if (self._used or self._idle) and getattr(exc.__cause__, "sqlstate", "") == _TOO_MANY:
+                self._crowded_until = self.now() + CROWDED_FOR
                 return None
             if isinstance(exc, TransportError):
                 self.availability.lose(exc)
             raise
 
-    def _give_back(self, session: Session) -> None:
+    def _give_back(self, session: Session, *, keep: bool = True) -> None:
         self._used -= 1
         self._returned.set()
-        if len(self._idle) < self.options.connections and not self.calls.closed:
+        if keep and session.alive and len(self._idle) < self.options.connections and not self.calls.closed:
             self._idle.append(session)
         else:
             self.discard(session)
