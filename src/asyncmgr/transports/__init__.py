@@ -46,6 +46,7 @@ __all__ = [
     "StateListener",
     "Store",
     "StoreEngine",
+    "StoreOpener",
     "Subscription",
     "Transport",
     "Watch",
@@ -65,7 +66,8 @@ STORE_ENTRY_POINTS = "asyncmgr.stores"
 Opener: TypeAlias = Callable[[str, Any], AbstractAsyncContextManager[Transport]]
 """Called with the URL and the settings (or None). The context manager connects on entering and closes on leaving.
 
-Entering raises `TransportError` where the connection fails, and `InvalidSettings` for a wrong URL.
+Entering raises `TransportError` where the connection fails, and `InvalidSettings` for a wrong URL. Where the setting
+`connect` is ``wait``, a connection that fails is no error: `connected` is false then, and the engine is sought.
 """
 
 StoreOpener: TypeAlias = Callable[[str, Any], AbstractAsyncContextManager[StoreEngine]]

@@ -28,9 +28,11 @@ and the rest of `testing`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
-from asyncmgr.testing.conformance._checks import E
+from asyncmgr.testing.conformance._checks import MESSAGE_OPERATIONS, STORE_OPERATIONS, E, Operation
 from asyncmgr.testing.conformance._closing import MessageClosingChecks, StoreClosingChecks
 from asyncmgr.testing.conformance._deadlines import DeadlineChecks
 from asyncmgr.testing.conformance._kept import KeptChecks
@@ -66,3 +68,8 @@ class TransportConformance(
     MessageChecks, RequestChecks, MessageClosingChecks, MessageOutageChecks, _AllOfStores[Transport]
 ):
     """All checks of stores and messages. Subclass it like `StoreConformance`."""
+
+    operations: ClassVar[dict[str, Operation]] = {
+        **STORE_OPERATIONS,
+        "subscribe": MESSAGE_OPERATIONS["subscribe"],
+    }

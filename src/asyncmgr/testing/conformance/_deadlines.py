@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 from asyncmgr.errors import TransportError
 from asyncmgr.testing.conformance._checks import (
@@ -10,6 +11,7 @@ from asyncmgr.testing.conformance._checks import (
     TTL,
     Checks,
     E,
+    Operation,
     connected,
     running,
     snapshot,
@@ -29,6 +31,9 @@ PROMPT = 3.0
 class DeadlineChecks(Checks[E]):
     """The engine takes what is sent, and answers nothing."""
 
+    operations: ClassVar[dict[str, Operation]] = STORE_OPERATIONS
+    """The calls that wait for an answer."""
+
     async def test_frozen_calls_have_a_deadline(self) -> None:
         """Each call raises TransportError or TimeoutError in time, also where many wait; afterwards all works."""
         async with self.peers() as (one, _):
@@ -36,7 +41,7 @@ class DeadlineChecks(Checks[E]):
             async with self.freeze():
                 calls = {
                     name: asyncio.ensure_future(self._outcome(operation(one, store, self.fresh())))
-                    for name, operation in STORE_OPERATIONS.items()
+                    for name, operation in self.operations.items()
                 }
                 await asyncio.wait(calls.values(), timeout=DEADLINE + LATE)
                 waiting = [name for name, call in calls.items() if not call.done()]
@@ -53,7 +58,7 @@ class DeadlineChecks(Checks[E]):
         async with self.peers() as (one, _):
             store = await one.store(self.fresh(), ttl=None)
             async with self.freeze():
-                for operation in STORE_OPERATIONS.values():
+                for operation in self.operations.values():
                     call = asyncio.ensure_future(self._outcome(operation(one, store, self.fresh())))
                     await asyncio.wait([call], timeout=0.1)
                     call.cancel()

@@ -28,7 +28,7 @@ from asyncmgr.transports._streams import Change, Deleted, Entry
 class WatchChecks(Checks[E]):
     """Snapshot, then changes."""
 
-    LAST: ClassVar = {"key-0": [297], "key-1": [298], "key-2": [299]}
+    LAST: ClassVar[dict[str, list[int]]] = {"key-0": [297], "key-1": [298], "key-2": [299]}
 
     async def test_watch_empty(self) -> None:
         """The watch of an empty store says at once that its snapshot is complete."""
