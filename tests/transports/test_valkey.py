@@ -219,7 +219,7 @@ async def test_the_server_is_full_of_clients(quick_return: None) -> None:
         async with open_store(server.url) as engine:
             store = await engine.store("kept", ttl=None)
             async with open_store(server.url):
-                with pytest.raises(TransportError, match="maxclients|its log says why"):
+                with pytest.raises(TransportError, match=r"maxclients|its log says why"):
                     async with store.watch():
                         pass
             await store.put("key", b"x")
