@@ -92,13 +92,15 @@ mine.write(b"mine")
 ready, go = os.pipe(), os.pipe()
 child = os.fork()
 if not child:
+    os.close(go[1])                # so that neither waits for one that has failed
     assert not mine.held           # it has closed what it got
     assert not mine.acquire()      # and competes like any process
     assert mine.read() == b"mine"
     os.write(ready[1], b"x")
-    os.read(go[0], 1)
+    assert os.read(go[0], 1)
     os._exit(0 if mine.acquire() else 1)
-os.read(ready[0], 1)
+os.close(ready[1])
+assert os.read(ready[0], 1)
 assert not other.acquire()         # the parent has it still: the child has not unlocked it
 mine.close()
 os.write(go[1], b"x")              # and nothing of it is left in the child
