@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ class Session:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._prepared: dict[str, Any] = {}
         self.pooled = False
         """Whether a pooler stands between: its server may be another one for each transaction."""
 
@@ -61,7 +63,12 @@ class Session:
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """The rows of one statement."""
         if not self.pooled:
-            return list(await self._connection.fetch(sql, *args))
+            if (statement := self._prepared.get(sql)) is None:
+                # Its name says what it does. So not even behind a pooler that was not noticed can another statement
+                # be executed in its place.
+                name = "asyncmgr_" + hashlib.sha256(sql.encode()).hexdigest()[:32]
+                statement = self._prepared[sql] = await self._connection.prepare(sql, name=name)
+            return list(await statement.fetch(*args))
         # Preparing and executing are two requests: outside of a transaction a pooler may send them to two servers, and
         # the second would then execute what another client has prepared there.
         await self._connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
