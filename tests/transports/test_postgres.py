@@ -15,7 +15,7 @@ from tests.nats_servers import eventually
 from tests.postgres_servers import PostgresServer
 from tests.transports.store_lives import contend, until_seen
 
-from asyncmgr.errors import InvalidSettings, RevisionConflict, TransportError
+from asyncmgr.errors import InvalidSettings, RevisionConflict, TransportClosed, TransportError
 from asyncmgr.transports import VALUE_LIMIT, Deleted, Store, StoreEngine, Watch, open_store
 from asyncmgr.transports._postgres.engine import PostgresEngine
 
@@ -218,9 +218,7 @@ async def test_decided_on_what_was_committed_last(
             "delete": lambda store: store.delete("key", revision),
         }
         held = await engine._link.connect()
-        await held._connection.execute(
-            f"BEGIN; UPDATE {schema}.asyncmgr_store SET ttl = ttl WHERE key = ''"
-        )
+        await held._connection.execute(f"BEGIN; UPDATE {schema}.asyncmgr_store SET ttl = ttl WHERE key = ''")
         writes = asyncio.gather(*(calls[verb](store) for store in (one, other)), return_exceptions=True)
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         await eventually(lambda: postgres_server.run(waiting) == "2")
@@ -300,6 +298,24 @@ async def test_frozen_server_and_idle_watch(postgres_server: PostgresServer, url
             await eventually(lambda: not engine.connected)
         await eventually(lambda: engine.connected)
         await store.put("key", b"")
+
+
+async def test_frozen_server_with_a_call_is_closed(postgres_server: PostgresServer, url: str) -> None:
+    """Closing ends a call that waits for a frozen server, and does not wait until its statement is cancelled."""
+    async with opened(url) as (engine, store), store.watch() as watch:
+        await anext(watch)
+        with frozen(postgres_server):
+            call = asyncio.ensure_future(store.put("key", b""))
+            await asyncio.sleep(0)
+            call_of_another = asyncio.ensure_future(store.put("key", b""))
+            await asyncio.wait([call_of_another], timeout=0.1)
+            call_of_another.cancel()
+            begun = time.monotonic()
+            async with asyncio.timeout(ENOUGH):
+                await engine.aclose()
+            assert time.monotonic() - begun < 4
+            with pytest.raises(TransportClosed):
+                await call
 
 
 async def test_expired_keys_are_removed(

@@ -88,7 +88,9 @@ class Session:
     async def close(self) -> None:
         """Let the server know, as far as it listens; cancel there what still runs."""
         with suppress(Exception):
-            await self._connection.close(timeout=GOODBYE_WITHIN)
+            # Its own timeout would not cover the wait until a statement is cancelled there.
+            async with asyncio.timeout(GOODBYE_WITHIN):
+                await self._connection.close()
         self._connection.terminate()
 
     def terminate(self) -> None:
