@@ -193,8 +193,10 @@ class Link:
         idle, self._idle = self._idle, []
         for session in idle:
             self.discard(session)
-        while self._endings:
-            await asyncio.gather(*self._endings, return_exceptions=True)
+        while endings := tuple(self._endings):
+            await asyncio.gather(*endings, return_exceptions=True)
+            # Where all are done, `gather` gives their callbacks no turn of the loop.
+            self._endings.difference_update(endings)
         for session in tuple(self._alive):
             session.terminate()
         # Aborting takes a turn of the loop, and two with TLS.
