@@ -33,6 +33,19 @@ class Outcome(StrEnum):
     """A cancellation ended the run: a requested one, or a stray `CancelledError` that the body raised itself."""
 
 
+SkipReason: TypeAlias = Literal[
+    "overlap", "paused", "disabled", "not_owner", "lease_lost", "backoff", "draining", "removed"
+]
+"""Why a slot got no run although the service looked at it, or could have."""
+
+MissReason: TypeAlias = Literal[
+    "suspended", "clock", "blocked", "stopped", "down", "late", "lease_lost"
+]
+"""Why slots passed before anybody could look at them: the machine slept, the wall clock was set forward, the event loop
+was blocked, the process got no CPU, the service was down; a start would have come too late; or no process ran the
+task, since its holder had lost it."""
+
+
 class _Record:
     """A record whose `repr` shows all fields, and does not raise where the `repr` of one raises."""
 
@@ -81,7 +94,7 @@ class SlotSkipped(_Record):
     task: str
     slot: datetime
     """The slot that got no run."""
-    reason: Literal["overlap", "draining", "removed", "paused", "not_owner", "lease_lost"]
+    reason: SkipReason
     holder: str | None = None
     """Who runs the task instead, where the reason is `not_owner` and it is known."""
 
@@ -94,9 +107,10 @@ class SlotsMissed(_Record):
     slot: datetime
     """The slot of the run that stands for them; where this run is refused, a `SlotSkipped` follows."""
     count: int
-    """The number of older slots, for cron up to 10. Where the reason is `late`, the slot itself counts too."""
-    reason: Literal["late"] | None = None
-    """`late`: a run for `slot` would start later than `misfire_grace` allows, and no run stands for the slots."""
+    """The number of older slots. Where the reason is `late`, the slot itself counts too."""
+    reason: MissReason | None = None
+    """`late`: a run for `slot` would start later than `misfire_grace` allows, and no run stands for the slots. `None` =
+    the task is run by passes."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

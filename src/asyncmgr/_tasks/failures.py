@@ -76,6 +76,11 @@ def place_of(error: BaseException) -> Place | None:
     return frame.f_code.co_filename, line
 
 
+def is_users(frame: FrameType) -> bool:
+    """Whether this is a frame of the user's code: neither ours nor a library's."""
+    return _package(frame) != _OURS and not _is_library(frame.f_code)
+
+
 def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
     found = []
     at = error.__traceback__

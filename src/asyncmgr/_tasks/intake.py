@@ -16,7 +16,7 @@ from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Run, Site
 from asyncmgr.errors import AlreadyRunning, NotOwner, TaskFailed
-from asyncmgr.events import Outcome, RunFinished
+from asyncmgr.events import MissReason, Outcome, RunFinished
 
 GivenUp = Literal["draining", "removed", "paused", "late", "lease_lost", "not_owner"]
 """Why a run that was handed out does not start."""
@@ -44,16 +44,21 @@ class Intake:
         self._queued: dict[Standing, Run] = {}
         self.gates: dict[ManagedTask, Gate] = {}
         """The tasks that only one process may run, each with what says whether this one may."""
+        self.orphaned: set[ManagedTask] = set()
+        """Tasks that nobody ran for a while, since their holder was lost; until their next slot is handed out."""
         self._asking: set[Run] = set()
         """Runs that wait for the answer of their gate. Their tasks count as running already."""
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
 
-    def accept(self, batch: Batch[Run], moment: Moment) -> None:
-        """Take in the slots that one look has found."""
-        look, numbers = self._look_at(moment), self._numbers
+    def accept(self, batch: Batch[Run], moment: Moment, late_because: MissReason) -> None:
+        """Take in the slots that one look has found; `late_because` is the reason where it found older ones too."""
+        look, numbers = Look(self._site, moment, self._loop.time(), late_because), self._numbers
         for run in batch.due:
             run.look, run.number = look, next(numbers)
+            if self.orphaned and run.managed in self.orphaned:
+                self.orphaned.discard(run.managed)
+                run.look = Look(self._site, moment, look.at, "lease_lost")
             self._hand_out(run, moment)
         for run in batch.queued:
             run.look, run.number, run.asked = look, next(numbers), "queue"

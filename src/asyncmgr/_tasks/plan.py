@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
+from asyncmgr._tasks.recorder import Gap
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Every, EveryPass, Once, Schedule
 
@@ -176,21 +177,25 @@ class Plan:
             first = self.grid.first(anchor)
             self.slot = None if first is None else max(moment.now, first)
 
-    def continue_from(self, slot: int, moment: Moment) -> None:
+    def continue_from(self, slot: int, moment: Moment) -> Gap | None:
         """Go on with the grid that another holder kept; `slot` is the last one it took, on this grid's scale.
 
-        The slots that are over get one run, where `catch_up` and `catch_up_window` allow it, else none.
+        The slots that are over get one run, where `catch_up` and `catch_up_window` allow it. Else they get none, and
+        are returned.
         """
         self.last_slot, self.delay, self.repeated_until = slot, 0, None
         self.slot = self.grid.first(slot)
         self._set_window()
         reference = self.reference(moment)
         if self.slot is None or self.slot > reference:
-            return
+            return None
         latest, _, _ = self.grid.turn(self.slot, reference, 0)
         window = self.options.catch_up_window
         if self.options.catch_up == "none" or (window is not None and reference - latest > window):
+            gap = self.gap(moment)
             self.skip_past(moment)
+            return gap
+        return None
 
     def set_back(self, moment: Moment) -> None:
         """Plan wall-clock slots from the new time, after the wall went back by more than a minute."""
@@ -217,6 +222,23 @@ class Plan:
             self.slot = self.grid.first(moment.wall)
         except Exception:
             self.slot = moment.wall + RETRY  # when the schedule is asked again, and reported if it raises
+
+    def gap(self, moment: Moment) -> Gap | None:
+        """Find the slots from the next one to this moment, which nobody has taken; `None` = there are none."""
+        return None if self.slot is None else self.gap_between(self.slot, self.reference(moment))
+
+    def gap_between(self, first: int, until: int) -> Gap | None:
+        """Count the slots of this grid from `first`, which is one, to `until`; `None` = there are none.
+
+        Where the schedule raises it is one slot.
+        """
+        if first > until:
+            return None
+        try:
+            last, passed, _ = self.grid.turn(first, until, 0)
+        except Exception:
+            return Gap(first, first, 1)
+        return Gap(first, last, passed + 1)
 
     def skip_past(self, moment: Moment) -> None:
         """Drop the slots that are over: the next one is the first of the grid that is still to come."""

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
 
 from asyncmgr._common.clock import Moment, Step, to_datetime
 from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import error_text
 from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.managed import ManagedTask, Standing, Trouble
+from asyncmgr._tasks.recorder import Gap, Recorder, Stall
 from asyncmgr._tasks.runs import Run
 from asyncmgr.events import (
     ClockStepped,
     Listeners,
+    MissReason,
     Outcome,
     RunFinished,
     RunLeaked,
     ScheduleFailed,
+    SkipReason,
     SlotSkipped,
     SlotsMissed,
 )
-
-Reason = Literal["overlap", "draining", "removed", "paused", "not_owner", "lease_lost"]
-
 
 class Reporter:
     """Reports for one service, or for the passes of one manager."""
 
     def __init__(self, host: str) -> None:
         self.listeners = Listeners()
+        self.recorder: Recorder | None = None
+        """Keeps the fates of slots; `None` = nobody does, as in passes."""
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
@@ -49,6 +50,11 @@ class Reporter:
             self._failed(run, outcome, error)
         if managed.log_level is not None and outcome is Outcome.SUCCEEDED:
             log.at(managed.log_level, "task.succeeded", **self._keys(run), duration=round(duration, 6))
+        if self.recorder is not None:
+            if outcome is Outcome.SUCCEEDED:
+                self.recorder.succeeded(run, duration)
+            else:
+                self.recorder.ended(run, duration, outcome, error)
         if self.listeners:
             self.listeners.tell(record_of(run, outcome, duration, error))
 
@@ -81,7 +87,7 @@ class Reporter:
     def skipped(
         self,
         run: Run,
-        reason: Reason,
+        reason: SkipReason,
         in_the_way: tuple[str, float] | None = None,
         *,
         holder: str | None = None,
@@ -92,6 +98,8 @@ class Reporter:
         """
         if run.missed and reason != "not_owner":  # the older slots get no run either
             self.missed(run)
+        if self.recorder is not None:
+            self.recorder.skipped(run, reason, holder=holder)
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
@@ -127,12 +135,17 @@ class Reporter:
 
     def missed(self, run: Run) -> None:
         """Report the missed slots for which this run stands, or would have stood."""
-        log.warning("slot.missed", **self._keys(run), count=run.missed)
+        reason = run.look.late_because
+        if self.recorder is not None:
+            self.recorder.missed(run, reason or "blocked")
+        log.warning("slot.missed", **self._keys(run), count=run.missed, reason=reason)
         if self.listeners:
-            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed))
+            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed, reason))
 
     def late(self, run: Run) -> None:
         """Report a slot that gets no run because `misfire_grace` has passed."""
+        if self.recorder is not None:
+            self.recorder.late(run)
         log.warning(
             "slot.missed", **self._keys(run), count=run.missed + 1, reason="late", lateness=run.lateness
         )
@@ -141,14 +154,30 @@ class Reporter:
 
     def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
         """Report a schedule that raised. The slot gets no run."""
+        if self.recorder is not None:
+            self.recorder.schedule_failed(managed, error, moment)
         trouble = _failing(managed.standing, to_datetime(moment.wall), error)
         if trouble.is_news or is_reminder(trouble.failures):
             log.error("schedule.failed", task=managed.full_name, host=self._host, exc_info=error)
         if self.listeners:
             self.listeners.tell(ScheduleFailed(managed.full_name, error))
 
-    def stepped(self, step: Step) -> None:
+    def gap(
+        self, task: ManagedTask, gap: Gap, reason: SkipReason | MissReason, moment: Moment
+    ) -> None:
+        """Report slots that nobody has looked at; the log and the listeners have got their cause."""
+        if self.recorder is not None:
+            self.recorder.gap(task, gap, reason, moment)
+
+    def stalled(self, kind: Stall, seconds: float, moment: Moment) -> None:
+        """Report that a look at the agenda came late. It is no log event: the slots that it missed are."""
+        if self.recorder is not None:
+            self.recorder.stalled(kind, seconds, moment)
+
+    def stepped(self, step: Step, moment: Moment) -> None:
         """Report that the wall clock jumped or stands still."""
+        if self.recorder is not None:
+            self.recorder.stepped(step, moment)
         log.warning("clock.stepped", kind=step.kind, seconds=round(step.seconds, 3), host=self._host)
         if self.listeners:
             self.listeners.tell(ClockStepped(step.kind, step.seconds))

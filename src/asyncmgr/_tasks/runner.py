@@ -32,7 +32,7 @@ from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter, record_of
 from asyncmgr._tasks.runs import Run, Site, judge
 from asyncmgr.errors import ServiceStateError
-from asyncmgr.events import Outcome, RunFinished
+from asyncmgr.events import MissReason, Outcome, RunFinished, SkipReason
 
 LEAKED_AFTER = 10.0
 """Seconds from the cancellation of a run by its timeout to the report that it still goes on."""
@@ -73,6 +73,8 @@ class Runner:
         self._site = site
         self._report = reporter
         self._listeners = reporter.listeners.callbacks
+        if reporter.recorder is not None:
+            reporter.recorder.follow(self.oldest)
         self._context = context
         self._own_context = context.copy()
         self._on_exit = on_exit
@@ -92,6 +94,7 @@ class Runner:
             accept=self._accept,
             expire=self._overdue,
             stepped=reporter.stepped,
+            stalled=reporter.stalled,
             die=self._die,
         )
 
@@ -184,8 +187,27 @@ class Runner:
         return bool(task.standing.running)
 
     def continue_grid(self, task: ManagedTask, last_slot: int) -> None:
-        """Go on with the grid that another process kept for the task; `last_slot` is on the scale of the plan."""
-        self.lookout.replan(task, lambda moment: task.plan.continue_from(last_slot, moment))
+        """Go on with the grid that another process kept for the task; `last_slot` is on the scale of the plan.
+
+        The slots since then were run nowhere: the holder before was lost. One run may stand for them.
+        """
+
+        def change(moment: Moment) -> None:
+            gap = task.plan.continue_from(last_slot, moment)
+            if gap is not None:
+                self._report.gap(task, gap, "lease_lost", moment)
+            elif task.plan.is_due(moment):
+                self._intake.orphaned.add(task)
+
+        self.lookout.replan(task, change)
+
+    def note_gap(self, task: ManagedTask, reason: SkipReason | MissReason) -> None:
+        """Record the slots up to now that no look has handed out, before the plan of the task moves on."""
+        if self._report.recorder is not None:
+            moment = self.lookout.clock.read()
+            gap = task.plan.gap(moment)
+            if gap is not None:
+                self._report.gap(task, gap, reason, moment)
 
     def _give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""
@@ -234,7 +256,7 @@ class Runner:
     # Starting
 
     def _accept(self, batch: Batch[Run], moment: Moment) -> None:
-        self._intake.accept(batch, moment)
+        self._intake.accept(batch, moment, self.lookout.late_because)
         self._start_ready()
 
     def _start_soon(self) -> None:
@@ -411,11 +433,16 @@ class Runner:
             and not self._listeners
         ):
             standing.outcome = Outcome.SUCCEEDED
+            record = run.managed.record
+            if record is not None:
+                record(run, duration)
         else:
             self._conclude(run, duration, error)
 
     def _conclude(self, run: Run, duration: float, error: BaseException | None) -> None:
         outcome, error = judge(run, error)
+        if run.missed and not run.has_begun:
+            self._report.missed(run)
         run.managed.standing.outcome = outcome
         run.failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         if run.claim is not None:
