@@ -75,13 +75,24 @@ class RunLeaked(_Record):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class RunProgressed(_Record):
+    """A run told by `context.progress` how far it is. At most ten of these a second come from one run."""
+
+    task: str
+    run_id: str
+    done: float
+    total: float | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class SlotSkipped(_Record):
     """A slot got no run, and will get none later."""
 
     task: str
     slot: datetime
     """The slot that got no run."""
-    reason: Literal["overlap", "draining", "removed", "paused", "not_owner", "lease_lost"]
+    reason: Literal["overlap", "draining", "removed", "paused", "disabled", "not_owner", "lease_lost"]
     holder: str | None = None
     """Who runs the task instead, where the reason is `not_owner` and it is known."""
 
@@ -152,6 +163,7 @@ class HostDuplicated(_Record):
 Event: TypeAlias = (
     RunFinished
     | RunLeaked
+    | RunProgressed
     | SlotSkipped
     | SlotsMissed
     | ScheduleFailed

@@ -34,10 +34,12 @@ from asyncmgr._service.naming import check_manager, service_name
 from asyncmgr._service.plugins import call_plugins
 from asyncmgr._service.reload import Reload
 from asyncmgr._service.steps import Hook, Step
-from asyncmgr._tasks.managed import ManagedTask, TaskStatus
+from asyncmgr._tasks.actions import Journal, RecentActions
+from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Site
+from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.capabilities._announcer import Announcer
 from asyncmgr.capabilities._board import Board
 from asyncmgr.errors import AsyncmgrError, InvalidHook, ServiceStateError, ServiceStopped, WrongThread
@@ -121,6 +123,8 @@ class Service:
         """A URL, or an open transport, which the service does not close."""
         self.board: Board = Board()
         """The capabilities that managers report; the announcer sends them."""
+        self.journal: Journal = RecentActions()
+        """What people did to tasks by the verbs of handles, and what ended by itself."""
         self._reporter = Reporter(self.host)
         self._state = State.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -588,7 +592,7 @@ class Service:
             max_runs=self.settings.max_runs,
         )
         for manager in self._managers:
-            state_of(manager).start(runner)
+            state_of(manager).start(runner, self.journal)
         runner.open()
         self._runner = runner
         self._state = State.RUNNING

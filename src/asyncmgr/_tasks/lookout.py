@@ -62,6 +62,7 @@ class Lookout:
         self._die = die
         self._timer = Timer(self._wake, loop=self._loop, context=context)
         self._unfollow: Callable[[], None] = lambda: None
+        self._on_step: list[Callable[[], object]] = []
         self._found_nothing = False
         self.is_open = False
         """Whether slots are handed out."""
@@ -80,6 +81,11 @@ class Lookout:
         """End all looks: deadlines expire no more."""
         self._unfollow()
         self._timer.drop()
+
+    def follow_steps(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call `callback` after each jump of the wall clock; return a function that ends this."""
+        self._on_step.append(callback)
+        return lambda: self._on_step.remove(callback)
 
     @property
     def is_alive(self) -> bool:
@@ -150,6 +156,8 @@ class Lookout:
             self.agenda.set_back(moment)
         elif step.kind == "forward":
             self.agenda.set_forward(moment)
+        for callback in tuple(self._on_step):
+            callback()
 
     def _expire_deadlines(self) -> None:
         now = to_us(self._loop.time())
