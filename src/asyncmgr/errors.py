@@ -7,6 +7,7 @@
     ├── InvalidHook (TypeError)              a hook or callback of the wrong kind
     ├── InvalidRpcMethod (TypeError)         a method that other hosts cannot call
     ├── InvalidListener (TypeError)          a listener that cannot be called with an event
+    ├── InvalidProgress (TypeError)          a run tells of progress that makes no sense
     ├── InvalidCapabilities (ValueError)     capabilities that are not JSON values
     ├── InvalidSettings (ValueError)         a key, a value or a file of the settings
     ├── InvalidName (ValueError)             a name that fits no subject or key
@@ -56,6 +57,10 @@ class InvalidRpcMethod(AsyncmgrError, TypeError):
 
 class InvalidListener(AsyncmgrError, TypeError):
     """A listener cannot be called with an event, or is async, so that its body would never run."""
+
+
+class InvalidProgress(AsyncmgrError, TypeError):
+    """A run called ``context.progress`` with what is no progress."""
 
 
 class InvalidCapabilities(AsyncmgrError, ValueError):

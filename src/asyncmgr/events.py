@@ -38,9 +38,7 @@ SkipReason: TypeAlias = Literal[
 ]
 """Why a slot got no run although the service looked at it, or could have."""
 
-MissReason: TypeAlias = Literal[
-    "suspended", "clock", "blocked", "stopped", "down", "late", "lease_lost"
-]
+MissReason: TypeAlias = Literal["suspended", "clock", "blocked", "stopped", "down", "late", "lease_lost"]
 """Why slots passed before anybody could look at them: the machine slept, the wall clock was set forward, the event loop
 was blocked, the process got no CPU, the service was down; a start would have come too late; or no process ran the
 task, since its holder had lost it."""
@@ -85,6 +83,17 @@ class RunLeaked(_Record):
     slot: datetime
     running_for: float
     """Seconds since the run's start."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RunProgressed(_Record):
+    """A run told by `context.progress` how far it is. At most ten of these a second come from one run."""
+
+    task: str
+    run_id: str
+    done: float
+    total: float | None
+    message: str | None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -166,6 +175,7 @@ class HostDuplicated(_Record):
 Event: TypeAlias = (
     RunFinished
     | RunLeaked
+    | RunProgressed
     | SlotSkipped
     | SlotsMissed
     | ScheduleFailed

@@ -130,7 +130,16 @@ class LoopClock:
     SELDOM = 24 * 3600 * SECOND
     """Microseconds between two looks where the loop moves the wall itself and reports when it stops doing so."""
 
-    __slots__ = ("_asleep_seen", "_behind", "_loop", "_loop_seen", "_mover", "_skipped", "_stopped", "_wall_seen")
+    __slots__ = (
+        "_asleep_seen",
+        "_behind",
+        "_loop",
+        "_loop_seen",
+        "_mover",
+        "_skipped",
+        "_stopped",
+        "_wall_seen",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -4,41 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 
-from asyncmgr._common.clock import read_wall
+from asyncmgr._common.clock import read_wall, to_datetime, to_us
+from asyncmgr._tasks.actions import Action, Via
 
 KEPT = 10_000
 """The number of entries that memory keeps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who uses a verb, and from where."""
-
-    who: str
-    """For people: ``ops (uid 1000)``, ``the application``, ``the timer``, ``the settings``, ``the policy``."""
-    where: str = ""
-    """``socket``, ``rpc``, ``page``; empty = the code of the application."""
-
-
-APPLICATION = Actor("the application")
-
-acting: ContextVar[Actor] = ContextVar("asyncmgr actor", default=APPLICATION)
-"""Who uses the verb that is carried out now. A door that lets others in sets it: see `acting_as`."""
-
-
-@contextmanager
-def acting_as(actor: Actor) -> Iterator[None]:
-    """Enter the verbs of this block into the journal as done by `actor`."""
-    token = acting.set(actor)
-    try:
-        yield
-    finally:
-        acting.reset(token)
 
 
 @dataclass(slots=True)
@@ -47,7 +21,7 @@ class Entry:
 
     at: int
     kind: str
-    """A verb (``pause``, ``resume`` ...), or ``started``, ``stopping``, ``stopped``, ``down``, ``clock``,
+    """A verb of a handle (``pause``, ``resume`` ...), or ``started``, ``stopping``, ``stopped``, ``down``, ``clock``,
     ``suspended``, ``blocked``, ``lease_lost``, ``lease_taken`` and what other parts add."""
     task: str | None = None
     """The full name; `None` = it concerns the whole service."""
@@ -80,26 +54,46 @@ class Journal:
         *,
         at: int | None = None,
         until: int | None = None,
-        who: str | None = None,
-        where: str | None = None,
+        who: str = "",
+        where: str = "",
         note: str | None = None,
         **data: Any,
     ) -> Entry:
-        """Add an entry; the moment is now unless `at` is given, the actor that of `acting_as`."""
-        actor = acting.get()
-        entry = Entry(
-            self._read() if at is None else at,
-            kind,
-            task,
-            until,
-            actor.who if who is None else who,
-            actor.where if where is None else where,
-            note or "",
-            data,
-        )
+        """Add an entry. `at` and `until` are microseconds since 1970, `at` is now by default; `data` becomes JSON."""
+        entry = Entry(self._read() if at is None else at, kind, task, until, who, where, note or "", data)
         self._entries.append(entry)
         self._count += 1
         return entry
+
+    def note(self, action: Action) -> None:
+        """Add what somebody did to a task."""
+        until = action.details.get("until")
+        entry = self.add(
+            action.verb,
+            action.task,
+            at=to_us(action.at.timestamp()),
+            until=to_us(datetime.fromisoformat(until).timestamp()) if isinstance(until, str) else None,
+            who=action.by,
+            where=action.via,
+            note=action.note,
+        )
+        entry.data.update(action.details)
+
+    def actions(self) -> list[Action]:
+        """List what people did to tasks, and what ended by itself; the oldest first."""
+        return [
+            Action(
+                to_datetime(one.at),
+                one.task,
+                one.kind,
+                one.who,
+                cast("Via", one.where),
+                one.note or None,
+                one.data,
+            )
+            for one in self._entries
+            if one.where and one.task is not None
+        ]
 
     @property
     def count(self) -> int:

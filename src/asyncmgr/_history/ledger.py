@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from asyncmgr._common.clock import SECOND, Moment, Step
@@ -24,9 +26,10 @@ from asyncmgr._history.slots import (
     decode,
     to_record,
 )
-from asyncmgr._history.where import where_it_waited, where_it_waits
-from asyncmgr._tasks.recorder import Gap, Recorder, Stall
-from asyncmgr._tasks.runs import Look, Site
+from asyncmgr._tasks.recorder import Recorder, Stall
+from asyncmgr._tasks.runs import CancelledBy, Look, Site
+from asyncmgr._tasks.schedules import Gap
+from asyncmgr._tasks.whereabouts import Place, where_it_waited, where_it_waits
 from asyncmgr.events import MissReason, Outcome, SkipReason
 
 if TYPE_CHECKING:
@@ -43,13 +46,14 @@ _BACKWARDS = 2 * SECOND
 """Microseconds by which the order of a log may be wrong: the wall clock was set back, or a run began nearly due."""
 
 
+_numbers = itertools.count(1)
 _NOWHERE = Site("", "", "")
 
 
 class Span:
     """Slots of one task without a run that follow one another, with one reason; the last one may grow."""
 
-    __slots__ = ("first", "grid_last", "is_dirty", "key", "text", "view")
+    __slots__ = ("first", "grid_last", "is_dirty", "key", "number", "text", "view")
 
     def __init__(self, key: int, first: int, last: int, count: int, grid_last: int, text: int) -> None:
         self.key = key
@@ -61,6 +65,7 @@ class Span:
         self.view = (last, count)
         """The last slot in wall time, and the count: one object, so that another thread reads both at once."""
         self.is_dirty = False
+        self.number = next(_numbers)
 
 
 class Ledger(Recorder):
@@ -121,9 +126,9 @@ class Ledger(Recorder):
         if outcome is Outcome.NOTHING:
             text = printable(safe_str(error), LONGEST_TEXT)
         elif outcome is Outcome.CANCELLED:
-            text = run.cause or text
-        elif outcome is Outcome.TIMED_OUT:
-            text = where_it_waited(error)
+            text = run.cause.name if isinstance(run.cause, CancelledBy) else run.cause or text
+        elif outcome is Outcome.TIMED_OUT and error is not None:
+            text = _shown(where_it_waited(error.__cause__ or error))
         pen = self.rest.pen
         pen.take_look(run.look)
         number = run.number | self._text(text) << TEXT_SHIFT
@@ -152,13 +157,15 @@ class Ledger(Recorder):
         if other is None:
             return ""
         began = round((other.started + other.look.began) * SECOND)
-        return f"{other.number} {began} {where_it_waits(other.future)}".rstrip()
+        get = getattr(other.future, "get_coro", None)
+        place = None if get is None else where_it_waits(get())
+        return f"{other.number} {began} {_shown(place)}".rstrip()
 
     def missed(self, run: Run, reason: MissReason) -> None:
         gap = run.managed.plan.gap_between(run.oldest, run.planned - 1) or Gap(
             run.oldest, run.oldest, run.missed
         )
-        gap = gap._replace(count=run.missed)
+        gap = gap._replace(slots=run.missed)
         self._extend(run.managed, gap, code_of("missed", reason), "", self._shift_of(run))
 
     def late(self, run: Run) -> None:
@@ -167,7 +174,9 @@ class Ledger(Recorder):
         self._extend(run.managed, gap, code_of("missed", "late"), f"{run.lateness:g}", self._shift_of(run))
 
     def gap(self, task: ManagedTask, gap: Gap, reason: SkipReason | MissReason, moment: Moment) -> None:
-        kind = "missed" if ("missed", reason) in CODES else "skipped"  # `lease_lost` without a run: nobody ran it
+        kind = (
+            "missed" if ("missed", reason) in CODES else "skipped"
+        )  # `lease_lost` without a run: nobody ran it
         shift = 0 if task.plan.grid.on_wall else moment.wall - moment.now
         self._extend(task, gap, code_of(kind, reason), "", shift)
 
@@ -197,10 +206,10 @@ class Ledger(Recorder):
             and self._follows(task, span.grid_last, gap.first)
         ):
             span.grid_last = gap.last
-            span.view = (gap.last + shift, span.view[1] + gap.count)
+            span.view = (gap.last + shift, span.view[1] + gap.slots)
         else:
             self.close(number)
-            span = Span(key, gap.first + shift, gap.last + shift, gap.count, gap.last, text_number)
+            span = Span(key, gap.first + shift, gap.last + shift, gap.slots, gap.last, text_number)
             self._open[number] = span
         self._mark(span)
 
@@ -214,6 +223,13 @@ class Ledger(Recorder):
         if not span.is_dirty:
             span.is_dirty = True
             self.dirty.append(span)
+
+    def take_dirty(self) -> Iterator[tuple[int, Raw, str]]:
+        """Yield the spans that have begun or grown, each with a number of its own; for the writing thread."""
+        while self.dirty:
+            span = self.dirty.popleft()
+            span.is_dirty = False  # before it is read: what grows from here on makes it dirty again
+            yield span.number, _raw_of(span), self.text_of(span.text)
 
     def close(self, number: int) -> None:
         """Put the newest span of a task into the log: it grows no more."""
@@ -257,14 +273,23 @@ class Ledger(Recorder):
             self._journal.add("suspended", at=moment.wall - size, until=moment.wall, who="")
         elif step.kind == "forward":
             self._journal.add(
-                "clock", at=moment.wall - size, until=moment.wall, who="", step=step.kind, seconds=step.seconds
+                "clock",
+                at=moment.wall - size,
+                until=moment.wall,
+                who="",
+                step=step.kind,
+                seconds=step.seconds,
             )
         else:
             self._journal.add("clock", at=moment.wall, who="", step=step.kind, seconds=step.seconds)
 
     def stalled(self, kind: Stall, seconds: float, moment: Moment) -> None:
         self._journal.add(
-            kind, at=moment.wall - round(seconds * SECOND), until=moment.wall, who="", seconds=round(seconds, 3)
+            kind,
+            at=moment.wall - round(seconds * SECOND),
+            until=moment.wall,
+            who="",
+            seconds=round(seconds, 3),
         )
 
     # Reading
@@ -277,6 +302,24 @@ class Ledger(Recorder):
         number = None if task is None else self._numbers.get(task, -1)
         for raw in self._raw(number, since):
             yield self.record_of(raw)
+
+    def newest(self, task: str, since: int | None) -> Iterator[Record]:
+        """Yield the newest record of a task in each log, and its open span."""
+        number = self._numbers.get(task, -1)
+        spans = [span for span in (self._open.get(number),) if span is not None]
+        for raw in (_raw_of(span) for span in spans):
+            yield self.record_of(raw)
+        for log in (self.rest, self.fast):
+            yield from (self.record_of(raw) for raw in islice(_read(log, number, since), 1))
+
+    def kept_since(self) -> int | None:
+        """Find the end of the oldest run that is kept; `None` = none was dropped so far."""
+        dropped = [log for log in (self.rest, self.fast) if log.begin]
+        ends = []
+        for log in dropped:
+            _, piece = next(log.pieces())
+            ends += [raw.ended for _, raw in decode(piece)][:1]
+        return max(ends, default=None)
 
     def _raw(self, number: int | None, since: int | None) -> Iterator[Raw]:
         spans = [_raw_of(span) for span in self._open.values() if number in (None, span.key >> TASK_SHIFT)]
@@ -294,6 +337,10 @@ class Ledger(Recorder):
         return self.fast.memory + self.rest.memory
 
 
+def _shown(place: Place | None) -> str:
+    return "" if place is None else str(place)
+
+
 def _raw_of(span: Span) -> Raw:
     last, count = span.view
     return Raw(span.key, span.first, last, count, 0.0, 0.0, 0, span.text)
@@ -301,7 +348,7 @@ def _raw_of(span: Span) -> Raw:
 
 def _read(log: Log, number: int | None, since: int | None) -> Iterator[Raw]:
     for _, piece in log.pieces(newest_first=True):
-        found = list(decode(piece))
+        found = [raw for _, raw in decode(piece)]
         if number is not None:
             found = [raw for raw in found if raw.task == number]
         if since is not None:

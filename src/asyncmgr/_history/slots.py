@@ -52,7 +52,8 @@ RUN: Final = struct.Struct("@qddqq")
 (seconds), number of the run and from the 32nd bit on that of its text, key."""
 
 SPAN: Final = struct.Struct("@qqqqq")
-"""Slots without a run: first and last (wall time, microseconds), count, number of the text from the 32nd bit on, key."""
+"""Slots without a run: first and last (wall time, microseconds), count, number of the text from
+the 32nd bit on, key."""
 
 MARK: Final = struct.Struct("@qddqq")
 """How to convert the runs that follow: what to add to scheduling time (microseconds) and to loop time (seconds)."""
@@ -132,7 +133,8 @@ class Raw(NamedTuple):
     key: int
     slot: int
     last: int
-    count: int
+    slots: int
+    """Their number."""
     started: float
     """Seconds since 1970."""
     duration: float
@@ -154,8 +156,8 @@ class Raw(NamedTuple):
         return round((self.started + self.duration) * 1e6) if self.fate < RUNS else self.last
 
 
-def decode(piece: bytes) -> Iterator[Raw]:
-    """Read the records of a chunk of a log, which begins with a mark."""
+def decode(piece: bytes) -> Iterator[tuple[int, Raw]]:
+    """Read the records of a chunk of a log, which begins with a mark; each with its place in the chunk."""
     shift, began = 0, 0.0
     for place, (slot, started, duration, number, key) in enumerate(RUN.iter_unpack(piece)):
         kind = key & KINDS
@@ -163,12 +165,11 @@ def decode(piece: bytes) -> Iterator[Raw]:
             shift, began = slot, started
         elif kind == SPAN_KIND:
             first, last, count, text, _ = SPAN.unpack_from(piece, place * SIZE)
-            yield Raw(key, first, last, count, 0.0, 0.0, 0, text >> TEXT_SHIFT)
+            yield place, Raw(key, first, last, count, 0.0, 0.0, 0, text >> TEXT_SHIFT)
         else:
             at = slot if key & ON_WALL else slot + shift
-            yield Raw(
-                key, at, at, 1, started + began, duration, number & 0xFFFFFFFF, number >> TEXT_SHIFT
-            )
+            start = started + began
+            yield place, Raw(key, at, at, 1, start, duration, number & 0xFFFFFFFF, number >> TEXT_SHIFT)
 
 
 def to_record(raw: Raw, task: str, text: str) -> Record:
@@ -179,7 +180,7 @@ def to_record(raw: Raw, task: str, text: str) -> Record:
         task,
         raw.slot,
         raw.last,
-        raw.count,
+        raw.slots,
         fate,
         reason,
         TRIGGERS[raw.key >> TRIGGER_SHIFT & 7],

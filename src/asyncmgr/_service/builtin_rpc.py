@@ -10,7 +10,7 @@ from asyncmgr._rpc.context import Caller
 from asyncmgr._rpc.declare import rpc
 from asyncmgr._rpc.versions import Endpoint
 from asyncmgr._service.manager import Manager
-from asyncmgr._tasks.managed import TaskStatus
+from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.errors import InvalidRpcMethod
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from asyncmgr._tasks.runs import Look, Run, Site
 from asyncmgr.errors import AlreadyRunning, NotOwner, TaskFailed
 from asyncmgr.events import MissReason, Outcome, RunFinished
 
-GivenUp = Literal["draining", "removed", "paused", "late", "lease_lost", "not_owner"]
+GivenUp = Literal["draining", "removed", "paused", "disabled", "late", "lease_lost", "not_owner"]
 """Why a run that was handed out does not start."""
 
 
@@ -99,10 +99,13 @@ class Intake:
         standing.queued = False
         self._hand_out(self._queued.pop(standing), moment)
 
-    def unqueue(self, task: ManagedTask, reason: Literal["draining", "removed", "paused"]) -> None:
-        """Refuse the run that is queued behind a run of the task, if there is one."""
-        run = self._queued.pop(task.standing, None)
-        if run is not None:
+    def unqueue(
+        self, task: ManagedTask, reason: Literal["draining", "removed", "paused", "disabled"]
+    ) -> None:
+        """Refuse the run that is queued behind a run of the task, if there is one. A pause lets a manual one wait."""
+        run = self._queued.get(task.standing)
+        if run is not None and not (reason == "paused" and run.asked == "manual"):
+            del self._queued[task.standing]
             task.standing.queued = False
             task.standing.missed += run.missed
             self._report.skipped(run, reason)

@@ -71,6 +71,7 @@ class Lookout:
         self._die = die
         self._timer = Timer(self._wake, loop=self._loop, context=context)
         self._unfollow: Callable[[], None] = lambda: None
+        self._on_step: list[Callable[[], object]] = []
         self._found_nothing = False
         self._jump: Step | None = None
         """The largest jump forward since the last look."""
@@ -95,6 +96,11 @@ class Lookout:
         """End all looks: deadlines expire no more."""
         self._unfollow()
         self._timer.drop()
+
+    def follow_steps(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call `callback` after each jump of the wall clock; return a function that ends this."""
+        self._on_step.append(callback)
+        return lambda: self._on_step.remove(callback)
 
     @property
     def is_alive(self) -> bool:
@@ -179,6 +185,8 @@ class Lookout:
             self.agenda.set_back(moment)
         elif step.kind == "forward":
             self.agenda.set_forward(moment)
+        for callback in tuple(self._on_step):
+            callback()
 
     def _expire_deadlines(self) -> None:
         now = to_us(self._loop.time())

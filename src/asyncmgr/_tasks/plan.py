@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
-from asyncmgr._tasks.recorder import Gap
 from asyncmgr._tasks.options import PeriodicTask
-from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Every, EveryPass, Once, Schedule
+from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Every, EveryPass, Gap, Once, Schedule
 
 RETRY = int(DEFAULT_INTERVAL) * SECOND
 """Microseconds after which a schedule that raised is asked again."""
@@ -164,18 +163,24 @@ class Plan:
     def reschedule(self, options: PeriodicTask, moment: Moment, *, by_service: bool) -> None:
         """Put new options in force: the next slot is the last one plus the new spacing, or now if that is past."""
         had_slot = self.last_slot is not None
-        anchor = self.last_slot if self.last_slot is not None else self.start
-        if self.grid.on_wall and anchor is not None:
-            anchor += moment.now - moment.wall
+        anchor = self._anchor(moment)
         self.adopt(options)
         self.begin_at(moment, by_service=by_service)
         self._first_pass_is_start = False
-        if self.grid.on_wall:
-            self.slot = self.grid.first(moment.wall)
-        elif anchor is not None:
-            self.start, self.last_slot = anchor, anchor if had_slot else None
-            first = self.grid.first(anchor)
-            self.slot = None if first is None else max(moment.now, first)
+        if anchor is None:
+            return
+        if self.grid.on_wall:  # which keeps the anchor, for a later spacing
+            anchor += moment.wall - moment.now
+        self.start, self.last_slot = anchor, anchor if had_slot else None
+        first = self.grid.first(moment.wall if self.grid.on_wall else anchor)
+        self.slot = first if first is None or self.grid.on_wall else max(moment.now, first)
+
+    def _anchor(self, moment: Moment) -> int | None:
+        """Return what a new spacing counts from, in scheduling time: the last slot, or the start."""
+        anchor = self.start if self.last_slot is None else self.last_slot
+        if anchor is None or not self.grid.on_wall:
+            return anchor
+        return min(moment.now, anchor + moment.now - moment.wall)  # the wall may have been set back since
 
     def continue_from(self, slot: int, moment: Moment) -> Gap | None:
         """Go on with the grid that another holder kept; `slot` is the last one it took, on this grid's scale.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from asyncmgr._common.clock import Moment, Step
+from asyncmgr._tasks.schedules import Gap
 from asyncmgr.events import MissReason, Outcome, SkipReason
 
 if TYPE_CHECKING:
@@ -15,14 +16,6 @@ if TYPE_CHECKING:
 
 Stall = Literal["blocked", "stopped"]
 """Why a look at the agenda came late: the event loop was blocked, or the process got no CPU."""
-
-
-class Gap(NamedTuple):
-    """Slots of one task without a run that follow one another on its grid; on the scale of the grid."""
-
-    first: int
-    last: int
-    count: int
 
 
 class Recorder(ABC):
@@ -45,9 +38,7 @@ class Recorder(ABC):
         """Record any other end of a run."""
 
     @abstractmethod
-    def skipped(
-        self, run: Run, reason: SkipReason, *, holder: str | None = None
-    ) -> None:
+    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
         """Record that the slot of `run` gets no run; `holder` is the process that runs it instead."""
 
     @abstractmethod

@@ -9,8 +9,9 @@ from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import error_text
 from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.managed import ManagedTask, Standing, Trouble
-from asyncmgr._tasks.recorder import Gap, Recorder, Stall
-from asyncmgr._tasks.runs import Run
+from asyncmgr._tasks.recorder import Recorder, Stall
+from asyncmgr._tasks.runs import CancelledBy, Run
+from asyncmgr._tasks.schedules import Gap
 from asyncmgr.events import (
     ClockStepped,
     Listeners,
@@ -23,6 +24,7 @@ from asyncmgr.events import (
     SlotSkipped,
     SlotsMissed,
 )
+
 
 class Reporter:
     """Reports for one service, or for the passes of one manager."""
@@ -44,6 +46,8 @@ class Reporter:
             log.info("task.cancelled", **self._keys(run), reason="stopping")
         elif outcome is Outcome.CANCELLED and run.cause == "lease_lost":
             log.warning("task.cancelled", **self._keys(run), reason="lease_lost")
+        elif outcome is Outcome.CANCELLED and isinstance(run.cause, CancelledBy):
+            log.warning("task.cancelled", **self._keys(run), reason="asked", by=run.cause.name)
         elif outcome in (Outcome.SUCCEEDED, Outcome.NOTHING):
             self._recovered(run)
         else:
@@ -61,7 +65,11 @@ class Reporter:
     def _recovered(self, run: Run) -> None:
         standing = run.managed.standing
         trouble = standing.trouble
-        if trouble is None or not trouble.failures:
+        if trouble is None:
+            return
+        trouble.last_success = None
+        if not trouble.failures:
+            _forget(standing)
             return
         failures, episode = trouble.failures, trouble.episode
         trouble.failures, trouble.text, trouble.episode = 0, "", None
@@ -106,7 +114,7 @@ class Reporter:
             self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason, holder))
 
     def _refused(self, run: Run, in_the_way: tuple[str, float] | None) -> None:
-        trouble = _trouble(run.managed.standing)
+        trouble = run.managed.standing.in_trouble()
         trouble.refused += 1
         if is_reminder(trouble.refused):
             run_id, age = in_the_way or ("", 0.0)
@@ -162,9 +170,7 @@ class Reporter:
         if self.listeners:
             self.listeners.tell(ScheduleFailed(managed.full_name, error))
 
-    def gap(
-        self, task: ManagedTask, gap: Gap, reason: SkipReason | MissReason, moment: Moment
-    ) -> None:
+    def gap(self, task: ManagedTask, gap: Gap, reason: SkipReason | MissReason, moment: Moment) -> None:
         """Report slots that nobody has looked at; the log and the listeners have got their cause."""
         if self.recorder is not None:
             self.recorder.gap(task, gap, reason, moment)
@@ -199,21 +205,15 @@ def record_of(run: Run, outcome: Outcome, duration: float, error: BaseException 
     )
 
 
-def _trouble(standing: Standing) -> Trouble:
-    if standing.trouble is None:
-        standing.trouble = Trouble()
-    return standing.trouble
-
-
 def _forget(standing: Standing) -> None:
     trouble = standing.trouble
-    if trouble is not None and not trouble.failures and not trouble.refused:
+    if trouble is not None and not trouble.failures and not trouble.refused and trouble.last_success is None:
         standing.trouble = None
 
 
 def _failing(standing: Standing, at: datetime, error: BaseException | None) -> Trouble:
     """Count one more failure in the standing; return the standing's trouble."""
-    trouble = _trouble(standing)
+    trouble = standing.in_trouble()
     trouble.failures += 1
     trouble.text = "" if error is None else error_text(error)
     if trouble.episode is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from asyncmgr._common.clock import SECOND, to_datetime, to_us
@@ -105,6 +105,15 @@ run makes one."""
 
 EndlessTurn: TypeAlias = tuple[int, int, int]
 """The same for a schedule that is never over."""
+
+
+class Gap(NamedTuple):
+    """Slots of one task without a run that follow one another on its grid; on the scale of the grid."""
+
+    first: int
+    last: int
+    slots: int
+    """Their number."""
 
 
 class Schedule(Protocol):
