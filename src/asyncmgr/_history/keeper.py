@@ -159,8 +159,9 @@ class History:
             found += self._ask_past(task, since or 0, last, limit)
         if until is not None:
             found = [record for record in found if record.slot <= until]
-        found.sort(key=lambda record: record.ended, reverse=True)
-        return found[:limit]
+        # A file may have records that memory has too.
+        unique = {(one.task, one.slot, one.fate, one.reason, one.started): one for one in reversed(found)}
+        return sorted(unique.values(), key=lambda record: record.ended, reverse=True)[:limit]
 
     def _ask_past(self, task: str | None, since: int, until: int, limit: int) -> list[Record]:
         assert self._past is not None

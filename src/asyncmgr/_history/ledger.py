@@ -15,7 +15,6 @@ from asyncmgr._history.slots import (
     CODES,
     ON_WALL,
     RUN,
-    RUNS,
     SPAN,
     SPAN_KIND,
     TASK_SHIFT,
@@ -24,6 +23,7 @@ from asyncmgr._history.slots import (
     Record,
     code_of,
     decode,
+    newest_end,
     to_record,
 )
 from asyncmgr._tasks.recorder import Recorder, Stall
@@ -348,12 +348,7 @@ def _raw_of(span: Span) -> Raw:
 
 def _read(log: Log, number: int | None, since: int | None) -> Iterator[Raw]:
     for _, piece in log.pieces(newest_first=True):
-        found = [raw for _, raw in decode(piece)]
-        if number is not None:
-            found = [raw for raw in found if raw.task == number]
-        if since is not None:
-            kept = [raw for raw in found if raw.ended >= since]
-            if found and not kept and found[-1].fate < RUNS and found[-1].ended < since - _BACKWARDS:
-                return
-            found = kept
-        yield from reversed(found)
+        found = reversed([raw for _, raw in decode(piece, number)])
+        yield from found if since is None else (raw for raw in found if raw.ended >= since)
+        if since is not None and newest_end(piece) < since - _BACKWARDS:
+            return

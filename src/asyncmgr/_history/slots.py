@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -156,13 +157,18 @@ class Raw(NamedTuple):
         return round((self.started + self.duration) * 1e6) if self.fate < RUNS else self.last
 
 
-def decode(piece: bytes) -> Iterator[tuple[int, Raw]]:
-    """Read the records of a chunk of a log, which begins with a mark; each with its place in the chunk."""
+def decode(piece: bytes, task: int | None = None) -> Iterator[tuple[int, Raw]]:
+    """Read the records of a chunk of a log, each with its place in the chunk; only those of one task, if one is given.
+
+    The chunk has to be whole from its beginning on, since there is the mark that converts its times.
+    """
     shift, began = 0, 0.0
     for place, (slot, started, duration, number, key) in enumerate(RUN.iter_unpack(piece)):
         kind = key & KINDS
         if kind == MARK_KIND:
             shift, began = slot, started
+        elif task is not None and key >> TASK_SHIFT != task:
+            continue  # before anything is built: a log has 65,536 records
         elif kind == SPAN_KIND:
             first, last, count, text, _ = SPAN.unpack_from(piece, place * SIZE)
             yield place, Raw(key, first, last, count, 0.0, 0.0, 0, text >> TEXT_SHIFT)
@@ -170,6 +176,14 @@ def decode(piece: bytes) -> Iterator[tuple[int, Raw]]:
             at = slot if key & ON_WALL else slot + shift
             start = started + began
             yield place, Raw(key, at, at, 1, start, duration, number & 0xFFFFFFFF, number >> TEXT_SHIFT)
+
+
+def newest_end(piece: bytes) -> float:
+    """Find the end of the newest run of a chunk, microseconds since 1970; without a run it is infinite."""
+    rows = list(RUN.iter_unpack(piece))
+    began = next((row[1] for row in reversed(rows) if row[4] & KINDS == MARK_KIND), 0.0)
+    run = next((row for row in reversed(rows) if not row[4] & KINDS), None)
+    return math.inf if run is None else (run[1] + run[2] + began) * 1e6
 
 
 def to_record(raw: Raw, task: str, text: str) -> Record:

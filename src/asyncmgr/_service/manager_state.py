@@ -315,16 +315,16 @@ class ManagerState:
             self.arm(task)
 
     def settle(self, task: ManagedTask, otherwise: SkipReason | None = None) -> None:
-        """Record the slots up to now that a task had which was off or paused, before this changes.
+        """Record and drop the slots up to now that a task had which was off or paused, before this changes.
 
         `otherwise` is the reason for a task that was on, and whose slots up to now no look will find any more.
         """
-        if self._runner is None:
-            return
         reason = self.absence(task) or otherwise
         if reason is not None:
-            self._runner.note_gap(task, reason)
-            task.plan.skip_past(self.read_clock())
+            moment = self.read_clock()  # one for both: between two readings a slot could get lost
+            if self._runner is not None:
+                self._runner.note_gap(task, reason, moment)
+            task.plan.skip_past(moment)
 
     def settle_all(self, otherwise: SkipReason) -> None:
         """Record the slots up to now that no look has found, of every task, at the end of the service."""

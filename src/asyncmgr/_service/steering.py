@@ -157,7 +157,6 @@ class Steering:
         self._check(task, "resume")
         self._tasks.settle(task)
         if self.pauses.end(task):
-            task.plan.skip_past(self._tasks.read_clock())
             self._tasks.arm(task)
             log.info("task.resumed", task=task.full_name, by=actor().name)
             self._note(task, "resume")
@@ -190,7 +189,6 @@ class Steering:
             )
         self._tasks.settle(task)
         task.plan.adopt(replace(task.options, switched_off=None, enabled=True))
-        task.plan.skip_past(self._tasks.read_clock())
         self._tasks.arm(task)
         log.info("task.enabled", task=task.full_name, by=actor().name)
         self._note(task, "enable")

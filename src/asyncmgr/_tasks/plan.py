@@ -206,6 +206,8 @@ class Plan:
         """Plan wall-clock slots from the new time, after the wall went back by more than a minute."""
         if not self.grid.on_wall:
             return
+        if self.slot is not None and self.slot <= moment.wall:
+            return  # it is still due, and was not taken: the wall jumped ahead and back between two looks
         if self.slot is not None:
             self.repeated_until = max(self.slot, self.repeated_until or self.slot)
         try:

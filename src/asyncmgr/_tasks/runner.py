@@ -218,13 +218,11 @@ class Runner:
         if self._report.recorder is not None:
             self._report.recorder.add(task)
 
-    def note_gap(self, task: ManagedTask, reason: SkipReason | MissReason) -> None:
-        """Record the slots up to now that no look has handed out, before the plan of the task moves on."""
-        if self._report.recorder is not None:
-            moment = self.lookout.clock.read()
-            gap = task.plan.gap(moment)
-            if gap is not None:
-                self._report.gap(task, gap, reason, moment)
+    def note_gap(self, task: ManagedTask, reason: SkipReason | MissReason, moment: Moment) -> None:
+        """Record the slots up to a moment that no look has handed out, before the plan of the task moves on."""
+        gap = None if self._report.recorder is None else task.plan.gap(moment)
+        if gap is not None:
+            self._report.gap(task, gap, reason, moment)
 
     def _give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""
