@@ -293,6 +293,10 @@ class Settings(BaseModel):
         default=None, description="a whole number, at least 1"
     )
     """Runs of the service in progress at once; more runs wait, and keep their slot. `None` = any number."""
+    control: bool | None = Field(default=None, description="true or false")
+    """Whether the service has a control socket for its own user; `None` = only under ``asyncmgr run``."""
+    rpc_control: bool = Field(default=False, description="true or false")
+    """Whether callers may use the verbs of tasks, such as `pause`. They may always read the status."""
     log_level: _Level = Field(default="info", description=_LEVELS)
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
         default="auto", description="auto, console, json"
