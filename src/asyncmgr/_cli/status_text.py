@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import click
@@ -74,9 +74,17 @@ def ahead(text: str | None, now: datetime) -> str:
 
 def took(seconds: float) -> str:
     """Write a duration in three digits."""
+    if seconds < 0.001:
+        return "<1ms"
     if seconds < 0.0995:
         return f"{seconds * 1000:.3g}ms"
     return f"{seconds:.3g}s" if seconds < 100 else relative(round(seconds))
+
+
+def _lateness(seconds: float) -> str:
+    if abs(seconds) < 0.001:
+        return "on time"
+    return f"{took(seconds)} late" if seconds > 0 else f"{took(-seconds)} early"
 
 
 # The table
@@ -85,7 +93,7 @@ def took(seconds: float) -> str:
 def line_of(told: Told, now: datetime) -> Line:
     """Write one task as cells, and below them what a person wants to know of it."""
     last = told["last"]
-    ended = "-" if last is None else f"{last['fate']} {ago(told['last_run'], now)}"
+    ended = "-" if last is None else f"{last['fate']} {ago(_end_of(last), now)}"
     cells = (
         printable(told["task"]),
         told["state"],
@@ -94,6 +102,11 @@ def line_of(told: Told, now: datetime) -> Line:
         ahead(told["next_due"], now),
     )
     return Line(tuple(map(str, cells)), tuple(map(printable, remarks(told, now))))
+
+
+def _end_of(last: Told) -> str:
+    began = datetime.fromisoformat(last["slot"]) + timedelta(seconds=last["lateness"])
+    return (began + timedelta(seconds=last["duration"])).isoformat()
 
 
 def remarks(told: Told, now: datetime) -> Iterator[str]:
@@ -176,13 +189,8 @@ def sheet(told: Told, now: datetime) -> Iterator[tuple[str, str]]:
     yield "next slot", "none" if following is None else f"{clock(following, now)}, {ahead(following, now)}"
     last = told["last"]
     if last is not None:
-        late = (
-            f"{took(last['lateness'])} late" if last["lateness"] > 0 else f"{took(-last['lateness'])} early"
-        )
-        yield (
-            "last run",
-            f"{last['fate']}, slot {clock(last['slot'], now)}, {late}, took {took(last['duration'])}",
-        )
+        slot = f"slot {clock(last['slot'], now)}, {_lateness(last['lateness'])}"
+        yield "last run", f"{last['fate']}, {slot}, took {took(last['duration'])}"
     success = told["last_success"]
     yield "last success", "never" if success is None else f"{clock(success, now)}, {ago(success, now)}"
     if told["fresh"] is not None:
