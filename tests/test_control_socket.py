@@ -168,7 +168,7 @@ def test_the_commands_find_it_without_an_address(program: Program, runtime: Path
     assert "Churns.moves: " in cli(runtime, "cancel", "moves").stdout
     until(lambda: program.ask("status", task="moves")["tasks"][0]["running"] is None)
     assert cli(runtime, "cancel", "moves").returncode == 1
-    assert "is paused for 1h, until" in cli(runtime, "pause", "churn").stdout
+    assert ", for 1h since --for says nothing else" in cli(runtime, "pause", "churn").stdout
     assert "is paused for ever; 'asyncmgr resume" in cli(runtime, "pause", "churn", "--for", "ever").stdout
     assert "runs again; next slot" in cli(runtime, "resume", "churn").stdout
     assert (
@@ -194,7 +194,7 @@ def test_two_services_of_which_one_is_meant(program: Program, runtime: Path) -> 
         assert program.ask("status", task="churn")["tasks"][0]["paused"] is None
         assert cli(runtime, "resume", "churn", "--service", str(other.process.pid)).returncode == 0
         both = cli(runtime, "pause", "churn", "--all")
-        assert both.stdout.count("is paused for 1h") == 2
+        assert both.stdout.count("for 1h since") == 2
         assert cli(runtime, "status").stdout.count("on nyx, pid") == 2
     finally:
         other.end()

@@ -40,7 +40,7 @@ def test_several_hosts_of_a_service(invoke: Invoke, elsewhere: Elsewhere) -> Non
         asked.stderr.split()
     )
     one = invoke(*far(elsewhere, "pause", "measure", "--at", "n1", "--note", "moves"))
-    assert (one.exit_code, one.stdout.count("is paused for 1h")) == (0, 1)
+    assert (one.exit_code, one.stdout.count("for 1h since")) == (0, 1)
     told = json.loads(invoke(*far(elsewhere, "status", "--json")).stdout)
     states = {service["host"]: service["tasks"][0]["state"] for service in told}
     assert states == {"n1": "paused", "n2": "new"}

@@ -175,9 +175,8 @@ def _pause_text(*, is_default: bool) -> Tell:
         if until is None:
             said = f"{name} is paused for ever; 'asyncmgr resume {name}' ends it."
         else:
-            length = f" for {format_duration(PAUSE)}," if is_default else ""
-            said = f"{name} is paused{length} until {clock(until, now)}."
-            said += " (--for says how long.)" if is_default else ""
+            default = f", for {format_duration(PAUSE)} since --for says nothing else" if is_default else ""
+            said = f"{name} is paused until {clock(until, now)}{default}."
         if told["running"] is not None:
             said += f" A run goes on: {running_in_words(told['running'], now)}."
         return said
