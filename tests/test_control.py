@@ -227,6 +227,14 @@ async def test_a_verb_of_another_room() -> None:
     assert lines == ["control.failed"]
 
 
+async def test_there_is_no_socket_in_virtual_time() -> None:
+    """It would hold time up, since a real program could say something at any moment."""
+    async with Service(Volumes(), host="nyx", settings=Settings(control=True)) as service:
+        await asyncio.sleep(86400)
+        assert service._control_socket is not None
+        assert service._control_socket.path is None
+
+
 async def test_verbs_while_the_service_drains() -> None:
     """It still answers how its tasks stand, and starts nothing."""
     volumes = Volumes()

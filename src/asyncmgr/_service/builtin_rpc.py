@@ -90,7 +90,7 @@ class Inside:
 
     @rpc
     async def status(self, task: str | None = None, after: int = 0) -> dict[str, Any]:
-        """Tell how one task stands, or all: 200 at a time, from number `after` on; ``next`` is the next number."""
+        """Tell how one task stands, or all: 50 at a time, from number `after` on; ``next`` is the next number."""
         return await self._control.perform("status", {"task": task, "after": after}, self._caller(None))
 
     # Verbs, only with the setting `rpc_control`. `by` is the caller's word for who asks; nothing proves it.

@@ -6,8 +6,9 @@ A request is a JSON object with the key ``verb`` and the verb's arguments. An an
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -26,7 +27,7 @@ from asyncmgr.errors import AsyncmgrError, InvalidRequest
 PAUSE = 3600.0
 """Seconds of a pause that is asked for without a length."""
 
-PAGE = 200
+PAGE = 50
 """Tasks in one answer, so that no answer keeps the event loop for more than a few milliseconds."""
 
 LONGEST_TEXT = 500
@@ -46,7 +47,10 @@ class Steered(Protocol):
     def state(self) -> str: ...  # pragma: no cover
     @property
     def tasks(self) -> tuple[TaskHandle, ...]: ...  # pragma: no cover
-    def status_of_all(self) -> Iterable[TaskStatus]: ...  # pragma: no cover
+    @property
+    def task_count(self) -> int: ...  # pragma: no cover
+    def task(self, task: str) -> TaskHandle: ...  # pragma: no cover
+    def status_page(self, after: int, most: int) -> Sequence[TaskStatus]: ...  # pragma: no cover
 
 
 class Arguments:
@@ -139,10 +143,11 @@ class Control:
         """
         if task is None:
             raise InvalidRequest("no task; write task='Manager.task'")
+        with contextlib.suppress(AsyncmgrError):
+            return self.service.task(task)
         handles = self.service.tasks
         wanted = task.casefold()
-        found = [handle for handle in handles if handle.full_name == task]
-        found = found or [handle for handle in handles if handle.full_name.casefold() == wanted]
+        found = [handle for handle in handles if handle.full_name.casefold() == wanted]
         found = found or [
             handle for handle in handles if handle.full_name.rpartition(".")[2].casefold() == wanted
         ]
@@ -206,7 +211,7 @@ async def _hello(control: Control, given: Arguments) -> Answer:
         "version": own_version(),
         "state": str(control.service.state),
         "since": control.since.isoformat(),
-        "tasks": len(control.service.tasks),
+        "tasks": control.service.task_count,
     }
 
 
@@ -217,9 +222,8 @@ async def _status(control: Control, given: Arguments) -> Answer:
     if task is not None:
         return {"state": state, "tasks": [_told(control.find(task))], "next": None}
     after = given.number("after")
-    statuses = tuple(control.service.status_of_all())
-    page = statuses[after : after + PAGE]
-    following = after + PAGE if len(statuses) > after + PAGE else None
+    page = control.service.status_page(after, PAGE)
+    following = after + PAGE if control.service.task_count > after + PAGE else None
     return {"state": state, "tasks": [status_as_json(status) for status in page], "next": following}
 
 

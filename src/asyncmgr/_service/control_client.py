@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -49,7 +50,8 @@ def ask(path: Path, request: dict[str, Any], *, timeout: float | None = ANSWER_W
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_WITHIN)
             connection.connect(str(path))
-            connection.sendall(json.dumps(request).encode("ascii") + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # it has said already why it does not listen
+                connection.sendall(json.dumps(request).encode("ascii") + b"\n")
             connection.settimeout(timeout)
             line = _read_line(connection)
     except TimeoutError:

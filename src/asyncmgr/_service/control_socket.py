@@ -1,7 +1,7 @@
 """Serves the control verbs on a Unix socket: JSON lines, for the user of this process alone.
 
 All that a peer can do is bounded: the size of a request, how long it may keep a connection without one, how many
-connections there are. The event loop gets its turn after each answer, so the schedule does not notice its peers.
+connections there are. The event loop makes one answer a turn, so the schedule does not notice its peers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from asyncmgr._common.clock import MovesWall
 from asyncmgr._common.log import is_reminder, log
 from asyncmgr._service.control import Control
 from asyncmgr._service.control_paths import LONGEST_PATH, SUFFIX, directories, prepare, socket_path
@@ -60,12 +61,18 @@ class ControlSocket:
         self._peers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._refused = 0
+        self._turn = asyncio.Lock()
         self.path: Path | None = None
         """Where it is; `None` = it is not open."""
         self._inode = 0
 
     async def open(self) -> None:
-        """Open the socket. Where that is not possible, log why; the service goes on without it."""
+        """Open the socket. Where that is not possible, log why; the service goes on without it.
+
+        In virtual time there is none: real programs cannot talk to it, and it would hold time up.
+        """
+        if isinstance(asyncio.get_running_loop(), MovesWall):
+            return
         try:
             listening = self._bind()
         except ControlUnavailable as exc:
@@ -157,12 +164,15 @@ class ControlSocket:
             await _last_word(writer, "ServiceBusy", f"{MOST_PEERS} programs are connected; try again")
             return
         try:
-            while (request := await _read(reader)) is not None:
-                answer = await self._control.answer(request, who)
+            while (line := await _read(reader)) is not None:
+                async with (
+                    self._turn
+                ):  # however many peers ask at once: one answer in a turn of the event loop
+                    await asyncio.sleep(0)
+                answer = await self._control.answer(_decode(line), who)
                 writer.write(_encode(answer))
                 async with asyncio.timeout(IDLE):
                     await writer.drain()
-                await asyncio.sleep(0)  # of many requests at once, others get their turn between two
         except _BadRequestError as exc:
             await _last_word(writer, "InvalidRequest", str(exc))
         except (OSError, TimeoutError):
@@ -175,15 +185,18 @@ class _BadRequestError(Exception):
     """A line that is no request; the connection ends, since the next line may be the rest of it."""
 
 
-async def _read(reader: asyncio.StreamReader) -> Any:
-    """Read one request; `None` = the peer has closed, or says nothing."""
+async def _read(reader: asyncio.StreamReader) -> bytes | None:
+    """Read one line; `None` = the peer has closed, or says nothing."""
     try:
         async with asyncio.timeout(IDLE):
-            line = await reader.readuntil()
+            return await reader.readuntil()
     except (asyncio.IncompleteReadError, TimeoutError):
         return None
     except asyncio.LimitOverrunError:
         raise _BadRequestError(f"a request is one line of at most {LONGEST_REQUEST} bytes") from None
+
+
+def _decode(line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

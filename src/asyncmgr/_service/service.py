@@ -265,9 +265,24 @@ class Service:
         """Return the status of every task that is switched on here, in definition order."""
         return tuple(status for manager in self._managers for status in manager.task_status())
 
-    def status_of_all(self) -> tuple[TaskStatus, ...]:
-        """Return the status of every task, in definition order; of those that are switched off too."""
-        return tuple(status for manager in self._managers for status in state_of(manager).status_of_all())
+    def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
+        """Return the status of up to `most` tasks from number `after` on, in definition order.
+
+        Those that are switched off count too.
+        """
+        page: list[TaskStatus] = []
+        for manager in self._managers:
+            state = state_of(manager)
+            count = len(state.tasks())
+            if after < count and len(page) < most:
+                page += state.status_page(after, most - len(page))
+            after = max(0, after - count)
+        return tuple(page)
+
+    @property
+    def task_count(self) -> int:
+        """The number of tasks, of those that are switched off too."""
+        return sum(len(state_of(manager).tasks()) for manager in self._managers)
 
     # Life cycle
 
