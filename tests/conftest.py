@@ -17,6 +17,7 @@ hypothesis.settings.load_profile("suite")
 REAL_FIXTURES = {"pytester", "shared_nats_server"}
 REAL_MODULES = {
     "test_completion",
+    "test_control_socket",
     "test_demo",
     "test_examples",
     "test_fork",

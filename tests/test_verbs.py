@@ -242,9 +242,7 @@ async def test_a_disabled_task_has_no_slots_and_cannot_be_triggered() -> None:
         assert (status.state, status.next_due) == (TaskState.DISABLED, None)
         assert status.off == 'ops (uid 1000) switched it off at 2026-01-01 00:00 UTC ("too dear")'
         assert status.running is not None
-        with pytest.raises(
-            ServiceStateError, match=r"ops \(uid 1000\) switched it off .*; enable\(\) it first"
-        ):
+        with pytest.raises(ServiceStateError, match=r"ops \(uid 1000\) switched it off .*; enable it first"):
             await handle.trigger()
         handle.reschedule(spacing=20)
         assert handle.status.off == status.off

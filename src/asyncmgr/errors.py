@@ -11,6 +11,9 @@
     ├── InvalidCapabilities (ValueError)     capabilities that are not JSON values
     ├── InvalidSettings (ValueError)         a key, a value or a file of the settings
     ├── InvalidName (ValueError)             a name that fits no subject or key
+    ├── InvalidRequest (ValueError)          a request to a running service that makes no sense
+    ├── NotAllowed                           a verb that the caller may not use
+    ├── ControlUnavailable                   there is no control socket, or none that answers
     ├── InvalidTarget (ValueError)           a ``module:attribute`` that names nothing usable
     ├── ManagerInUse                         a second driver for one manager
     ├── TaskRemoved                          a handle of a task that was removed
@@ -73,6 +76,18 @@ class InvalidSettings(AsyncmgrError, ValueError):
 
 class InvalidName(AsyncmgrError, ValueError):
     """A name, subject or key cannot be written on the wire, or is too long for it."""
+
+
+class InvalidRequest(AsyncmgrError, ValueError):
+    """A request to a running service names an unknown verb or task, or has a wrong argument."""
+
+
+class NotAllowed(AsyncmgrError):
+    """A caller may not use the verbs of a service."""
+
+
+class ControlUnavailable(AsyncmgrError):
+    """A service cannot open its control socket, or nobody answers at one; the text says why."""
 
 
 class InvalidTarget(AsyncmgrError, ValueError):

@@ -43,7 +43,7 @@ def talk(url: str | None, conversation: Conversation, *, interrupted: int = INTE
     """
     configure("warning", "console", sys.stderr)
     settings = Settings(transport=url)
-    _refuse_memory(settings.transport)
+    refuse_memory(settings.transport)
     shown = str(redacted(settings.transport))
     hold = functools.partial(_hold, settings, shown, conversation)
     code = run_to_the_end(hold, functools.partial(_explain, shown))
@@ -59,7 +59,14 @@ async def _hold(settings: Settings, shown: str, conversation: Conversation) -> N
         raise SystemExit(1) from None
 
 
-def _refuse_memory(url: str) -> None:
+def refuse_memory(url: str) -> None:
+    """Refuse a transport that reaches nobody.
+
+    Raises
+    ------
+    InvalidSettings
+        It is ``memory://``.
+    """
     if url.partition("://")[0].lower() == "memory":
         raise InvalidSettings(
             "memory:// reaches nothing outside of this process; say where the services are: "

@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from asyncmgr._common.clock import Clock, Moment, WallClock, to_us
@@ -162,9 +163,9 @@ class ManagerState:
     def status_of(self, task: ManagedTask) -> TaskStatus:
         return self._statuses([task])[0]
 
-    def status_of_all(self) -> tuple[TaskStatus, ...]:
-        """Return the status of every task, in definition order; of those that are switched off too."""
-        return self._statuses(self.tasks().values())
+    def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
+        """Return the status of up to `most` tasks from number `after` on; of those that are switched off too."""
+        return self._statuses(islice(self.tasks().values(), after, after + most))
 
     def _statuses(self, tasks: Iterable[ManagedTask]) -> tuple[TaskStatus, ...]:
         moment = self.read_clock()

@@ -55,6 +55,8 @@ from asyncmgr.transports._tokens import encode_token
 
 if TYPE_CHECKING:
     from asyncmgr._rpc.server import CallServer
+    from asyncmgr._service.control import Control
+    from asyncmgr._service.control_socket import ControlSocket
     from asyncmgr._settings.model import Settings
 
 _inside: ContextVar[tuple[Service, ...]] = ContextVar("asyncmgr services", default=())
@@ -150,6 +152,8 @@ class Service:
         self._transports = AsyncExitStack()
         self._transport: Transport | None = None
         self._server: CallServer | None = None
+        self._control: Control | None = None
+        self._control_socket: ControlSocket | None = None
         self._announcer: Announcer | None = None
         self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
@@ -270,6 +274,25 @@ class Service:
     def status(self) -> tuple[TaskStatus, ...]:
         """Return the status of every task that is switched on here, in definition order."""
         return tuple(status for manager in self._managers for status in manager.task_status())
+
+    def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
+        """Return the status of up to `most` tasks from number `after` on, in definition order.
+
+        Those that are switched off count too.
+        """
+        page: list[TaskStatus] = []
+        for manager in self._managers:
+            state = state_of(manager)
+            count = len(state.tasks())
+            if after < count and len(page) < most:
+                page += state.status_page(after, most - len(page))
+            after = max(0, after - count)
+        return tuple(page)
+
+    @property
+    def task_count(self) -> int:
+        """The number of tasks, of those that are switched off too."""
+        return sum(len(state_of(manager).tasks()) for manager in self._managers)
 
     # History
 
@@ -487,6 +510,8 @@ class Service:
         yield Step("release managers", leave=self._release_managers)
         yield Step("join managers", enter=self._join_managers)
         yield Step("history", enter=self._open_history, leave=self._close_history, leaving="close history")
+        # Before all hooks, and after them at the stop: so it answers while one of them hangs, and during the drain.
+        yield Step("open control", enter=self._open_control, leave=self._close_control)
         yield Step("close transport", leave=self._close_transport)
         for manager in self._managers:
             yield Step(
@@ -571,6 +596,26 @@ class Service:
             state_of(manager).settle_all("draining")
         await self._history.close()
 
+    @property
+    def control(self) -> Control:
+        """The verbs of this service as data; other rooms add theirs."""
+        if self._control is None:
+            from asyncmgr._service.control import Control  # loads what only few services need
+
+            self._control = Control(self)
+        return self._control
+
+    async def _open_control(self) -> None:
+        if self.settings.control:
+            from asyncmgr._service.control_socket import ControlSocket
+
+            self._control_socket = ControlSocket(self.control, context=self._context)
+            await self._control_socket.open()
+
+    async def _close_control(self) -> None:
+        if self._control_socket is not None:
+            await self._control_socket.close()
+
     async def _connect(self) -> None:
         if isinstance(self.given_transport, str):
             opened = open_transport(self.given_transport, settings=self.settings)
@@ -595,7 +640,14 @@ class Service:
             self.transport,
             this,
             endpoints,
-            endpoint_of(Inside(this, zip(self._managers, endpoints, strict=True))),
+            endpoint_of(
+                Inside(
+                    this,
+                    zip(self._managers, endpoints, strict=True),
+                    control=self.control,
+                    may_steer=lambda: self.settings.rpc_control,
+                )
+            ),
             places=self.settings.rpc_concurrency,
             context=self._context,
             on_exit=self._end_with,

@@ -127,7 +127,7 @@ class Steering:
             )
         reason = self._tasks.off(task)
         if reason is not None:
-            raise ServiceStateError(f"{task.full_name} cannot be triggered: {reason}; enable() it first")
+            raise ServiceStateError(f"{task.full_name} cannot be triggered: {reason}; enable it first")
         record = asyncio.get_running_loop().create_future() if wait else None
         triggered = Triggered(runner.trigger(task, record), record)
         self._note(task, "trigger", details={"run_id": triggered.run.run_id})
