@@ -7,6 +7,7 @@ import click
 from asyncmgr._cli.commands.call import call
 from asyncmgr._cli.commands.check import check
 from asyncmgr._cli.commands.demo import demo
+from asyncmgr._cli.commands.explain import explain, history
 from asyncmgr._cli.commands.hosts import hosts
 from asyncmgr._cli.commands.info import info
 from asyncmgr._cli.commands.list import list_tasks
@@ -79,7 +80,21 @@ def command() -> None:
     """Run periodic tasks of async Python services, and look at what would run."""
 
 
-for _command in (run, list_tasks, next_slots, check, status, *VERBS, hosts, info, call, rpc, demo):
+for _command in (
+    run,
+    list_tasks,
+    next_slots,
+    check,
+    status,
+    explain,
+    history,
+    *VERBS,
+    hosts,
+    info,
+    call,
+    rpc,
+    demo,
+):
     command.add_command(_command)
 
 

@@ -93,6 +93,19 @@ class Inside:
         """Tell how one task stands, or all: 50 at a time, from number `after` on; ``next`` is the next number."""
         return await self._control.perform("status", {"task": task, "after": after}, self._caller(None))
 
+    @rpc
+    async def explain(self, task: str, at: str | None = None) -> dict[str, Any]:
+        """Explain in ``text`` what became of the slot at a moment in ISO 8601; default: how the task stands."""
+        return await self._control.perform("explain", {"task": task, "at": at}, self._caller(None))
+
+    @rpc
+    async def history(
+        self, task: str | None = None, since: str | None = None, until: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """List what became of the slots of one task, or of all, in ``records``, the newest first."""
+        given = {"task": task, "since": since, "until": until, "limit": limit}
+        return await self._control.perform("history", given, self._caller(None))
+
     # Verbs, only with the setting `rpc_control`. `by` is the caller's word for who asks; nothing proves it.
 
     @rpc

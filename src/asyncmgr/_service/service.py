@@ -601,8 +601,10 @@ class Service:
         """The verbs of this service as data; other rooms add theirs."""
         if self._control is None:
             from asyncmgr._service.control import Control  # loads what only few services need
+            from asyncmgr._service.control_history import add_history
 
             self._control = Control(self)
+            add_history(self._control, self)
         return self._control
 
     async def _open_control(self) -> None:
