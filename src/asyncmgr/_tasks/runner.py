@@ -220,6 +220,8 @@ class Runner:
             if gap is not None:
                 self._report.passed(task, gap, "down", moment)
             if run.asked != "manual" and plan.is_due(moment):
+                assert plan.slot is not None
+                run.oldest = plan.slot
                 run.planned, run.missed = plan.take(plan.reference(moment))
                 taken = True
 
