@@ -1,0 +1,107 @@
+"""The services of a story: a manager whose tasks of ``scope="cluster"`` tell the invariants all that they do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import cache
+from typing import Any
+
+from asyncmgr._service.manager import Manager
+from asyncmgr._service.service import Service
+from asyncmgr._settings.model import Settings
+from asyncmgr._tasks.runs import RunContext
+from asyncmgr.testing.simulation.cluster import Process
+from asyncmgr.testing.simulation.invariants import Body, Invariants
+from asyncmgr.testing.simulation.story import Story, TaskPart
+
+APPLICATION = "story"
+"""The name of a story's service, and of its application."""
+
+
+class Crew(Manager):
+    """The manager of a story's service. It has no tasks of its own."""
+
+    name = "crew"
+
+
+def full_name(task: TaskPart) -> str:
+    return f"{Crew.name}.{task.name}"
+
+
+class SimulatedHost:
+    """What a factory of services gets: the host that its service is for."""
+
+    def __init__(self, process: Process, invariants: Invariants, seed: int) -> None:
+        self._process = process
+        self._invariants = invariants
+        self.name = process.machine.name
+        """The host's name. In some stories several hosts have the same one."""
+        self.number = process.machine.number
+        """Counts the machines of the story from 0."""
+        self.life = process.number
+        """Counts all processes of the story from 1: a restart is a new life."""
+        self.transport = process.connection
+        """The faulty way to the store; give it to the service."""
+        self.settings = _settings(process.ttl).model_copy(update={"seed": seed * 1000 + process.number})
+        """Settings with a seed and the story's lease TTL; give them to the service."""
+
+    def began(self, context: RunContext) -> Body:
+        """Call this first in the body of a task: the invariants then watch the run. Call `ended` last."""
+        return self._invariants.begin(self._process, context.task, context.fencing_token, context.slot_number)
+
+    def effect(self, body: Body) -> bool:
+        """Call this where the body changes something outside that is guarded by fencing tokens; False = refused."""
+        return self._invariants.effect(body)
+
+    def ended(self, body: Body, how: str = "returned") -> None:
+        """Call this where the body ends, in whatever way."""
+        self._invariants.end(body, how)
+
+    def note(self, what: str, *facts: object) -> None:
+        """Write a line to the log of the simulation."""
+        self._invariants.note(self._process, what, *facts)
+
+
+@cache
+def _settings(ttl: float) -> Settings:
+    # Not from the environment and the files of whoever runs the simulation.
+    return Settings(lease={"ttl": ttl}, drain_timeout=ttl / 2, capability_ttl=3600.0)
+
+
+def service_of_story(story: Story, process: Process, host: SimulatedHost) -> Service:
+    """Build the service of one process: it has the tasks that its version knows."""
+    crew = Crew()
+    for task in known_tasks(story, process):
+        crew.add_periodic_task(
+            _body(host, task, process.ttl), name=task.name, spacing=task.spacing, scope="cluster"
+        )
+    return Service(crew, name=APPLICATION, host=host.name, transport=host.transport, settings=host.settings)
+
+
+def known_tasks(story: Story, process: Process) -> tuple[TaskPart, ...]:
+    """List the tasks that the process's version knows."""
+    if process.knows_all:
+        return story.tasks
+    return tuple(task for task in story.tasks if task.name in story.machines[process.machine.number].knows)
+
+
+def _body(host: SimulatedHost, task: TaskPart, ttl: float) -> Callable[..., Coroutine[Any, Any, None]]:
+    steps = max(1, round(task.lasts / 0.4))
+
+    async def work(context: RunContext) -> None:
+        body = host.began(context)
+        try:
+            host.effect(body)
+            for _ in range(steps if task.lasts else 0):
+                await asyncio.sleep(task.lasts / steps)
+                host.effect(body)
+        except asyncio.CancelledError:
+            if task.unwinds:
+                await asyncio.sleep(task.unwinds * ttl)
+            host.ended(body, "was cancelled")
+            raise
+        host.ended(body)
+
+    work.__name__ = work.__qualname__ = task.name
+    return work

@@ -1,0 +1,285 @@
+"""`Invariants`: what must hold at every step of a simulation, and the log of what happened.
+
+It learns from three places: the store's server tells every write, the story's tasks tell their steps, and at the end
+of each moment every process is asked what it trusts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncmgr._leases.records import CLAIMS, SLOTS, VERSION, ClaimRecord, Foreign, SlotRecord, decode
+from asyncmgr.errors import AsyncmgrError
+from asyncmgr.events import Outcome
+from asyncmgr.testing.simulation.cluster import Cluster, Process
+from asyncmgr.testing.simulation.server import Write
+from asyncmgr.testing.simulation.timeline import SECOND
+
+KEPT = 60
+"""Events that a violation shows."""
+
+
+class Violation(AsyncmgrError, AssertionError):
+    """A promise was broken. The text has the seed, the moment and the last events."""
+
+    def __init__(self, promise: str, seed: int, moment: float, events: tuple[str, ...]) -> None:
+        super().__init__(promise, seed, moment, events)
+        self.promise = promise
+        """What was broken, by the name of a promise, and how."""
+        self.seed = seed
+        self.moment = moment
+        """Seconds of real time since the story's beginning."""
+        self.events = events
+        """The last events, one a line."""
+
+    def __str__(self) -> str:
+        lines = "\n  ".join(self.events)
+        return f"seed {self.seed}, {self.moment:.6f} s: {self.promise}\n  {lines}"
+
+
+@dataclass(eq=False)
+class Body:
+    """A run of a task whose body has begun."""
+
+    process: Process
+    task: str
+    token: int
+    number: int | None
+    began: int
+    ended: bool = False
+    frozen: bool = False
+    """Whether its process was paused meanwhile: two such bodies may overlap, and the token tells them apart."""
+
+
+@dataclass
+class Standing:
+    """What is known of one task."""
+
+    token: int = 0
+    """The highest token that any run showed."""
+    claim_token: int = 0
+    """The highest token of any claim."""
+    started: dict[int, tuple[int, str]] = field(default_factory=dict)
+    """Slot numbers that were started: how often the store had lost writes by then, and where."""
+    bodies: list[Body] = field(default_factory=list)
+    """Bodies in progress."""
+    last_start: int = -1
+    """Real moment."""
+
+
+class Invariants:
+    """Looks on, and raises `Violation` (through the timeline) when a promise is broken."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        seed: int,
+        *,
+        trusted: Callable[[Process], Mapping[str, int]],
+        knows: Callable[[Process, str], bool],
+    ) -> None:
+        """`trusted` lists the names that a process holds and trusts now; `knows` says whether it knows a task."""
+        self.seed = seed
+        self._cluster = cluster
+        self._timeline = cluster.timeline
+        self._server = cluster.server
+        self._trusted = trusted
+        self._knows = knows
+        self.tasks: dict[str, Standing] = {}
+        self.events = 0
+        self.runs = 0
+        self.refused = 0
+        """Effects that were refused because of their token."""
+        self._digest = hashlib.sha256()
+        self._last: deque[tuple[int, str, str, tuple[Any, ...]]] = deque(maxlen=KEPT)
+        self.listeners: list[Callable[[float, str, str], None]] = []
+        cluster.server.on_write = self._on_write
+        cluster.timeline.after_moment = self._look
+
+    # The log
+
+    def note(self, who: object, what: str, *facts: Any) -> None:
+        """Note an event, for the log and for the hash that two runs of a seed must share."""
+        event = (self._timeline.now, str(who), what, facts)
+        self.events += 1
+        self._last.append(event)
+        self._digest.update(repr(event).encode())
+        for listener in self.listeners:
+            listener(event[0] / SECOND, event[1], _text(what, facts))
+
+    @property
+    def digest(self) -> str:
+        """The hash of all events so far."""
+        return self._digest.hexdigest()
+
+    def break_promise(self, promise: str) -> None:
+        """Stop the simulation: a promise is broken."""
+        events = tuple(
+            f"{moment / SECOND:12.6f} {who:10} {_text(what, facts)}"
+            for moment, who, what, facts in self._last
+        )
+        self._timeline.halt(Violation(promise, self.seed, self._timeline.now / SECOND, events))
+
+    def _of(self, task: str) -> Standing:
+        return self.tasks.setdefault(task, Standing())
+
+    # Bodies
+
+    def begin(self, process: Process, task: str, token: int | None, number: int | None) -> Body:
+        """Learn that the body of a run makes its first step."""
+        body = Body(process, task, token or 0, number, self._timeline.now)
+        if not process.is_alive:
+            return body  # it died, and its tasks are being cleared away
+        standing = self._of(task)
+        self.runs += 1
+        self.note(process, "body began", task, number, token)
+        standing.last_start = self._timeline.now
+        if not self._knows(process, task):
+            self.break_promise(f"unknown task: {process} runs {task}, which it does not know")
+        self._check_token(standing, body)
+        self._check_slot(standing, body)
+        self._check_alone(standing, body)
+        standing.bodies.append(body)
+        return body
+
+    def _check_token(self, standing: Standing, body: Body) -> None:
+        if body.token < standing.token:
+            self.break_promise(
+                f"token went back: {body.process} runs {body.task} with {body.token} after {standing.token}"
+            )
+        standing.token = max(standing.token, body.token)
+
+    def _check_slot(self, standing: Standing, body: Body) -> None:
+        if body.number is None:
+            return
+        losses = self._server.lost_writes
+        before = standing.started.get(body.number)
+        if before is not None and before[0] == losses:
+            self.break_promise(
+                f"slot twice: {body.process} starts slot {body.number} of {body.task}, as {before[1]} did"
+            )
+        standing.started[body.number] = losses, str(body.process)
+
+    def _check_alone(self, standing: Standing, body: Body) -> None:
+        for other in standing.bodies:
+            if not other.frozen:
+                self.break_promise(f"two run: {body.process} starts {body.task}, which {other.process} runs")
+
+    def effect(self, body: Body) -> bool:
+        """Learn that a body changes something outside that is guarded by tokens; False = it is refused."""
+        if not body.process.is_alive:
+            return False
+        standing = self._of(body.task)
+        if body.token < standing.token:
+            self.refused += 1
+            self.note(body.process, "effect refused", body.task, body.token)
+            return False
+        self._check_in_time(body, "changes something")
+        return True
+
+    def end(self, body: Body, how: str) -> None:
+        """Learn that a body has ended."""
+        if body.ended or not body.process.is_alive:
+            return
+        body.ended = True
+        self.note(body.process, "body ended", body.task, body.number, how)
+        self._of(body.task).bodies.remove(body)
+        self._check_in_time(body, "ends")
+
+    def _check_in_time(self, body: Body, what: str) -> None:
+        since = body.process.untrusted_since
+        if since is None or body.frozen or since < body.began:
+            return
+        late = (self._timeline.now - since) / SECOND
+        if late > body.process.ttl / 4 * 1.2 + 0.2:
+            self.break_promise(
+                f"runs on: {body.process} {what} in {body.task} {late:.3f} s after its trust ended"
+            )
+
+    def gone(self, process: Process) -> None:
+        """Learn that a process has died."""
+        for standing in self.tasks.values():
+            standing.bodies = [body for body in standing.bodies if body.process is not process]
+
+    def frozen(self, process: Process) -> None:
+        """Learn that a process was paused: what its bodies do from now on is promised by their tokens only."""
+        for standing in self.tasks.values():
+            for body in standing.bodies:
+                body.frozen |= body.process is process
+
+    # Claims and slots, in the store
+
+    def _on_write(self, write: Write) -> None:
+        if write.table == CLAIMS:
+            self._on_claim(write)
+        elif write.table == SLOTS:
+            self._on_slot(write)
+
+    def _on_claim(self, write: Write) -> None:
+        record = decode(ClaimRecord, write.after.value, _any_version)
+        if isinstance(record, Foreign):
+            return
+        standing = self._of(write.key)
+        token = max(record.token, write.after.revision)
+        self.note(write.writer, "claim written", write.key, record.owner, token)
+        if record.owner is None:
+            return
+        if token <= standing.claim_token:
+            self.break_promise(
+                f"token fell: {write.key} is claimed with {token} after {standing.claim_token}"
+            )
+        standing.claim_token = max(token, standing.claim_token)
+
+    def _on_slot(self, write: Write) -> None:
+        record = decode(SlotRecord, write.after.value, _any_version)
+        if isinstance(record, Foreign):
+            return
+        self.note(write.writer, "slot written", write.key, record.n, record.state, record.token)
+        before = None if write.before is None else decode(SlotRecord, write.before.value, _any_version)
+        if not isinstance(before, SlotRecord) or before.spacing != record.spacing:
+            return
+        if record.n < before.n:
+            self.break_promise(f"slots went back: {write.key} from {before.n} to {record.n}")
+        elif record.n == before.n and before.state in _FATES and record.state not in (before.state, "new"):
+            self.break_promise(
+                f"two fates: slot {record.n} of {write.key} is {before.state}, then {record.state}"
+            )
+
+    # Trust
+
+    def _look(self) -> None:
+        holders: dict[str, Process] = {}
+        for machine in self._cluster.machines:
+            process = machine.process
+            if process is None or process.service is None:
+                continue
+            held = self._trusted(process)
+            for name in held:
+                if name in holders:
+                    self.break_promise(f"two trust: {process} and {holders[name]} both hold {name}")
+                holders[name] = process
+
+    # The quiet end
+
+    def check_runs(self, tasks: Mapping[str, float], since: float) -> None:
+        """Check that each of these tasks (with its spacing) has started since that moment, seconds."""
+        for task in tasks:
+            if self._of(task).last_start < since * SECOND:
+                self.break_promise(
+                    f"stands still: {task} has not run since {since:g} s, when all faults were over"
+                )
+
+
+_FATES = frozenset(outcome.value for outcome in Outcome)
+
+
+def _any_version(version: object) -> bool:
+    return version == VERSION
+
+
+def _text(what: str, facts: tuple[Any, ...]) -> str:
+    return " ".join([what, *map(str, facts)])
