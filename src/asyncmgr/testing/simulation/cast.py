@@ -24,6 +24,15 @@ class Crew(Manager):
 
     name = "crew"
 
+    def __init__(self, tasks: dict[TaskPart, Callable[..., Coroutine[Any, Any, None]]]) -> None:
+        super().__init__()
+        self._bodies = tasks
+
+    async def init_host(self) -> None:
+        # Here, since the manager has its service's settings now and need not read any.
+        for task, body in self._bodies.items():
+            self.add_periodic_task(body, name=task.name, spacing=task.spacing, scope="cluster")
+
 
 def full_name(task: TaskPart) -> str:
     return f"{Crew.name}.{task.name}"
@@ -71,11 +80,7 @@ def _settings(ttl: float) -> Settings:
 
 def service_of_story(story: Story, process: Process, host: SimulatedHost) -> Service:
     """Build the service of one process: it has the tasks that its version knows."""
-    crew = Crew()
-    for task in known_tasks(story, process):
-        crew.add_periodic_task(
-            _body(host, task, process.ttl), name=task.name, spacing=task.spacing, scope="cluster"
-        )
+    crew = Crew({task: _body(host, task, process.ttl) for task in known_tasks(story, process)})
     return Service(crew, name=APPLICATION, host=host.name, transport=host.transport, settings=host.settings)
 
 

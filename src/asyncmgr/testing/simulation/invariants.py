@@ -10,12 +10,16 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from asyncmgr._leases.keys import title_of
 from asyncmgr._leases.records import CLAIMS, SLOTS, VERSION, ClaimRecord, Foreign, SlotRecord, decode
 from asyncmgr.errors import AsyncmgrError
-from asyncmgr.events import Outcome
+from asyncmgr.events import LeaseAcquired, LeaseLost, LeaseReleased, Outcome, RunFinished, SlotSkipped, SlotsMissed
+from asyncmgr.testing.simulation import doors
 from asyncmgr.testing.simulation.cluster import Cluster, Process
+from asyncmgr.testing.simulation.hosts import State
 from asyncmgr.testing.simulation.server import Write
 from asyncmgr.testing.simulation.timeline import SECOND
 
@@ -50,6 +54,10 @@ class Body:
     token: int
     number: int | None
     began: int
+    session: Any
+    """The session in which it began."""
+    lost: int | None = None
+    """The real moment at which its process learned that it may run it no more."""
     ended: bool = False
     frozen: bool = False
     """Whether its process was paused meanwhile: two such bodies may overlap, and the token tells them apart."""
@@ -79,15 +87,17 @@ class Invariants:
         cluster: Cluster,
         seed: int,
         *,
-        trusted: Callable[[Process], Mapping[str, int]],
+        longest_ttl: float,
         knows: Callable[[Process, str], bool],
     ) -> None:
-        """`trusted` lists the names that a process holds and trusts now; `knows` says whether it knows a task."""
+        """`knows` says whether a process runs a version that knows a task."""
         self.seed = seed
+        self.longest_ttl = longest_ttl
         self._cluster = cluster
         self._timeline = cluster.timeline
         self._server = cluster.server
-        self._trusted = trusted
+        self._holders: dict[str, dict[Process, int]] = {}
+        """Names, each with the processes that hold it as far as they know, and their tokens."""
         self._knows = knows
         self.tasks: dict[str, Standing] = {}
         self.events = 0
@@ -131,7 +141,7 @@ class Invariants:
 
     def begin(self, process: Process, task: str, token: int | None, number: int | None) -> Body:
         """Learn that the body of a run makes its first step."""
-        body = Body(process, task, token or 0, number, self._timeline.now)
+        body = Body(process, task, token or 0, number, self._timeline.now, doors.session(process))
         if not process.is_alive:
             return body  # it died, and its tasks are being cleared away
         standing = self._of(task)
@@ -166,7 +176,7 @@ class Invariants:
 
     def _check_alone(self, standing: Standing, body: Body) -> None:
         for other in standing.bodies:
-            if not other.frozen:
+            if not other.frozen and not self._is_excused:
                 self.break_promise(f"two run: {body.process} starts {body.task}, which {other.process} runs")
 
     def effect(self, body: Body) -> bool:
@@ -191,19 +201,21 @@ class Invariants:
         self._check_in_time(body, "ends")
 
     def _check_in_time(self, body: Body, what: str) -> None:
-        since = body.process.untrusted_since
-        if since is None or body.frozen or since < body.began:
+        """Check that a body ends within a quarter of the TTL after the right to run it has ended."""
+        if body.frozen or not body.process.loop.state is State.UP:
             return
-        late = (self._timeline.now - since) / SECOND
-        if late > body.process.ttl / 4 * 1.2 + 0.2:
-            self.break_promise(
-                f"runs on: {body.process} {what} in {body.task} {late:.3f} s after its trust ended"
-            )
+        late = max(doors.untrusted_for(body.process, body.session), 0.0)
+        if body.lost is not None:
+            late = max(late, (self._timeline.now - body.lost) / SECOND)
+        if late > body.process.ttl / 4 * 1.15 + 0.1:
+            self.break_promise(f"runs on: {body.process} {what} in {body.task} {late:.3f} s after its trust ended")
 
     def gone(self, process: Process) -> None:
         """Learn that a process has died."""
         for standing in self.tasks.values():
             standing.bodies = [body for body in standing.bodies if body.process is not process]
+        for holders in self._holders.values():
+            holders.pop(process, None)
 
     def frozen(self, process: Process) -> None:
         """Learn that a process was paused: what its bodies do from now on is promised by their tokens only."""
@@ -223,14 +235,14 @@ class Invariants:
         record = decode(ClaimRecord, write.after.value, _any_version)
         if isinstance(record, Foreign):
             return
-        standing = self._of(write.key)
+        standing = self._of(title_of(write.key)[1])
         token = max(record.token, write.after.revision)
-        self.note(write.writer, "claim written", write.key, record.owner, token)
+        self.note(write.writer, "claim written", title_of(write.key)[1], record.owner, token)
         if record.owner is None:
             return
         if token <= standing.claim_token:
             self.break_promise(
-                f"token fell: {write.key} is claimed with {token} after {standing.claim_token}"
+                f"token fell: {title_of(write.key)[1]} is claimed with {token} after {standing.claim_token}"
             )
         standing.claim_token = max(token, standing.claim_token)
 
@@ -238,30 +250,69 @@ class Invariants:
         record = decode(SlotRecord, write.after.value, _any_version)
         if isinstance(record, Foreign):
             return
-        self.note(write.writer, "slot written", write.key, record.n, record.state, record.token)
+        self.note(write.writer, "slot written", title_of(write.key)[1], record.n, record.state, record.token)
         before = None if write.before is None else decode(SlotRecord, write.before.value, _any_version)
         if not isinstance(before, SlotRecord) or before.spacing != record.spacing:
             return
         if record.n < before.n:
-            self.break_promise(f"slots went back: {write.key} from {before.n} to {record.n}")
+            self.break_promise(f"slots went back: {title_of(write.key)[1]} from {before.n} to {record.n}")
         elif record.n == before.n and before.state in _FATES and record.state not in (before.state, "new"):
             self.break_promise(
-                f"two fates: slot {record.n} of {write.key} is {before.state}, then {record.state}"
+                f"two fates: slot {record.n} of {title_of(write.key)[1]} is {before.state}, then {record.state}"
             )
 
     # Trust
 
+    def follow(self, process: Process) -> None:
+        """Listen to the service of a process that is about to start."""
+        process.service.add_listener(
+            partial(self._hear, process), LeaseAcquired, LeaseLost, LeaseReleased, RunFinished, SlotSkipped, SlotsMissed
+        )
+
+    def _hear(self, process: Process, event: Any) -> None:
+        if not process.is_alive:
+            return
+        match event:
+            case LeaseAcquired():
+                self.note(process, "acquired", event.name, event.token, event.taken_from)
+                if not self._knows(process, event.name):
+                    self.break_promise(f"unknown task: {process} owns {event.name}, which it does not know")
+                self._holders.setdefault(event.name, {})[process] = event.token
+            case LeaseLost() | LeaseReleased():
+                why = event.reason if isinstance(event, LeaseLost) else "released"
+                self.note(process, "lost", event.name, event.token, why)
+                self._holders.get(event.name, {}).pop(process, None)
+                self._note_loss(process, event.name)
+            case RunFinished():
+                self.note(process, "run finished", event.task, event.outcome, event.trigger)
+            case SlotSkipped():
+                if event.reason != "not_owner":
+                    self.note(process, "slot skipped", event.task, event.reason)
+            case SlotsMissed():
+                self.note(process, "slots missed", event.task, event.count, event.reason)
+
+    def _note_loss(self, process: Process, name: str) -> None:
+        for body in self._of(name).bodies:
+            if body.process is process and body.lost is None:
+                body.lost = self._timeline.now
+
+    @property
+    def _is_excused(self) -> bool:
+        """Whether the store lost acknowledged writes less than a TTL ago.
+
+        Nobody who comes later can know who held a name. The holder learns of the loss when it renews, and trusts itself
+        for no longer than that takes in any case.
+        """
+        lost_at = self._server.lost_at
+        return lost_at is not None and self._timeline.now - lost_at < self.longest_ttl * SECOND * 1.1
+
     def _look(self) -> None:
-        holders: dict[str, Process] = {}
-        for machine in self._cluster.machines:
-            process = machine.process
-            if process is None or process.service is None:
-                continue
-            held = self._trusted(process)
-            for name in held:
-                if name in holders:
-                    self.break_promise(f"two trust: {process} and {holders[name]} both hold {name}")
-                holders[name] = process
+        """Called at the end of each moment: no two processes trust one claim."""
+        for name, holders in self._holders.items():
+            if len(holders) > 1:
+                trusting = [process for process in holders if process.is_alive and doors.is_trusted(process)]
+                if len(trusting) > 1 and not self._is_excused:
+                    self.break_promise(f"two trust: {' and '.join(map(str, trusting))} both hold {name}")
 
     # The quiet end
 

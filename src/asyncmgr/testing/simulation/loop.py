@@ -55,6 +55,7 @@ class HostLoop(asyncio.AbstractEventLoop):
         self._factory: Any = None
         self._ahead = 0
         """Microseconds by which a dead host's own time has run ahead of the timeline."""
+        self._outside = contextvars.Context()
         self._last: list[Turn] = []
         """The turns of a dead host."""
 
@@ -109,6 +110,12 @@ class HostLoop(asyncio.AbstractEventLoop):
     def _moment_of(self, when: float) -> int:
         # One microsecond at least: what waits for no time at all would else come up for ever at one moment.
         return max(self.timeline.now + 1, self.clock.moment_of(when))
+
+    def bring(self, seconds: float, callback: Callable[..., object], *args: Any) -> None:
+        """Call back here after so much real time: what comes from outside waits for no clock of this host."""
+        if self.state is not State.DEAD:
+            timeline = self.timeline
+            timeline.put(timeline.now + round(seconds * SECOND), Turn(self, callback, args, self._outside))
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)

@@ -68,6 +68,8 @@ class Server:
         """The greatest revision ever given."""
         self.lost_writes = 0
         """How often acknowledged writes were lost: wipes and restores."""
+        self.lost_at: int | None = None
+        """The real moment of the last loss."""
         self.calls: Counter[str] = Counter()
         """Calls that have arrived, by kind."""
         self.on_write: Callable[[Write], None] = lambda write: None
@@ -177,6 +179,7 @@ class Server:
 
     def _lose(self) -> None:
         self.lost_writes += 1
+        self.lost_at = self._timeline.now
         for listener in tuple(self.on_loss):
             listener()
 

@@ -153,14 +153,14 @@ class Connection(Transport):
         if self._happens(self.weather.lose_reply):
             self._give_no_answer(answer)
         else:
-            self.timeline.after(self._delay(), self._reply, answer, *result)
+            self.loop.bring(self._delay(), self._reply, answer, *result)
         return None
 
     def _reply(self, answer: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
         if self.is_cut:
             self._give_no_answer(answer)
-        elif self.loop.state is not State.DEAD:
-            self.loop.call_soon(_settle, answer, value, error)
+        else:
+            _settle(answer, value, error)
 
     def _give_no_answer(self, answer: asyncio.Future[Any]) -> None:
         if self.loop.state is not State.DEAD:
@@ -297,25 +297,15 @@ class _Feed:
         delay = chance.uniform(weather.least_delay, weather.most_delay)
         if weather.watch_lag:
             delay += chance.uniform(0, weather.watch_lag)
-        timeline = self._connection.timeline
-        self._free_at = max(self._free_at, timeline.now + round(delay * SECOND))
-        timeline.at(self._free_at, self._deliver, item)
-
-    def _deliver(self, item: Any) -> None:
-        loop = self._connection.loop
-        if loop.state is not State.DEAD:
-            loop.call_soon(self.watch.deliver, item)
+        now = self._connection.timeline.now
+        self._free_at = max(self._free_at, now + round(delay * SECOND))
+        self._connection.loop.bring((self._free_at - now) / SECOND, self.watch.deliver, item)
 
     def break_off(self, seconds: float) -> None:
         """Bring nothing more; the host notices that after so many seconds."""
         self.stop()
         error = TransportError("the connection was lost, changes may have been missed; watch again")
-        self._connection.timeline.after(seconds, self._end, error)
-
-    def _end(self, error: Exception) -> None:
-        loop = self._connection.loop
-        if loop.state is not State.DEAD:
-            loop.call_soon(self.watch.end, error)
+        self._connection.loop.bring(seconds, self.watch.end, error)
 
     def stop(self) -> None:
         """Bring nothing more; whatever is on its way still arrives."""
