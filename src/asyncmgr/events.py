@@ -94,9 +94,11 @@ class SlotsMissed(_Record):
     slot: datetime
     """The slot of the run that stands for them; where this run is refused, a `SlotSkipped` follows."""
     count: int
-    """The number of older slots, for cron up to 10. Where the reason is `late`, the slot itself counts too."""
-    reason: Literal["late"] | None = None
-    """`late`: a run for `slot` would start later than `misfire_grace` allows, and no run stands for the slots."""
+    """The number of older slots, for cron up to 10. Where there is a reason, the slot itself counts too."""
+    reason: Literal["late", "lease_lost", "down"] | None = None
+    """Why no run stands for these slots, `slot` included; `None` = one does. `late`: a run would start later than
+    `misfire_grace` allows. `lease_lost`: the process that held the task died during the run. `down`: no process was
+    there to run them, and the task catches up with none."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -27,7 +27,9 @@ from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import write_reports
 from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
+from asyncmgr._service.gates import Gates
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.manager import Manager, state_of
 from asyncmgr._service.naming import check_manager, service_name
@@ -139,6 +141,9 @@ class Service:
         self._announcer: Announcer | None = None
         self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
+        self._gates = Gates()
+        self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
+        self._gates.makers["host"] = self._host_scope.gate
         self._reload = Reload(
             self.name,
             read=self._read_settings_again,
@@ -432,6 +437,7 @@ class Service:
         yield Step("connect transport", enter=self._connect)
         for manager in self._managers:
             yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
+        yield Step("close gates", leave=self._close_gates)
         yield Step("cancel", leave=self._drain.cancel)
         yield Step("drain", leave=self._drain.wait)
         yield Step("refuse calls", leave=self._refuse_calls)
@@ -578,6 +584,7 @@ class Service:
         matches.raise_problems()
         for foreign in matches.foreign:
             log.debug("settings.foreign", service=self.name, setting=str(foreign))
+        self._host_scope.check(self._tasks())
         runner = Runner(
             Site(self.host, self.name, secrets.token_hex(4)),
             self._reporter,
@@ -587,13 +594,17 @@ class Service:
             on_death=self._end_with,
             max_runs=self.settings.max_runs,
         )
+        self._gates.open(runner)
         for manager in self._managers:
-            state_of(manager).start(runner)
+            state_of(manager).start(runner, self._gates)
         runner.open()
         self._runner = runner
         self._state = State.RUNNING
         log.info("service.started", service=self.name, host=self.host, tasks=len(runner.lookout.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
+
+    async def _close_gates(self) -> None:
+        self._gates.close()
 
     async def _refuse_runs(self) -> None:
         if self._runner is None:

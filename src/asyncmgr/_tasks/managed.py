@@ -167,10 +167,17 @@ class TaskStatus:
     running_since: datetime | None = None
     """The start of the oldest run in progress; `None` = no run is in progress."""
     paused: bool = False
+    owner: str | None = None
+    """The process that holds the task, where only one may run it; `None` = each may, or no holder is known."""
 
 
 def status_of(
-    task: ManagedTask, moment: Moment, *, running_for: float | None = None, paused: bool = False
+    task: ManagedTask,
+    moment: Moment,
+    *,
+    running_for: float | None = None,
+    paused: bool = False,
+    owner: str | None = None,
 ) -> TaskStatus:
     """Make the status of a task. `running_for` is the age of its oldest run in progress, in seconds."""
     plan, standing = task.plan, task.standing
@@ -195,4 +202,5 @@ def status_of(
         if running_for is None
         else to_datetime(moment.wall - round(running_for * 1_000_000)),
         paused=paused,
+        owner=owner,
     )

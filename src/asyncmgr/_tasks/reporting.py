@@ -131,6 +131,24 @@ class Reporter:
         if self.listeners:
             self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed))
 
+    def lost(self, run: Run, slot: int, count: int, reason: Literal["lease_lost", "down"]) -> None:
+        """Report slots that got no whole run by any process, at the first run of the process that goes on with them.
+
+        `slot` is the latest of them, on the scale of `run`. `lease_lost`: its holder died during its run. `down`: no
+        process was there to run it, and the task catches up with none.
+        """
+        moment = run.slot_at(slot)
+        log.warning(
+            "slot.missed",
+            task=run.full_name,
+            slot=moment.isoformat(),
+            host=self._host,
+            count=count,
+            reason=reason,
+        )
+        if self.listeners:
+            self.listeners.tell(SlotsMissed(run.full_name, moment, count, reason=reason))
+
     def late(self, run: Run) -> None:
         """Report a slot that gets no run because `misfire_grace` has passed."""
         log.warning(

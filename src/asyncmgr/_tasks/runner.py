@@ -148,9 +148,12 @@ class Runner:
 
     # Called by the gates of tasks that only one process may run
 
-    def set_gate(self, task: ManagedTask, gate: Gate) -> None:
-        """Ask `gate` before each run of the task, from now on."""
-        self._intake.gates[task] = gate
+    def set_gate(self, task: ManagedTask, gate: Gate | None) -> None:
+        """Ask `gate` before each run of the task, from now on; `None` = ask nothing."""
+        if gate is None:
+            self._intake.gates.pop(task, None)
+        else:
+            self._intake.gates[task] = gate
 
     def admit(self, run: Run) -> None:
         """Start a run for which the gate answered `later`. One that was given up meanwhile stays so."""
@@ -183,9 +186,31 @@ class Runner:
             self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
         return bool(task.standing.running)
 
-    def continue_grid(self, task: ManagedTask, last_slot: int) -> None:
-        """Go on with the grid that another process kept for the task; `last_slot` is on the scale of the plan."""
-        self.lookout.replan(task, lambda moment: task.plan.continue_from(last_slot, moment))
+    def continue_grid(self, run: Run, last_slot: int) -> bool:
+        """Go on with the grid that another process kept for the run's task; `last_slot` is on the scale of the plan.
+
+        Where a slot of that grid is due or nearly due, the run becomes the run for this slot. Returns whether it has. A
+        run that a handle asked for stays what it is: the lookout hands out the slot.
+        """
+        task, plan = run.managed, run.managed.plan
+        taken = False
+
+        def change(moment: Moment) -> None:
+            nonlocal taken
+            own = run.planned if run.asked is None else None
+            latest, dropped = plan.continue_from(last_slot, moment, own=own)
+            if dropped:
+                self._report.lost(run, latest, dropped, "down")
+            if run.asked != "manual" and plan.is_due(moment):
+                run.planned, run.missed = plan.take(plan.reference(moment))
+                taken = True
+
+        self.lookout.replan(task, change)
+        return taken
+
+    def lose(self, run: Run, slot: int) -> None:
+        """Report a slot whose run was cut off when its holder died; `run` is the first one of the next holder."""
+        self._report.lost(run, slot, 1, "lease_lost")
 
     def _give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""

@@ -1,0 +1,260 @@
+"""`ClusterGate`: says for one task of ``scope="cluster"`` whether its slots run here, and keeps its grid in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from asyncmgr._common.clock import SECOND
+from asyncmgr._common.log import log
+from asyncmgr._leases.cluster import Cluster
+from asyncmgr._leases.holder import Hold, Holder, LostWhy
+from asyncmgr._leases.keys import task_key
+from asyncmgr._leases.slots import CLAIMED, NEW, UNSTARTED, Slots
+from asyncmgr._tasks.gate import Answer, Gate, Holding
+from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.runner import Runner
+from asyncmgr._tasks.runs import Run
+from asyncmgr._tasks.schedules import Every
+from asyncmgr._tasks.slot_claim import MissedWhy, SlotClaim
+from asyncmgr.events import Outcome
+
+Presence = Literal["on", "paused", "off"]
+"""How a task stands here: it runs; it is paused, and a holder keeps it, so that it runs nowhere; it is off or gone."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A run whose slot is being claimed."""
+
+    run: Run
+    number: int
+    until: int
+    """The number of the last slot that is claimed with it."""
+    ahead: int
+    """Microseconds from the run's slot to that one."""
+
+
+class ClusterGate(Gate, Holder):
+    """The gate of one task, and the holder of its name.
+
+    Parameters
+    ----------
+    presence
+        Returns how the task stands here.
+    """
+
+    kind: ClassVar[Literal["task", "lease"]] = "task"
+    is_shared_out: ClassVar[bool] = True
+
+    def __init__(
+        self, task: ManagedTask, runner: Runner, cluster: Cluster, presence: Callable[[], Presence]
+    ) -> None:
+        self.name = task.full_name
+        self.key = task_key(cluster.application, task.full_name)
+        self._task, self._runner, self._cluster, self._presence = task, runner, cluster, presence
+        self._rules = cluster.rules
+        self._slots = Slots(self.key, cluster.calls, cluster.stores, cluster.rules, cluster.clock)
+        self._hold: Hold | None = None
+        self._is_suspended = False
+        self._anchor = (0, 0)
+        """The number of the last slot that was claimed or handed out, and its moment on the scale of the plan."""
+        self._claimed_until = 0
+        self._again: int | None = None
+        """The number of the last slot, where it gets a run although it was claimed before."""
+        self._gained_at = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._outcome: tuple[int, str] | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    # Gate
+
+    def ask(self, run: Run) -> Answer:
+        hold = self._hold
+        if hold is None or not hold.is_active:
+            return "lease_lost" if self._is_suspended else "not_owner"
+        if not self._rules.still_starts(trusted=self._cluster.trusted):
+            self._cluster.keeper.hasten()
+            return "lease_lost"
+        if run.asked == "manual":
+            run.claim = SlotClaim(hold.token)
+            return "run"
+        number = self._number(run.planned)
+        if not self._rules.is_new_slot(number, self._anchor[0]):
+            return "not_owner"  # it ran already, before the wall clock was set back or elsewhere
+        self._anchor, self._again = (number, run.planned), None
+        return self._claim(run, number, hold)
+
+    def _claim(self, run: Run, number: int, hold: Hold) -> Answer:
+        run_now = number <= self._claimed_until
+        if not run_now:
+            more = self._more_at_once()
+            waiting = _Waiting(run, number, number + more, more * self._spacing)
+            self._waiting.append(waiting)
+            self._write_soon()
+            run_now = self._rules.may_start(slot_written=False, trusted=True)
+        if run_now:
+            self._let_run(run, number, hold)
+            return "run"
+        return "later"
+
+    def _let_run(self, run: Run, number: int, hold: Hold) -> None:
+        catches_up: MissedWhy | None = "lease_lost" if run.planned < self._gained_at else None
+        run.claim = SlotClaim(hold.token, number, catches_up)
+
+    def still_holds(self, run: Run) -> bool:
+        hold, claim = self._hold, run.claim
+        if hold is None or claim is None or claim.token != hold.token:
+            return False
+        return hold.is_active and self._rules.still_starts(trusted=self._cluster.trusted)
+
+    def ended(self, run: Run, outcome: Outcome | None) -> None:
+        claim = run.claim
+        if claim is not None and claim.number is not None and self._spacing_allows_outcomes:
+            self._outcome = (claim.number, UNSTARTED if outcome is None else str(outcome))
+            self._write_soon()
+        if self._cluster.claims.is_open(self.key):
+            # The standing counts the run until this call is over.
+            asyncio.get_running_loop().call_soon(self._cluster.claims.touch, self.key)
+
+    def holder(self) -> str | None:
+        held = self._cluster.holder_of(self.key)
+        return None if held is None else held.owner
+
+    def holding(self) -> Holding | None:
+        held = self._cluster.holder_of(self.key)
+        return None if held is None else Holding(held.owner, held.since, held.token)
+
+    # Numbers
+
+    @property
+    def _spacing(self) -> int:
+        """Microseconds between two slots; 0 = they are moments of the wall clock."""
+        grid = self._task.plan.grid
+        return grid.step if isinstance(grid, Every) else 0
+
+    @property
+    def _spacing_allows_outcomes(self) -> bool:
+        return not 0 < self._spacing < SECOND
+
+    def _more_at_once(self) -> int:
+        """Return how many later slots are claimed together with one: those of one second."""
+        return SECOND // self._spacing - 1 if 0 < self._spacing < SECOND else 0
+
+    def _number(self, planned: int) -> int:
+        """Number a slot: by its moment on the wall clock, or by its distance from the last one."""
+        last, at = self._anchor
+        if self._task.plan.grid.on_wall:
+            if planned == self._again:
+                self._anchor = (planned - 1, at)
+            return planned
+        steps = round((planned - at) / max(1, self._spacing))
+        if steps <= 0 and self._again is not None:
+            self._anchor = (last - 1, at)
+            return last
+        return last + max(1, steps)
+
+    # Writing slots
+
+    def _write_soon(self) -> None:
+        if self._writer is None:
+            self._writer = asyncio.ensure_future(self._write())
+            self._writer.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writer = None
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            log.error("lease.step_failed", name=self.name, kind="task", exc_info=error)
+            while self._waiting:
+                self._runner.refuse(self._waiting.popleft().run, "lease_lost")
+
+    async def _write(self) -> None:
+        """Claim the slots that wait, in their order; then note the outcome of the last one."""
+        while (hold := self._hold) is not None and (self._waiting or self._outcome):
+            if self._waiting:
+                await self._write_claim(self._waiting[0], hold)
+                continue
+            assert self._outcome is not None
+            (number, state), self._outcome = self._outcome, None
+            await self._slots.note(hold, number, state)
+
+    async def _write_claim(self, waiting: _Waiting, hold: Hold) -> None:
+        run = waiting.run
+        moment = self._runner.lookout.read()
+        lag = self._task.plan.reference(moment) - run.planned - waiting.ahead
+        written = await self._slots.claim(hold, waiting.number, lag, self._spacing)
+        if not self._waiting or self._waiting[0] is not waiting:
+            return  # withdrawn meanwhile
+        self._waiting.popleft()
+        trusted = hold is self._hold and hold.is_active and self._cluster.trusted
+        if written:
+            self._claimed_until = max(self._claimed_until, waiting.until)
+        if not self._rules.may_start(slot_written=written, trusted=trusted):
+            self._runner.refuse(run, "lease_lost")
+            return
+        if run.claim is None:
+            self._let_run(run, waiting.number, hold)
+            if not self._runner.admit(run) and self._spacing_allows_outcomes:
+                self._outcome = (waiting.number, UNSTARTED)
+
+    # Holder
+
+    @property
+    def is_wanted(self) -> bool:
+        presence = self._presence()
+        return presence == "on" or (presence == "paused" and self._hold is not None)
+
+    @property
+    def is_busy(self) -> bool:
+        return self._task.standing.running > 0
+
+    async def prepare(self) -> int:
+        return await self._slots.prepare()
+
+    async def take(self, hold: Hold) -> bool:
+        return await self._slots.take(hold, self._spacing)
+
+    def gained(self, hold: Hold) -> None:
+        self._hold, self._is_suspended, self._again = hold, False, None
+        record = self._slots.record
+        assert record is not None
+        moment = self._runner.lookout.read()
+        plan = self._task.plan
+        now = self._gained_at = plan.reference(moment)
+        last = record.n if plan.grid.on_wall and record.spacing == 0 and record.state != NEW else now - self._slots.since
+        self._anchor, self._claimed_until = (record.n, last), record.n
+        if record.state == NEW:
+            if self._task.options.run_immediately:
+                self._runner.begin_now(self._task)
+            elif record.token != record.n:
+                self._runner.continue_grid(self._task, last, "lease_lost")
+            return
+        is_cut_off = record.state == CLAIMED and record.inc != hold.session.inc
+        again = record.state == UNSTARTED or (is_cut_off and self._task.options.interrupted == "rerun")
+        if again:
+            self._again = last if plan.grid.on_wall else record.n
+        elif is_cut_off:
+            self._runner.report_missed(self._task, last, "lease_lost")
+        self._runner.continue_grid(self._task, last, "lease_lost", again=again)
+
+    def lost(self, why: LostWhy) -> None:
+        self._is_suspended = why == "trust_ended"
+        self._waiting.clear()
+        self._outcome = None
+        self._runner.withdraw(self._task)
+        if not self._is_suspended:
+            self._hold = None
+
+    async def settle(self, hold: Hold) -> None:
+        while self._writer is not None and hold.session.trusted:
+            await asyncio.wait({self._writer})
+
+    def left(self) -> None:
+        self._hold = None
+        if self._writer is not None:
+            self._writer.cancel()
