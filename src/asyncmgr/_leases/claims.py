@@ -117,6 +117,10 @@ class Claims:
     def find(self, key: str) -> Name | None:
         return self._names.get(key)
 
+    def is_open(self, key: str) -> bool:
+        """Whether something is to be done for a name, or may be soon."""
+        return key in self._open
+
     def held(self) -> list[Name]:
         """List the names that are held and active."""
         return [name for name in self._names.values() if name.is_active]

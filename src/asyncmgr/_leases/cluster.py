@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from asyncmgr._common.clock import read_wall, to_datetime, to_us
@@ -24,17 +22,8 @@ from asyncmgr._leases.keys import prefix_of, session_of
 from asyncmgr._leases.peers import Peers
 from asyncmgr._leases.rules import Rules
 from asyncmgr._leases.session import Session, SessionKeeper
+from asyncmgr._tasks.managed import Holding
 from asyncmgr.transports import Entry, StoreEngine
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Who holds a name, as far as this process knows."""
-
-    owner: str
-    """The session: ``host~8 hexadecimal digits``."""
-    since: datetime
-    token: int
 
 
 class Cluster:
@@ -159,13 +148,13 @@ class Cluster:
         self.keeper.close()
         await self.calls.close()
 
-    def holder_of(self, key: str) -> Held | None:
+    def holder_of(self, key: str) -> Holding | None:
         """Say who holds a name; `None` = nobody, as far as this process knows."""
         seen = self.board.get(key)
         if seen.claim is None or seen.claim.owner is None or self.peers.is_dead(seen.claim.owner):
             return None
         since = to_datetime(read_wall() - to_us(max(0.0, self._loop.time() - seen.at)))
-        return Held(seen.claim.owner, since, self.rules.token_of(seen.claim, seen.revision))
+        return Holding(seen.claim.owner, since, self.rules.token_of(seen.claim, seen.revision))
 
     # What happens
 

@@ -1,10 +1,9 @@
-"""`ClusterGate`: says for one task of ``scope="cluster"`` whether its slots run here, and keeps its grid in the store."""
+"""`ClusterGate`: says for one task of ``scope="cluster"`` whether its slots run here; keeps its grid in the store."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,16 +13,12 @@ from asyncmgr._leases.cluster import Cluster
 from asyncmgr._leases.holder import Hold, Holder, LostWhy
 from asyncmgr._leases.keys import task_key
 from asyncmgr._leases.slots import CLAIMED, NEW, UNSTARTED, Slots
-from asyncmgr._tasks.gate import Answer, Gate, Holding
+from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
 from asyncmgr._tasks.schedules import Every
-from asyncmgr._tasks.slot_claim import MissedWhy, SlotClaim
 from asyncmgr.events import Outcome
-
-Presence = Literal["on", "paused", "off"]
-"""How a task stands here: it runs; it is paused, and a holder keeps it, so that it runs nowhere; it is off or gone."""
 
 
 @dataclass(slots=True)
@@ -41,25 +36,20 @@ class _Waiting:
 class ClusterGate(Gate, Holder):
     """The gate of one task, and the holder of its name.
 
-    Parameters
-    ----------
-    presence
-        Returns how the task stands here.
+    A holder that is paused keeps the name, so that the task runs nowhere; others that are paused do not claim it.
     """
 
     kind: ClassVar[Literal["task", "lease"]] = "task"
     is_shared_out: ClassVar[bool] = True
 
-    def __init__(
-        self, task: ManagedTask, runner: Runner, cluster: Cluster, presence: Callable[[], Presence]
-    ) -> None:
+    def __init__(self, task: ManagedTask, runner: Runner, cluster: Cluster) -> None:
         self.name = task.full_name
         self.key = task_key(cluster.application, task.full_name)
-        self._task, self._runner, self._cluster, self._presence = task, runner, cluster, presence
+        self._task, self._runner, self._cluster = task, runner, cluster
         self._rules = cluster.rules
         self._slots = Slots(self.key, cluster.calls, cluster.stores, cluster.rules, cluster.clock)
         self._hold: Hold | None = None
-        self._is_suspended = False
+        self._is_suspended = self._is_paused = False
         self._anchor = (0, 0)
         """The number of the last slot that was claimed or handed out, and its moment on the scale of the plan."""
         self._claimed_until = 0
@@ -69,6 +59,10 @@ class ClusterGate(Gate, Holder):
         self._waiting: deque[_Waiting] = deque()
         self._outcome: tuple[int, str] | None = None
         self._writer: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to claim the name."""
+        self._cluster.claims.want(self.key, self)
 
     # Gate
 
@@ -102,8 +96,10 @@ class ClusterGate(Gate, Holder):
         return "later"
 
     def _let_run(self, run: Run, number: int, hold: Hold) -> None:
-        catches_up: MissedWhy | None = "lease_lost" if run.planned < self._gained_at else None
-        run.claim = SlotClaim(hold.token, number, catches_up)
+        is_late = run.planned < self._gained_at
+        if is_late and run.asked is None:
+            run.asked = "catch_up"
+        run.claim = SlotClaim(hold.token, number, "lease_lost" if is_late else None)
 
     def still_holds(self, run: Run) -> bool:
         hold, claim = self._hold, run.claim
@@ -113,7 +109,7 @@ class ClusterGate(Gate, Holder):
 
     def ended(self, run: Run, outcome: Outcome | None) -> None:
         claim = run.claim
-        if claim is not None and claim.number is not None and self._spacing_allows_outcomes:
+        if claim is not None and claim.number is not None and self._is_noted(outcome):
             self._outcome = (claim.number, UNSTARTED if outcome is None else str(outcome))
             self._write_soon()
         if self._cluster.claims.is_open(self.key):
@@ -128,6 +124,13 @@ class ClusterGate(Gate, Holder):
         held = self._cluster.holder_of(self.key)
         return None if held is None else Holding(held.owner, held.since, held.token)
 
+    def paused(self, *, is_paused: bool) -> None:
+        self._is_paused = is_paused
+        self._cluster.claims.touch(self.key)
+
+    def close(self) -> None:
+        self._cluster.claims.leave(self.key, self)
+
     # Numbers
 
     @property
@@ -136,9 +139,11 @@ class ClusterGate(Gate, Holder):
         grid = self._task.plan.grid
         return grid.step if isinstance(grid, Every) else 0
 
-    @property
-    def _spacing_allows_outcomes(self) -> bool:
-        return not 0 < self._spacing < SECOND
+    def _is_noted(self, outcome: Outcome | None) -> bool:
+        """Whether the end of a run is written: not for very many, and not where the next holder is to run it again."""
+        if 0 < self._spacing < SECOND:
+            return False
+        return outcome is not Outcome.CANCELLED or self._task.options.interrupted == "skip"
 
     def _more_at_once(self) -> int:
         """Return how many later slots are claimed together with one: those of one second."""
@@ -172,6 +177,8 @@ class ClusterGate(Gate, Holder):
             log.error("lease.step_failed", name=self.name, kind="task", exc_info=error)
             while self._waiting:
                 self._runner.refuse(self._waiting.popleft().run, "lease_lost")
+        if self._hold is not None and (self._waiting or self._outcome):
+            self._write_soon()
 
     async def _write(self) -> None:
         """Claim the slots that wait, in their order; then note the outcome of the last one."""
@@ -199,15 +206,14 @@ class ClusterGate(Gate, Holder):
             return
         if run.claim is None:
             self._let_run(run, waiting.number, hold)
-            if not self._runner.admit(run) and self._spacing_allows_outcomes:
+            if not self._runner.admit(run) and self._is_noted(None):
                 self._outcome = (waiting.number, UNSTARTED)
 
     # Holder
 
     @property
     def is_wanted(self) -> bool:
-        presence = self._presence()
-        return presence == "on" or (presence == "paused" and self._hold is not None)
+        return not self._is_paused or self._hold is not None
 
     @property
     def is_busy(self) -> bool:
@@ -226,21 +232,22 @@ class ClusterGate(Gate, Holder):
         moment = self._runner.lookout.read()
         plan = self._task.plan
         now = self._gained_at = plan.reference(moment)
-        last = record.n if plan.grid.on_wall and record.spacing == 0 and record.state != NEW else now - self._slots.since
+        is_moment = plan.grid.on_wall and record.spacing == 0 and record.state != NEW
+        last = record.n if is_moment else now - self._slots.since
         self._anchor, self._claimed_until = (record.n, last), record.n
         if record.state == NEW:
             if self._task.options.run_immediately:
                 self._runner.begin_now(self._task)
             elif record.token != record.n:
-                self._runner.continue_grid(self._task, last, "lease_lost")
+                self._runner.resume_grid(self._task, last, "lease_lost")
             return
         is_cut_off = record.state == CLAIMED and record.inc != hold.session.inc
         again = record.state == UNSTARTED or (is_cut_off and self._task.options.interrupted == "rerun")
         if again:
             self._again = last if plan.grid.on_wall else record.n
         elif is_cut_off:
-            self._runner.report_missed(self._task, last, "lease_lost")
-        self._runner.continue_grid(self._task, last, "lease_lost", again=again)
+            self._runner.report_cut_off(self._task, last)
+        self._runner.resume_grid(self._task, last, "lease_lost", again=again)
 
     def lost(self, why: LostWhy) -> None:
         self._is_suspended = why == "trust_ended"
@@ -253,6 +260,7 @@ class ClusterGate(Gate, Holder):
     async def settle(self, hold: Hold) -> None:
         while self._writer is not None and hold.session.trusted:
             await asyncio.wait({self._writer})
+        self._hold = None
 
     def left(self) -> None:
         self._hold = None

@@ -90,7 +90,9 @@ class Slots:
             try:
                 if self._rules.takes_slots(found, hold.token):
                     condition = self._rules.slot_condition(revision)
-                    revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
+                    revision = await self._calls.write(
+                        await self._stores.slots(), self._key, record, condition
+                    )
             except RevisionConflict:
                 await asyncio.sleep(self._rules.retry_in())
                 continue
@@ -158,7 +160,9 @@ class Slots:
         at, record = self._clock.observed(), replace(self.record, lag=self.since, state=state)
         try:
             store = await self._stores.slots()
-            revision = await self._calls.write(store, self._key, record, self._rules.slot_condition(self._revision))
+            revision = await self._calls.write(
+                store, self._key, record, self._rules.slot_condition(self._revision)
+            )
         except (RevisionConflict, Doubt):
             return
         self._keep(record, revision, at)

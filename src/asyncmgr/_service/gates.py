@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from asyncmgr._tasks.gate import Gate
+from asyncmgr._tasks.gate import Gate, Holding
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import Scope
 from asyncmgr._tasks.runner import Runner
@@ -28,6 +28,12 @@ class Gates:
         """Set the gates of this runner, as tasks are seen."""
         self._runner = runner
 
+    def pause(self, task: ManagedTask, *, is_paused: bool) -> None:
+        """Tell the gate of the task that it was paused here, or resumed."""
+        _, gate = self._set.get(task, (None, None))
+        if gate is not None:
+            gate.paused(is_paused=is_paused)
+
     def see(self, task: ManagedTask, *, on: bool) -> None:
         """Give the task the gate of its scope, and close the gate of another scope; one that is off has no gate."""
         if self._runner is None:
@@ -46,10 +52,10 @@ class Gates:
             self._set[task] = scope, gate
             self._runner.set_gate(task, gate)
 
-    def owner(self, task: ManagedTask) -> str | None:
-        """Name the process that holds the task, for people; `None` = it has no gate, or no holder is known."""
+    def holding(self, task: ManagedTask) -> Holding | None:
+        """Say who holds the task; `None` = it has no gate, or no holder is known."""
         _, gate = self._set.get(task, (None, None))
-        return None if gate is None else gate.holder()
+        return None if gate is None else gate.holding()
 
     def close(self) -> None:
         """Close all gates, once no run is in progress."""

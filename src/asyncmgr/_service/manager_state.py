@@ -208,7 +208,7 @@ class ManagerState:
             moment,
             running_for=ages.get(task.standing),
             paused=task in self._pauses,
-            owner=self._gates.owner(task),
+            holding=self._gates.holding(task),
         )
 
     def describe(self, task: ManagedTask) -> str:
@@ -366,6 +366,7 @@ class ManagerState:
         self._pauses[task] = pause
         if self._runner is not None:
             self._runner.forget(task, "paused")
+        self._gates.pause(task, is_paused=True)
         log.info("task.paused", task=task.full_name, until=pause.until and pause.until.isoformat(), note=note)
 
     def _set_end(self, task: ManagedTask, pause: Pause) -> None:
@@ -380,6 +381,7 @@ class ManagerState:
         if self._end_pause(task):
             task.plan.skip_past(self.read_clock())
             self._schedule(task)
+            self._gates.pause(task, is_paused=False)
             log.info("task.resumed", task=task.full_name)
 
     def _end_pause(self, task: ManagedTask) -> bool:
@@ -462,6 +464,8 @@ class ManagerState:
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)
             self._schedule(task)
+            if task in self._pauses:
+                gates.pause(task, is_paused=True)
 
     def leave(self) -> None:
         """Leave the service; passes may follow, for which every task starts anew at this moment."""

@@ -25,6 +25,7 @@ from asyncmgr._common.safe_text import error_text, printable, safe_repr
 from asyncmgr._common.spans import without_spans
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import write_reports
+from asyncmgr._service.cluster_scope import ClusterScope
 from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
 from asyncmgr._service.gates import Gates
@@ -144,6 +145,15 @@ class Service:
         self._gates = Gates()
         self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
         self._gates.makers["host"] = self._host_scope.gate
+        self.cluster_scope: ClusterScope = ClusterScope(
+            self.settings.application or self.name,
+            self.host,
+            ttl=self.settings.lease.ttl,
+            store=lambda: self.transport,
+            listeners=self._reporter.listeners,
+        )
+        """What this service holds alone in its application."""
+        self._gates.makers["cluster"] = self.cluster_scope.gate
         self._reload = Reload(
             self.name,
             read=self._read_settings_again,
@@ -427,6 +437,8 @@ class Service:
         yield Step("release managers", leave=self._release_managers)
         yield Step("join managers", enter=self._join_managers)
         yield Step("close transport", leave=self._close_transport)
+        # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
+        yield Step("end session", leave=self.cluster_scope.stop)
         for manager in self._managers:
             yield Step(
                 _init_step(manager),
@@ -605,6 +617,7 @@ class Service:
 
     async def _close_gates(self) -> None:
         self._gates.close()
+        await self.cluster_scope.release_tasks()
 
     async def _refuse_runs(self) -> None:
         if self._runner is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
+from asyncmgr._tasks.managed import Holding as Holding
 from asyncmgr._tasks.runs import Run
 from asyncmgr._tasks.runs import SlotClaim as SlotClaim
 from asyncmgr.events import Outcome
@@ -41,3 +42,11 @@ class Gate(ABC):
     @abstractmethod
     def holder(self) -> str | None:
         """Name the present holder, for people; `None` = it is not known, or there is none."""
+
+    def holding(self) -> Holding | None:
+        """Say who holds the task, since when and with which token; `None` = nobody, as far as is known."""
+        owner = self.holder()
+        return None if owner is None else Holding(owner)
+
+    def paused(self, *, is_paused: bool) -> None:  # noqa: B027 - most gates have nothing to do
+        """Learn that the task was paused here, or resumed."""

@@ -46,7 +46,7 @@ class Intake:
         """The tasks that only one process may run, each with what says whether this one may."""
         self._admitted: dict[Run, Gate] = {}
         """Runs that their gate has admitted and that have not ended. The task may have another gate by now."""
-        self._asking: set[Run] = set()
+        self._asking: dict[Run, None] = {}
         """Runs that wait for the answer of their gate. Their tasks count as running already."""
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
@@ -110,7 +110,7 @@ class Intake:
     def give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that was handed out and has not started."""
         run.managed.standing.running -= 1
-        self._asking.discard(run)
+        self._asking.pop(run, None)
         self.tell_gate(run, None)
         if reason == "late":
             run.managed.standing.missed += 1
@@ -125,7 +125,7 @@ class Intake:
         while self.ready:
             self.give_up(self.ready.popleft(), "draining")
         while self._asking:
-            self.give_up(self._asking.pop(), "draining")
+            self.give_up(next(iter(self._asking)), "draining")
         for run in tuple(self._queued.values()):
             self.unqueue(run.managed, "draining")
 
@@ -139,7 +139,7 @@ class Intake:
             self._make_ready(run, moment.wall)
         elif answer == "later":
             run.managed.standing.running += 1
-            self._asking.add(run)
+            self._asking[run] = None
         else:
             run.managed.standing.skipped += 1
             self._report.skipped(
@@ -166,7 +166,7 @@ class Intake:
         """Make a run ready that waited for the answer of its gate; False where it was given up meanwhile."""
         if run not in self._asking:
             return False
-        self._asking.discard(run)
+        self._asking.pop(run)
         if (gate := self.gates.get(run.managed)) is not None:
             self._admitted[run] = gate
         run.managed.standing.running -= 1

@@ -138,6 +138,17 @@ class Lane(LazyHeap[ManagedTask]):
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """Who holds a task or a lease, as far as this process knows."""
+
+    owner: str
+    """The process, for people."""
+    since: datetime | None = None
+    token: int | None = None
+    """The fencing token; `None` = there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStatus:
     """The state of one task at one moment. Times are aware, in UTC; durations are seconds."""
 
@@ -169,6 +180,10 @@ class TaskStatus:
     paused: bool = False
     owner: str | None = None
     """The process that holds the task, where only one may run it; `None` = each may, or no holder is known."""
+    owner_since: datetime | None = None
+    """Since when it holds the task; `None` = that is not known."""
+    fencing_token: int | None = None
+    """The fencing token of that holder; `None` = it has none."""
 
 
 def status_of(
@@ -177,7 +192,7 @@ def status_of(
     *,
     running_for: float | None = None,
     paused: bool = False,
-    owner: str | None = None,
+    holding: Holding | None = None,
 ) -> TaskStatus:
     """Make the status of a task. `running_for` is the age of its oldest run in progress, in seconds."""
     plan, standing = task.plan, task.standing
@@ -202,5 +217,7 @@ def status_of(
         if running_for is None
         else to_datetime(moment.wall - round(running_for * 1_000_000)),
         paused=paused,
-        owner=owner,
+        owner=None if holding is None else holding.owner,
+        owner_since=None if holding is None else holding.since,
+        fencing_token=None if holding is None else holding.token,
     )

@@ -200,6 +200,15 @@ class Plan:
         window = self.options.catch_up_window
         return self.options.catch_up == "one" and (window is None or reference - latest <= window)
 
+    def take_again(self, slot: int, moment: Moment) -> None:
+        """Make a slot that was taken the next one, unless a later one is over."""
+        if self.slot is None or self.slot > self.reference(moment):
+            self.slot = slot
+
+    def begin_now(self, moment: Moment) -> None:
+        """Make this moment the next slot, as for a task that begins at once."""
+        self.slot, self.delay = self.reference(moment), 0
+
     def set_back(self, moment: Moment) -> None:
         """Plan wall-clock slots from the new time, after the wall went back by more than a minute."""
         if not self.grid.on_wall:

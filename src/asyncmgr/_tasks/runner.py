@@ -155,10 +155,12 @@ class Runner:
         else:
             self._intake.gates[task] = gate
 
-    def admit(self, run: Run) -> None:
-        """Start a run for which the gate answered `later`. One that was given up meanwhile stays so."""
-        if self._intake.admit(run):
+    def admit(self, run: Run) -> bool:
+        """Start a run for which the gate answered `later`. False = it was given up meanwhile, and stays so."""
+        is_admitted = self._intake.admit(run)
+        if is_admitted:
             self._start_soon()
+        return is_admitted
 
     def refuse(self, run: Run, reason: Literal["not_owner", "lease_lost"]) -> None:
         """Refuse a run for which the gate answered `later`."""
@@ -207,6 +209,32 @@ class Runner:
 
         self.lookout.replan(task, change)
         return taken
+
+    def resume_grid(
+        self, task: ManagedTask, last_slot: int, why: Literal["lease_lost", "down"], *, again: bool = False
+    ) -> None:
+        """Go on with a grid whose last slot is known, outside of a run; `last_slot` is on the scale of the plan.
+
+        Slots that get no run are reported as missed, with `why` as the reason. With `again`, the last slot itself gets
+        a run, unless a later one is over too.
+        """
+
+        def change(moment: Moment) -> None:
+            latest, dropped = task.plan.continue_from(last_slot, moment)
+            if dropped:
+                self._report.passed(task, task.plan.datetime_of(latest, moment), dropped, why)
+            elif again:
+                task.plan.take_again(last_slot, moment)
+
+        self.lookout.replan(task, change)
+
+    def begin_now(self, task: ManagedTask) -> None:
+        """Make this moment the next slot of the task."""
+        self.lookout.replan(task, task.plan.begin_now)
+
+    def report_cut_off(self, task: ManagedTask, slot: int) -> None:
+        """Report a slot, on the scale of the plan, whose run was cut off when its holder died."""
+        self._report.passed(task, task.plan.datetime_of(slot, self.lookout.read()), 1, "lease_lost")
 
     def lose(self, run: Run, slot: int) -> None:
         """Report a slot whose run was cut off when its holder died; `run` is the first one of the next holder."""

@@ -41,6 +41,8 @@ class SlotClaim:
     """The fencing token: it grows with each change of the holder. `None` = there is none, as with ``scope="host"``."""
     number: int | None = None
     """The number of the slot, the same for every holder; it only grows. `None` = the run is outside of the grid."""
+    stands_for: Literal["lease_lost", "down"] | None = None
+    """Why the older slots got no run that this run stands for too; `None` = nothing of the kind is known."""
 
 
 @dataclass(frozen=True, slots=True)
