@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from asyncmgr._leases.cluster import Cluster
 from asyncmgr._leases.rules import Rules
+from asyncmgr._leases.session import Session
+from asyncmgr._service.service import Service
 from asyncmgr.testing.simulation.cluster import Process
 
 
-def _cluster(process: Process) -> Any:
-    return getattr(process.service, "_cluster", None)
+def set_rules(service: Service, rules: Rules) -> None:
+    """Have a service that has not started follow these rules."""
+    service.cluster_scope.rules = rules
 
 
-def set_rules(process: Process, rules: Rules) -> None:
-    """Have the service that is built next in this process follow these rules."""
+def _cluster(process: Process) -> Cluster | None:
+    service: Service | None = process.service
+    # Not cluster(), which would begin one.
+    return None if service is None else service.cluster_scope._cluster  # noqa: SLF001 - a door of our own house
 
 
-def session(process: Process) -> Any:
+def session(process: Process) -> Session | None:
     """Return the present session of the process; `None` = it has none."""
     cluster = _cluster(process)
     return None if cluster is None else cluster.session
 
 
-def is_trusted(process: Process) -> bool:
-    """Whether the process may act on what it holds, by its own rules and clocks."""
-    own = session(process)
-    return own is not None and bool(own.trusted)
+def acts_on(process: Process, name: str) -> bool:
+    """Whether the process holds a name and trusts itself, by its own rules and clocks."""
+    cluster = _cluster(process)
+    return (
+        cluster is not None
+        and cluster.trusted
+        and any(held.holder.name == name for held in cluster.claims.held())
+    )
 
 
-def untrusted_for(process: Process, own: Any) -> float:
+def untrusted_for(own: Session | None) -> float:
     """Return the seconds since the trust of a session ended, by the host's clocks; negative = it lasts."""
-    return -1.0 if own is None or own.is_lost else -float(own.trust_left)
+    return -1.0 if own is None or own.is_lost else -own.trust_left

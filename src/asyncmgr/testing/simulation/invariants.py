@@ -79,6 +79,8 @@ class Standing:
 
     token: int = 0
     """The highest token that any run showed."""
+    token_losses: int = 0
+    """How often the store had lost writes when that token came up: a store that goes back brings an old claim back."""
     claim_token: int = 0
     """The highest token of any claim."""
     started: dict[int, tuple[int, str]] = field(default_factory=dict)
@@ -167,11 +169,13 @@ class Invariants:
         return body
 
     def _check_token(self, standing: Standing, body: Body) -> None:
-        if body.token < standing.token and not self._is_excused:
+        losses = self._server.lost_writes
+        if body.token < standing.token and losses == standing.token_losses:
             self.break_promise(
                 f"token went back: {body.process} runs {body.task} with {body.token} after {standing.token}"
             )
-        standing.token = max(standing.token, body.token)
+        if body.token > standing.token:
+            standing.token, standing.token_losses = body.token, losses
 
     def _check_slot(self, standing: Standing, body: Body) -> None:
         if body.number is None:
@@ -215,7 +219,7 @@ class Invariants:
         if body.frozen or not body.process.loop.state is State.UP:
             return
         now = self._timeline.now
-        if body.lost is None and doors.untrusted_for(body.process, body.session) > 0:
+        if body.lost is None and doors.untrusted_for(body.session) > 0:
             body.lost = now
         late = 0.0 if body.lost is None else (now - body.lost) / SECOND
         # A quarter of the TTL on the slowest clock, and a look at a clock that was set.
@@ -329,7 +333,7 @@ class Invariants:
         """Called at the end of each moment: no two processes trust one claim."""
         for name, holders in self._holders.items():
             if len(holders) > 1:
-                trusting = [process for process in holders if process.is_alive and doors.is_trusted(process)]
+                trusting = [process for process in holders if process.is_alive and doors.acts_on(process, name)]
                 if len(trusting) > 1 and not self._is_excused:
                     self.break_promise(f"two trust: {' and '.join(map(str, trusting))} both hold {name}")
 

@@ -148,12 +148,12 @@ class _Run:
         """Be one process: start its service, and wait until that has stopped."""
         host = SimulatedHost(process, self._invariants, self._story.seed)
         source = random.Random(process.machine.chance.getrandbits(64))
-        doors.set_rules(process, self._rules(source))
         try:
             if self._services is None:
                 process.service = service_of_story(self._story, process, host)
             else:
                 process.service = self._services(host)
+            doors.set_rules(process.service, self._rules(source))
             self._invariants.follow(process)
             await process.service.start()
             await process.service.wait()
