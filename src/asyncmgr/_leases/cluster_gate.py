@@ -194,7 +194,7 @@ class ClusterGate(Gate, Holder):
         run = waiting.run
         moment = self._runner.lookout.read()
         lag = self._task.plan.reference(moment) - run.planned - waiting.ahead
-        written = await self._slots.claim(hold, waiting.number, lag, self._spacing)
+        written = await self._slots.claim(hold, waiting.until, lag, self._spacing)
         if not self._waiting or self._waiting[0] is not waiting:
             return  # withdrawn meanwhile
         self._waiting.popleft()

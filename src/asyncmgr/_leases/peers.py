@@ -211,20 +211,19 @@ class Peers:
             self._set(inc, peer, at_least=0.0 if self._trusted() else self._rules.look_every())
             return
         peer.is_killed = True
-        self._spawn(self._kill(inc, peer))
+        self._spawn(self._kill(inc, peer, peer.record, peer.revision))
 
-    async def _kill(self, inc: str, peer: Peer) -> None:
+    async def _kill(self, inc: str, peer: Peer, record: Any, seen: int) -> None:
         """Write that a session is dead, on condition that it is as silent as it seems."""
         try:
-            await self._try_to_kill(inc, peer)
+            await self._try_to_kill(inc, peer, record, seen)
         except Doubt:
             peer.is_killed = False
             self._set(inc, peer, at_least=self._rules.retry_in())
         finally:
             peer.is_killed = False
 
-    async def _try_to_kill(self, inc: str, peer: Peer) -> None:
-        record, seen = peer.record, peer.revision
+    async def _try_to_kill(self, inc: str, peer: Peer, record: Any, seen: int) -> None:
         if isinstance(record, Foreign):
             return
         host = inc.rpartition("~")[0]

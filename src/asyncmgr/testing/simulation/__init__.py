@@ -11,9 +11,9 @@ seeds.
 """
 
 from asyncmgr.testing.simulation.ablations import ABLATIONS
-from asyncmgr.testing.simulation.cast import SimulatedHost
+from asyncmgr.testing.simulation.cast import SimulatedHost, WatchedRun
 from asyncmgr.testing.simulation.invariants import Violation
 from asyncmgr.testing.simulation.runs import Report, simulate
-from asyncmgr.testing.simulation.story import Fault, Story
+from asyncmgr.testing.simulation.story import Fault, Story, tell
 
-__all__ = ["ABLATIONS", "Fault", "Report", "SimulatedHost", "Story", "Violation", "simulate"]
+__all__ = ["ABLATIONS", "Fault", "Report", "SimulatedHost", "Story", "Violation", "WatchedRun", "simulate", "tell"]

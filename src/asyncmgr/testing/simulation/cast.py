@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -38,6 +39,18 @@ def full_name(task: TaskPart) -> str:
     return f"{Crew.name}.{task.name}"
 
 
+class WatchedRun:
+    """A run that the simulation watches."""
+
+    def __init__(self, body: Body, invariants: Invariants) -> None:
+        self._body = body
+        self._invariants = invariants
+
+    def effect(self) -> bool:
+        """Call this where the body changes something that is guarded by its fencing token; False = it is refused."""
+        return self._invariants.effect(self._body)
+
+
 class SimulatedHost:
     """What a factory of services gets: the host that its service is for."""
 
@@ -55,17 +68,21 @@ class SimulatedHost:
         self.settings = _settings(process.ttl).model_copy(update={"seed": seed * 1000 + process.number})
         """Settings with a seed and the story's lease TTL; give them to the service."""
 
-    def began(self, context: RunContext) -> Body:
-        """Call this first in the body of a task: the invariants then watch the run. Call `ended` last."""
-        return self._invariants.begin(self._process, context.task, context.fencing_token, context.slot_number)
-
-    def effect(self, body: Body) -> bool:
-        """Call this where the body changes something outside that is guarded by fencing tokens; False = refused."""
-        return self._invariants.effect(body)
-
-    def ended(self, body: Body, how: str = "returned") -> None:
-        """Call this where the body ends, in whatever way."""
-        self._invariants.end(body, how)
+    @contextmanager
+    def watched(self, context: RunContext) -> Iterator[WatchedRun]:
+        """Have the simulation watch a run: write the body of a task of ``scope="cluster"`` inside of this."""
+        body = self._invariants.begin(self._process, context.task, context.fencing_token, context.slot_number)
+        how = "returned"
+        try:
+            yield WatchedRun(body, self._invariants)
+        except asyncio.CancelledError:
+            how = "was cancelled"
+            raise
+        except BaseException:
+            how = "raised"
+            raise
+        finally:
+            self._invariants.end(body, how)
 
     def note(self, what: str, *facts: object) -> None:
         """Write a line to the log of the simulation."""
@@ -95,18 +112,15 @@ def _body(host: SimulatedHost, task: TaskPart, ttl: float) -> Callable[..., Coro
     steps = max(1, round(task.lasts / 0.4))
 
     async def work(context: RunContext) -> None:
-        body = host.began(context)
-        try:
-            host.effect(body)
-            for _ in range(steps if task.lasts else 0):
-                await asyncio.sleep(task.lasts / steps)
-                host.effect(body)
-        except asyncio.CancelledError:
-            if task.unwinds:
+        with host.watched(context) as run:
+            run.effect()
+            try:
+                for _ in range(steps if task.lasts else 0):
+                    await asyncio.sleep(task.lasts / steps)
+                    run.effect()
+            except asyncio.CancelledError:
                 await asyncio.sleep(task.unwinds * ttl)
-            host.ended(body, "was cancelled")
-            raise
-        host.ended(body)
+                raise
 
     work.__name__ = work.__qualname__ = task.name
     return work

@@ -158,8 +158,8 @@ class Cluster:
         gc.disable()
         try:
             yield
-            self._clear()
         finally:
+            self._clear()
             show(None)
             travel.stop()
             random.setstate(before[0])

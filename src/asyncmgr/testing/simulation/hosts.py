@@ -39,7 +39,7 @@ class Clocks:
     def moment_of(self, monotonic: float) -> int:
         """Return the first real moment at which `monotonic` has passed, provided that no suspend comes in between."""
         moment = int((monotonic + self.slept - self.uptime) / self.rate * SECOND)
-        while self.boot_time(moment) - self.slept < monotonic:
+        while self.uptime + moment * self.rate / SECOND - self.slept < monotonic:
             moment += 1
         return moment
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from asyncmgr.testing.simulation.hosts import Clocks, State
-from asyncmgr.testing.simulation.timeline import SECOND, Timeline, Turn, run
+from asyncmgr.testing.simulation.timeline import SECOND, Timeline, Turn
 
 MOST_CANCELLATIONS = 50
 """How often the tasks of a dead host are cancelled before their coroutines are closed."""
@@ -165,7 +165,7 @@ class HostLoop(asyncio.AbstractEventLoop):
     def takes(self, turn: Turn) -> bool:
         """Whether this turn, which has come up, is to be taken now; else it is kept for later, or dropped."""
         if self.state is State.UP:
-            if turn.due and self.time() < turn.due:  # the machine was suspended meanwhile
+            if turn.due and self.clock.slept and self.time() < turn.due:  # the machine was suspended meanwhile
                 self.timeline.put(self._moment_of(turn.due), turn)
                 return False
             return True
@@ -216,8 +216,7 @@ class HostLoop(asyncio.AbstractEventLoop):
             if turn is None:
                 return
             self._last.remove(turn)
-            if turn.callback is not None:
-                run(turn)
+            self.timeline.run_last(turn)
 
     def _let_time_pass(self) -> None:
         """Let the next timer of the dead host ring."""

@@ -88,7 +88,7 @@ def simulate(
         This is not the main thread: the wall clock of the process moves.
     """
     began = time.process_time()
-    told = story or tell(seed, task_names=None if services is None else ())
+    told = story or tell(seed, with_tasks=services is None)
     run = _Run(told, services, rules, log)
     return run.report(time.process_time() - began)
 
@@ -174,7 +174,7 @@ class _Run:
             seed=self._story.seed,
             violation=self._violation,
             digest=invariants.digest,
-            events=invariants.events,
+            events=len(invariants.events),
             runs=invariants.runs,
             refused=invariants.refused,
             length=cluster.timeline.now / SECOND,

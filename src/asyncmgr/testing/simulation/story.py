@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,16 +79,16 @@ class Story:
         return max(machine.ttl for machine in self.machines)
 
 
-def tell(seed: int, *, task_names: Sequence[str] | None = None) -> Story:
-    """Make up the story of a seed. With `task_names` the tasks are the caller's, and every machine knows them all."""
+def tell(seed: int, *, with_tasks: bool = True) -> Story:
+    """Make up the story of a seed. Without tasks, for services that have their own, all machines run one version."""
     chance = random.Random(seed)
-    tasks = _tasks(chance) if task_names is None else ()
+    tasks = _tasks(chance) if with_tasks else ()
     machines = _machines(chance, tasks)
     ttl = max(machine.ttl for machine in machines)
-    length = chance.uniform(60, 160)
+    length = chance.uniform(8, 14) * ttl
     faults = sorted(_faults(chance, length, machines, ttl), key=lambda fault: fault.at)
     # After the last fault, twice the TTL until every task has run again, and as long to see that it goes on.
-    return Story(seed, machines, tasks, tuple(faults), length, length + 2 * ttl + 12)
+    return Story(seed, machines, tasks, tuple(faults), length, length + 2 * ttl + 9)
 
 
 def _tasks(chance: random.Random) -> tuple[TaskPart, ...]:
@@ -100,7 +100,7 @@ def _tasks(chance: random.Random) -> tuple[TaskPart, ...]:
 
 
 def _machines(chance: random.Random, tasks: tuple[TaskPart, ...]) -> tuple[MachinePart, ...]:
-    count = chance.randint(2, 5)
+    count = chance.choice((2, 3, 3, 4, 5))
     share_name = chance.random() < 0.3
     ttls = TTLS if chance.random() < 0.3 else (chance.choice(TTLS),)
     old = chance.random() < 0.3
@@ -123,8 +123,8 @@ def _faults(
     chance: random.Random, length: float, machines: tuple[MachinePart, ...], ttl: float
 ) -> list[Fault]:
     found: list[Fault] = []
-    moment = chance.uniform(1, 12)
-    pace = chance.choice((2.0, 5.0, 9.0))
+    moment = chance.uniform(0.5, ttl)
+    pace = ttl * chance.choice((0.3, 0.6, 1.0))
     while moment < length - 3:
         machine = chance.randrange(len(machines))
         until = min(moment + chance.expovariate(1 / ttl), length)

@@ -113,17 +113,22 @@ class Timeline:
 
     def run_until(self, end: int) -> None:
         """Take all turns up to the real moment `end`."""
-        seen: tuple[Taker | None, int] | None = None
+        loop: Taker | None = None
+        moment = -1
         while True:
             while self.ready:
                 turn = self.ready.popleft()
-                if turn.callback is None or (turn.loop is not None and not turn.loop.takes(turn)):
+                callback = turn.callback
+                if callback is None or (turn.loop is not None and not turn.loop.takes(turn)):
                     continue
-                if (turn.loop, self.now) != seen:
-                    seen = turn.loop, self.now
-                    self.before_turn(turn.loop)
+                if turn.loop is not loop or self.now != moment:
+                    loop, moment = turn.loop, self.now
+                    self.before_turn(loop)
                 self.turns += 1
-                run(turn)
+                try:
+                    turn.context.run(callback, *turn.args)
+                except BaseException as exc:
+                    self._fail(turn, exc)
                 if self._error is not None:
                     raise self._error
             self.after_moment()
@@ -131,6 +136,20 @@ class Timeline:
                 raise self._error
             if not self._next_moment(end):
                 return
+
+    def _fail(self, turn: Turn, error: BaseException) -> None:
+        """Hand the error of a callback to its host's handler; one from outside of all hosts ends the simulation."""
+        if turn.loop is None or isinstance(error, SystemExit | KeyboardInterrupt):
+            raise error
+        turn.loop.call_exception_handler({"message": f"exception in {turn.callback!r}", "exception": error})
+
+    def run_last(self, turn: Turn) -> None:
+        """Take a turn of a dead host."""
+        if turn.callback is not None:
+            try:
+                turn.context.run(turn.callback, *turn.args)
+            except BaseException as exc:
+                self._fail(turn, exc)
 
     def _next_moment(self, end: int) -> bool:
         """Make ready what comes next; False where that is after `end`."""
@@ -146,17 +165,3 @@ class Timeline:
             if turn.callback is not None:
                 self.ready.append(turn)
         return True
-
-
-def run(turn: Turn) -> None:
-    """Call back; an error goes to the handler of its host, one outside of all hosts to the caller."""
-    callback, args, loop = turn.callback, turn.args, turn.loop
-    assert callback is not None
-    try:
-        turn.context.run(callback, *args)
-    except (SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as exc:
-        if loop is None:
-            raise
-        loop.call_exception_handler({"message": f"exception in {callback!r}", "exception": exc})
