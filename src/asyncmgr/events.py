@@ -143,7 +143,7 @@ class LeaseLost(_Record):
     token: int
     reason: Literal["trust_ended", "taken", "session_lost", "closed"]
     """``trust_ended``: the store could not be reached for three quarters of the TTL; where it can again before another
-    process takes the name, a `LeaseAcquired` with the same token follows. ``taken``: another process has it, or its
+    process takes the name, a `LeaseAcquired` follows. ``taken``: another process has it, or its
     record is gone. ``session_lost``: others found this process dead. ``closed``: the service ended."""
 
 

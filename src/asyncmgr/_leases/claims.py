@@ -197,6 +197,7 @@ class Claims:
         session, holder = self._keeper.session, name.holder
         self._open[name.key] = None
         if not session.trusted:
+            hold.is_stale = True
             if hold.is_active:
                 self._suspend(name, hold)
             return None
@@ -205,7 +206,7 @@ class Claims:
         if not self._is_wanted(name):
             return None if holder.is_busy else self._release(name, hold)
         if not hold.is_active:
-            return self._take(name, hold)
+            return self._claim_anew(name, hold) if hold.is_stale else self._take(name, hold)
         if self._is_asked(name):
             return None if holder.is_busy else self._release(name, hold)
         self._open.pop(name.key, None)
@@ -326,6 +327,29 @@ class Claims:
             self._wait(name, self._rules.back_off())
             return
         self._hold(name, record, revision, session, seen.owner)
+
+    async def _claim_anew(self, name: Name, hold: Hold) -> None:
+        """Give a claim that is ours a new token, after trust had ended and came back."""
+        session = hold.session
+        try:
+            floor = await name.holder.prepare()
+            clock = await self._calls.now()
+        except Doubt:
+            self._wait(name, self._rules.retry_in())
+            return
+        token = self._rules.next_token(hold.token, max(floor, self._board.highest_token), clock)
+        record = ClaimRecord(session.inc, token, session.ttl)
+        revision = await self._write(name, record, self._rules.claim_condition(hold.revision), session)
+        if name.hold is not hold:
+            return
+        if revision is not None:
+            self._hold(name, record, revision, session, None)
+            return
+        self._wait(name, self._rules.back_off())
+        if self._rules.is_ours(self._board.get(name.key).claim, session.inc):
+            hold.revision = self._board.get(name.key).revision
+        elif not name.in_doubt:
+            name.hold = None
 
     def _hold(
         self, name: Name, record: ClaimRecord, revision: int, session: Session, taken_from: str | None
@@ -504,3 +528,7 @@ class Claims:
         for name in self._names.values():
             name.timer.drop()
             self._lose(name, "closed")
+            name.holder.left()
+            if name.successor is not None:
+                name.successor.left()
+        self._names.clear()

@@ -56,6 +56,7 @@ class Cluster:
         self.stores = Stores(self.calls)
         self._ttl = ttl
         self._loop = asyncio.get_running_loop()
+        self._turns: dict[str, asyncio.Lock] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._views = 0
         self._was_trusted = False
@@ -108,6 +109,10 @@ class Cluster:
     def trusted(self) -> bool:
         """Whether this process may act on what it holds. Where it may not, a renewal is tried at once."""
         return self.keeper.session.trusted
+
+    def turn(self, key: str) -> asyncio.Lock:
+        """Return the lock by which the tasks of this process take turns with a lease."""
+        return self._turns.setdefault(key, asyncio.Lock())
 
     def start(self) -> None:
         """Begin to take part."""

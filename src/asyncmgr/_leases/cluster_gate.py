@@ -12,7 +12,7 @@ from asyncmgr._common.log import log
 from asyncmgr._leases.cluster import Cluster
 from asyncmgr._leases.holder import Hold, Holder, LostWhy
 from asyncmgr._leases.keys import task_key
-from asyncmgr._leases.slots import CLAIMED, NEW, UNSTARTED, Slots
+from asyncmgr._leases.slots import CLAIMED, NEW, SEVERAL, UNSTARTED, Slots
 from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
@@ -56,6 +56,8 @@ class ClusterGate(Gate, Holder):
         self._again: int | None = None
         """The number of the last slot, where it gets a run although it was claimed before."""
         self._gained_at = 0
+        self._is_first = False
+        """Whether the next run is the first one since this process became the holder."""
         self._waiting: deque[_Waiting] = deque()
         self._outcome: tuple[int, str] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -99,7 +101,9 @@ class ClusterGate(Gate, Holder):
         is_late = run.planned < self._gained_at
         if is_late and run.asked is None:
             run.asked = "catch_up"
-        run.claim = SlotClaim(hold.token, number, "lease_lost" if is_late else None)
+        stands_for_others = is_late or (run.missed and self._is_first)
+        self._is_first = False
+        run.claim = SlotClaim(hold.token, number, "lease_lost" if stands_for_others else None)
 
     def still_holds(self, run: Run) -> bool:
         hold, claim = self._hold, run.claim
@@ -194,7 +198,8 @@ class ClusterGate(Gate, Holder):
         run = waiting.run
         moment = self._runner.lookout.read()
         lag = self._task.plan.reference(moment) - run.planned - waiting.ahead
-        written = await self._slots.claim(hold, waiting.until, lag, self._spacing)
+        state = CLAIMED if waiting.until == waiting.number else SEVERAL
+        written = await self._slots.claim(hold, waiting.until, lag, self._spacing, state)
         if not self._waiting or self._waiting[0] is not waiting:
             return  # withdrawn meanwhile
         self._waiting.popleft()
@@ -226,7 +231,7 @@ class ClusterGate(Gate, Holder):
         return await self._slots.take(hold, self._spacing)
 
     def gained(self, hold: Hold) -> None:
-        self._hold, self._is_suspended, self._again = hold, False, None
+        self._hold, self._is_suspended, self._again, self._is_first = hold, False, None, True
         record = self._slots.record
         assert record is not None
         moment = self._runner.lookout.read()

@@ -25,6 +25,9 @@ class Hold:
     """The dead session that held the name before."""
     is_active: bool = False
     """Whether its holder may act: the slots are taken, and trust has not ended since."""
+    is_stale: bool = False
+    """Whether trust has ended since the claim was written. It gets a new token before its holder acts again: another
+    process may have held the name, if the store went back meanwhile."""
 
 
 class Holder(ABC):

@@ -54,7 +54,7 @@ class HostLocks:
         loop = asyncio.get_running_loop()
         self.application = application
         self.boot: Boot = boot_of(loop)
-        self._given = directory
+        self.directory = directory
         self._in_memory = loop if directory is None and isinstance(loop, MovesWall) else None
 
     @property
@@ -70,7 +70,7 @@ class HostLocks:
             It cannot; the text says why and what to do.
         """
         if self.are_files:
-            probe = HostLock(find_directory(self._given) / _PROBE)
+            probe = HostLock(find_directory(self.directory) / _PROBE)
             try:
                 probe.acquire()
             finally:
@@ -90,4 +90,4 @@ class HostLocks:
 
     def file(self, kind: Kind, name: str) -> HostLock:
         """Make the lock of this name, which is a file."""
-        return HostLock(find_directory(self._given) / file_name(self.application, kind, name))
+        return HostLock(find_directory(self.directory) / file_name(self.application, kind, name))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 
@@ -13,6 +14,7 @@ class _Cell:
     def __init__(self) -> None:
         self.holder: MemoryLock | None = None
         self.data = b""
+        self.waiting: deque[Callable[[], None]] = deque()
 
 
 class MemoryLock:
@@ -42,6 +44,15 @@ class MemoryLock:
     def close(self) -> None:
         if self.held:
             self._cell.holder = None
+            if self._cell.waiting:
+                asyncio.get_running_loop().call_soon(self._cell.waiting.popleft())
+
+    def when_free(self, call: Callable[[], None]) -> None:
+        """Call once, when the present holder has given it up, or soon where there is none; the first in line first."""
+        if self._cell.holder is None and not self._cell.waiting:
+            asyncio.get_running_loop().call_soon(call)
+        else:
+            self._cell.waiting.append(call)
 
 
 _machines: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, _Cell]] = WeakKeyDictionary()

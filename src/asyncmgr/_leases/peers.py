@@ -211,9 +211,10 @@ class Peers:
             self._set(inc, peer, at_least=0.0 if self._trusted() else self._rules.look_every())
             return
         peer.is_killed = True
+        # What was silent, and not what is known when the Task begins: a paused process reads its backlog first.
         self._spawn(self._kill(inc, peer, peer.record, peer.revision))
 
-    async def _kill(self, inc: str, peer: Peer, record: Any, seen: int) -> None:
+    async def _kill(self, inc: str, peer: Peer, record: SessionRecord | Foreign | None, seen: int) -> None:
         """Write that a session is dead, on condition that it is as silent as it seems."""
         try:
             await self._try_to_kill(inc, peer, record, seen)
@@ -223,7 +224,9 @@ class Peers:
         finally:
             peer.is_killed = False
 
-    async def _try_to_kill(self, inc: str, peer: Peer, record: Any, seen: int) -> None:
+    async def _try_to_kill(
+        self, inc: str, peer: Peer, record: SessionRecord | Foreign | None, seen: int
+    ) -> None:
         if isinstance(record, Foreign):
             return
         host = inc.rpartition("~")[0]

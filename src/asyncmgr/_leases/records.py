@@ -97,8 +97,8 @@ class SlotRecord(Record):
     spacing: int
     """Microseconds between two slots; 0 = the slots are moments of the wall clock."""
     state: str
-    """``new``: the grid has begun and had no slot; ``claimed``: the slot's run is in progress, or was cut off; else
-    the outcome of its run."""
+    """``new``: the grid has begun and had no slot; ``claimed``: the slot's run is in progress, or was cut off;
+    ``several``: slots were claimed together; ``unstarted``: no run of the slot started; else the outcome of its run."""
     inc: str
     """The identity of the holder that claimed the slot."""
 

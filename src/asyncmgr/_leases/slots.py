@@ -18,9 +18,9 @@ from asyncmgr._leases.rules import Rules
 from asyncmgr.errors import RevisionConflict
 from asyncmgr.transports import Entry
 
-NEW, CLAIMED, UNSTARTED = "new", "claimed", "unstarted"
-"""States of a record beside the outcomes: no slot was claimed yet; the run of the slot goes on or was cut off; its
-holder knows for sure that no run started."""
+NEW, CLAIMED, SEVERAL, UNSTARTED = "new", "claimed", "several", "unstarted"
+"""States of a record beside the outcomes: no slot was claimed yet; the run of the slot goes on or was cut off; slots
+were claimed together, whose runs are not written down; the holder knows for sure that no run of the slot started."""
 
 
 class Slots:
@@ -112,16 +112,16 @@ class Slots:
     def _keep(self, record: SlotRecord, revision: int, at: float) -> None:
         self.record, self._revision, self._at = record, revision, at
 
-    async def claim(self, hold: Hold, number: int, lag: int, spacing: int) -> bool:
+    async def claim(self, hold: Hold, number: int, lag: int, spacing: int, state: str) -> bool:
         """Claim a slot before its run; False = it is another holder's, or trust ended before that was known.
 
-        `lag` is the microseconds from the slot to now.
+        `lag` is the microseconds from the slot to now; `state` is `CLAIMED` or `SEVERAL`.
         """
         began = self._clock.observed()
         while hold.is_active and hold.session.trusted:
             at = self._clock.observed()
             passed = lag + to_us(at - began)
-            record = SlotRecord(hold.token, number, passed, spacing, CLAIMED, hold.session.inc)
+            record = SlotRecord(hold.token, number, passed, spacing, state, hold.session.inc)
             try:
                 condition = self._rules.slot_condition(self._revision)
                 revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
@@ -145,7 +145,7 @@ class Slots:
             return None
         if entry is None or not isinstance(found, SlotRecord) or found.token != record.token:
             return False  # never written anew: whoever wiped or overwrote it is not to be undone
-        if (found.n, found.state, found.inc) == (record.n, CLAIMED, record.inc):
+        if (found.n, found.state, found.inc) == (record.n, record.state, record.inc):
             self._keep(record, entry.revision, at)
             return True
         if found.n > record.n:

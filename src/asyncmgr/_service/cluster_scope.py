@@ -11,6 +11,7 @@ from asyncmgr._tasks.runner import Runner
 
 if TYPE_CHECKING:
     from asyncmgr._leases.cluster import Cluster
+    from asyncmgr._leases.lease import Lease, OnLost
     from asyncmgr._leases.rules import Rules
     from asyncmgr.events import Listeners
     from asyncmgr.transports import StoreEngine
@@ -65,6 +66,12 @@ class ClusterScope:
         gate = ClusterGate(task, runner, self.cluster())
         gate.open()
         return gate
+
+    def lease(self, name: str, on_lost: OnLost) -> Lease:
+        """Make a lease, which is asked for when it is entered."""
+        from asyncmgr._leases.lease import Lease
+
+        return Lease(self.cluster, name, on_lost)
 
     async def release_tasks(self) -> None:
         """Release the tasks, for whose runs have ended."""

@@ -12,13 +12,13 @@ import random
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, printable, safe_repr
@@ -271,6 +271,45 @@ class Service:
     def status(self) -> tuple[TaskStatus, ...]:
         """Return the status of every task that is switched on here, in definition order."""
         return tuple(status for manager in self._managers for status in manager.task_status())
+
+    # Leases
+
+    def lease(
+        self,
+        name: str,
+        *,
+        on_lost: Literal["cancel", "tell"] = "cancel",
+        scope: Literal["cluster", "host"] = "cluster",
+    ) -> AbstractAsyncContextManager[Any]:
+        """Make a lease: the right to be the only one that does something, while an ``async with`` block lasts.
+
+        Entering waits until nobody else holds a lease of this name: no process of the application (`cluster`), or none
+        of this machine and user (`host`), and no other task of this process. What is entered has `fencing_token` and
+        `lost`.
+
+        Parameters
+        ----------
+        on_lost
+            What happens where the lease is lost, since the store is out of reach for too long: `cancel` cancels the
+            block, which then raises `LostLease`; `tell` only makes ``lease.lost`` true.
+
+        Raises
+        ------
+        InvalidName
+            The name takes more than 128 bytes.
+        ServiceStateError
+            The service is not connected, or not any more.
+        """
+        encode_token(name, what="lease")
+        if scope == "host":
+            from asyncmgr._leases.host_lease import host_lease
+
+            return host_lease(self._host_scope.locks(), name)
+        if self._state in (State.NEW, State.STOPPED):
+            raise ServiceStateError(
+                f"the service {self.name} is {self._state} and can hold no lease; start it first"
+            )
+        return self.cluster_scope.lease(name, on_lost)
 
     # Life cycle
 
