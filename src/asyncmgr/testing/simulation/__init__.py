@@ -16,4 +16,14 @@ from asyncmgr.testing.simulation.invariants import Violation
 from asyncmgr.testing.simulation.runs import Report, simulate
 from asyncmgr.testing.simulation.story import Fault, Story, tell
 
-__all__ = ["ABLATIONS", "Fault", "Report", "SimulatedHost", "Story", "Violation", "WatchedRun", "simulate", "tell"]
+__all__ = [
+    "ABLATIONS",
+    "Fault",
+    "Report",
+    "SimulatedHost",
+    "Story",
+    "Violation",
+    "WatchedRun",
+    "simulate",
+    "tell",
+]

@@ -103,4 +103,7 @@ def _simulate(seeds: range, rules: type[Rules]) -> list[Report]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # whoever reads the log has seen enough
+        sys.stderr.close()

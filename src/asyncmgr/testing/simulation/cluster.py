@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import gc
 import importlib.metadata
-import logging
 import random
 import secrets
 from collections.abc import Callable, Iterator
@@ -21,8 +20,6 @@ from asyncmgr.testing.simulation.loop import HostLoop, running_in, show
 from asyncmgr.testing.simulation.server import EPOCH, Server
 from asyncmgr.testing.simulation.store import Connection, Weather
 from asyncmgr.testing.simulation.timeline import SECOND, Timeline
-
-LOG = logging.getLogger("asyncmgr")
 
 
 def _no_plugins(**selected: Any) -> Any:
@@ -144,11 +141,10 @@ class Cluster:
     def running(self) -> Iterator[None]:
         """Show the clocks of the hosts, and draw all randomness from the seed, while the block runs.
 
-        The environment has no part in it: no plugin of an installed package is loaded, and nothing is logged.
+        The environment has no part in it: no plugin of an installed package is loaded.
         """
-        before = random.getstate(), secrets.token_hex, gc.isenabled(), LOG.disabled
+        before = random.getstate(), secrets.token_hex, gc.isenabled()
         find = importlib.metadata.entry_points
-        LOG.disabled = True
         random.seed(self._entropy.getrandbits(64))
         secrets.token_hex = self._token_hex
         importlib.metadata.entry_points = _no_plugins
@@ -165,7 +161,6 @@ class Cluster:
             random.setstate(before[0])
             secrets.token_hex = before[1]
             importlib.metadata.entry_points = find
-            LOG.disabled = before[3]
             if before[2]:
                 gc.enable()
 

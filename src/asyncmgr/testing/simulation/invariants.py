@@ -6,12 +6,17 @@ of each moment every process is asked what it trusts.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from asyncmgr._common.log import LOGGER
+from asyncmgr._common.safe_text import error_text
 from asyncmgr._leases.keys import title_of
 from asyncmgr._leases.records import (
     CLAIMS,
@@ -24,7 +29,15 @@ from asyncmgr._leases.records import (
     decode,
 )
 from asyncmgr.errors import AsyncmgrError
-from asyncmgr.events import LeaseAcquired, LeaseLost, LeaseReleased, Outcome, RunFinished, SlotSkipped, SlotsMissed
+from asyncmgr.events import (
+    LeaseAcquired,
+    LeaseLost,
+    LeaseReleased,
+    Outcome,
+    RunFinished,
+    SlotSkipped,
+    SlotsMissed,
+)
 from asyncmgr.testing.simulation import doors
 from asyncmgr.testing.simulation.cluster import Cluster, Process
 from asyncmgr.testing.simulation.hosts import State
@@ -33,6 +46,31 @@ from asyncmgr.testing.simulation.timeline import SECOND
 
 KEPT = 50
 """Events that a violation shows."""
+
+
+OWN_ERRORS = frozenset(
+    (
+        "lease.loop_failed",
+        "lease.step_failed",
+        "listener.failed",
+        "scheduler.died",
+        "service.step_abandoned",
+        "service.step_failed",
+        "store.misbehaved",
+    )
+)
+"""Events of the package's log that no fault from outside may cause."""
+
+
+class _Ear(logging.Handler):
+    """Hands log records on."""
+
+    def __init__(self, hear: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._hear(record)
 
 
 class Violation(AsyncmgrError, AssertionError):
@@ -145,6 +183,36 @@ class Invariants:
     def _of(self, task: str) -> Standing:
         return self.tasks.setdefault(task, Standing())
 
+    def error(self, process: Process, context: Mapping[str, Any]) -> None:
+        """Learn of an error that nobody handled on a host."""
+        error = context.get("exception")
+        text = context["message"] if error is None else f"{context['message']}: {error_text(error)}"
+        self.break_promise(f"error: on {process}: {text}")
+
+    @contextmanager
+    def hearing_logs(self) -> Iterator[None]:
+        """Hear what the package logs while the block runs. Errors of its own are none of the story."""
+        logger = logging.getLogger(LOGGER)
+        before = logger.level, logger.propagate, logger.handlers
+        handler = _Ear(self._hear_log)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.DEBUG if self.listeners else logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.handlers, logger.propagate = before[2], before[1]
+            logger.setLevel(before[0])
+
+    def _hear_log(self, record: logging.LogRecord) -> None:
+        loop = asyncio.get_running_loop()
+        if getattr(loop, "state", None) is State.DEAD:
+            return
+        line = record.getMessage()
+        for listener in self.listeners:
+            listener(self._timeline.now / SECOND, getattr(loop, "name", ""), f"({line})")
+        if line.partition(" ")[0] in OWN_ERRORS:
+            self.break_promise(f"error: {line}")
+
     # Bodies
 
     def begin(self, process: Process, task: str, token: int | None, number: int | None) -> Body:
@@ -212,7 +280,7 @@ class Invariants:
 
     def _check_in_time(self, body: Body, what: str) -> None:
         """Check that a body ends within a quarter of the TTL after the right to run it has ended."""
-        if body.frozen or not body.process.loop.state is State.UP:
+        if body.frozen or body.process.loop.state is not State.UP:
             return
         now = self._timeline.now
         if body.lost is None and doors.untrusted_for(body.session) > 0:
@@ -220,7 +288,9 @@ class Invariants:
         late = 0.0 if body.lost is None else (now - body.lost) / SECOND
         # A quarter of the TTL on the slowest clock, and a look at a clock that was set.
         if late > body.process.ttl * (0.25 * 1.15 + 0.1) + 0.1:
-            self.break_promise(f"runs on: {body.process} {what} in {body.task} {late:.3f} s after its trust ended")
+            self.break_promise(
+                f"runs on: {body.process} {what} in {body.task} {late:.3f} s after its trust ended"
+            )
 
     def gone(self, process: Process) -> None:
         """Learn that a process has died."""
@@ -242,7 +312,9 @@ class Invariants:
             self._on_claim(write)
         elif write.table == SLOTS:
             self._on_slot(write)
-        elif write.after.value is not None and b'"dead"' in write.after.value:  # cheap: it is asked of each renewal
+        elif (
+            write.after.value is not None and b'"dead"' in write.after.value
+        ):  # cheap: it is asked of each renewal
             self._on_session(write)
 
     def _on_session(self, write: Write) -> None:
@@ -285,7 +357,13 @@ class Invariants:
     def follow(self, process: Process) -> None:
         """Listen to the service of a process that is about to start."""
         process.service.add_listener(
-            partial(self._hear, process), LeaseAcquired, LeaseLost, LeaseReleased, RunFinished, SlotSkipped, SlotsMissed
+            partial(self._hear, process),
+            LeaseAcquired,
+            LeaseLost,
+            LeaseReleased,
+            RunFinished,
+            SlotSkipped,
+            SlotsMissed,
         )
 
     def _hear(self, process: Process, event: Any) -> None:
@@ -329,7 +407,9 @@ class Invariants:
         """Called at the end of each moment: no two processes trust one claim."""
         for name, holders in self._holders.items():
             if len(holders) > 1:
-                trusting = [process for process in holders if process.is_alive and doors.acts_on(process, name)]
+                trusting = [
+                    process for process in holders if process.is_alive and doors.acts_on(process, name)
+                ]
                 if len(trusting) > 1 and not self._is_excused:
                     self.break_promise(f"two trust: {' and '.join(map(str, trusting))} both hold {name}")
 

@@ -51,6 +51,7 @@ class HostLoop(asyncio.AbstractEventLoop):
         self.state = State.UP
         self.errors: list[dict[str, Any]] = []
         """What went to the exception handler."""
+        self.on_error: Callable[[dict[str, Any]], object] = self.errors.append
         self._backlog: list[Turn] = []
         self._factory: Any = None
         self._ahead = 0
@@ -155,7 +156,7 @@ class HostLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if self.state is not State.DEAD:
-            self.errors.append(context)
+            self.on_error(context)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         self.call_exception_handler(context)
@@ -165,7 +166,9 @@ class HostLoop(asyncio.AbstractEventLoop):
     def takes(self, turn: Turn) -> bool:
         """Whether this turn, which has come up, is to be taken now; else it is kept for later, or dropped."""
         if self.state is State.UP:
-            if turn.due and self.clock.slept and self.time() < turn.due:  # the machine was suspended meanwhile
+            if (
+                turn.due and self.clock.slept and self.time() < turn.due
+            ):  # the machine was suspended meanwhile
                 self.timeline.put(self._moment_of(turn.due), turn)
                 return False
             return True

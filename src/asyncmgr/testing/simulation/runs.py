@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from asyncmgr._common.safe_text import error_text
@@ -45,6 +46,8 @@ class Report:
     """Bodies that began."""
     refused: int
     """Effects that were refused because of an old fencing token."""
+    losses: int
+    """How often the store lost what it had acknowledged."""
     length: float
     """Seconds of real time in the story."""
     turns: int
@@ -111,13 +114,15 @@ class _Run:
         for part in story.machines:
             wall = EPOCH + round(part.wall_error * SECOND)
             self._cluster.add_machine(part.name, Clocks(part.rate, part.uptime, wall))
-        self._invariants = Invariants(self._cluster, story.seed, longest_ttl=story.longest_ttl, knows=self._knows)
+        self._invariants = Invariants(
+            self._cluster, story.seed, longest_ttl=story.longest_ttl, knows=self._knows
+        )
         if log is not None:
             self._invariants.listeners.append(log)
         self._known = {full_name(task): task for task in story.tasks}
         Faults(self._cluster, story, self._invariants, self._start)
         self._cluster.timeline.at(round(self._checked_at * SECOND), self._check_runs, story.quiet_from)
-        with self._cluster.running():
+        with self._invariants.hearing_logs(), self._cluster.running():
             try:
                 self._cluster.run_for(story.ends)
             except Violation as exc:
@@ -141,6 +146,7 @@ class _Run:
         process = self._cluster.start(machine, self._live)
         process.ttl = self._story.machines[machine.number].ttl
         process.knows_all = knows_all
+        process.loop.on_error = partial(self._invariants.error, process)
         self._invariants.note(process, "process started")
         return process
 
@@ -149,12 +155,13 @@ class _Run:
         host = SimulatedHost(process, self._invariants, self._story.seed)
         source = random.Random(process.machine.chance.getrandbits(64))
         try:
-            if self._services is None:
-                process.service = service_of_story(self._story, process, host)
-            else:
-                process.service = self._services(host)
-            doors.set_rules(process.service, self._rules(source))
-            self._invariants.follow(process)
+            process.service = self._build(process, host)
+        except Exception as exc:  # the caller's own mistake: no fault of the story
+            self._cluster.timeline.halt(exc)
+            return
+        doors.set_rules(process.service, self._rules(source))
+        self._invariants.follow(process)
+        try:
             await process.service.start()
             await process.service.wait()
         except Exception as exc:
@@ -163,6 +170,11 @@ class _Run:
         self._invariants.note(process, "process ended")
         self._invariants.gone(process)
         self._cluster.end(process)
+
+    def _build(self, process: Process, host: SimulatedHost) -> Service:
+        if self._services is None:
+            return service_of_story(self._story, process, host)
+        return self._services(host)
 
     def _restart(self, machine: Machine, knows_all: bool) -> None:
         if machine.process is None:
@@ -177,6 +189,7 @@ class _Run:
             events=len(invariants.events),
             runs=invariants.runs,
             refused=invariants.refused,
+            losses=cluster.server.lost_writes,
             length=cluster.timeline.now / SECOND,
             turns=cluster.timeline.turns,
             calls=dict(sorted(cluster.server.calls.items())),
