@@ -45,7 +45,7 @@ from asyncmgr.capabilities._announcer import Announcer
 from asyncmgr.capabilities._board import Board
 from asyncmgr.errors import AsyncmgrError, InvalidHook, ServiceStateError, ServiceStopped, WrongThread
 from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping, SettingsReloaded
-from asyncmgr.transports import Transport, open_transport
+from asyncmgr.transports import StoreEngine, Transport, open_store, open_transport
 from asyncmgr.transports._tokens import encode_token
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ class Service:
     transport
         A URL, or an open `Transport`, which the service uses and does not close. Default: the setting `transport`,
         ``memory://``.
+    store
+        Where capabilities, leases and slots are kept: a URL of `open_store`, or an open store engine, which the service
+        uses and does not close. Default: the setting `store`, and without it the transport.
     settings
         Default: the settings are read now, see `Settings`.
 
@@ -113,6 +116,7 @@ class Service:
         name: str | None = None,
         host: str | None = None,
         transport: str | Transport | None = None,
+        store: str | StoreEngine | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.settings: Settings = _read_settings() if settings is None else settings
@@ -122,6 +126,8 @@ class Service:
         encode_token(self.host, what="host name")
         self.given_transport: str | Transport = self.settings.transport if transport is None else transport
         """A URL, or an open transport, which the service does not close."""
+        self.given_store: str | StoreEngine | None = self.settings.store if store is None else store
+        """A URL, or an open store engine, which the service does not close; `None` = the transport."""
         self.board: Board = Board()
         """The capabilities that managers report; the announcer sends them."""
         self._reporter = Reporter(self.host)
@@ -136,8 +142,9 @@ class Service:
         self._entered: list[Step] = []
         self._managers: list[Manager] = []
         self._joined: list[Manager] = []
-        self._transports = AsyncExitStack()
+        self._connections = AsyncExitStack()
         self._transport: Transport | None = None
+        self._store: StoreEngine | None = None
         self._server: CallServer | None = None
         self._announcer: Announcer | None = None
         self._unwatch_routes: Callable[[], None] = lambda: None
@@ -149,7 +156,7 @@ class Service:
             self.settings.application or self.name,
             self.host,
             ttl=self.settings.lease.ttl,
-            store=lambda: self.transport,
+            store=lambda: self.store,
             listeners=self._reporter.listeners,
         )
         """What this service holds alone in its application."""
@@ -184,6 +191,19 @@ class Service:
         if self._transport is None:
             raise ServiceStateError(f"the service {self.name} has no transport while it is {self._state}")
         return self._transport
+
+    @property
+    def store(self) -> StoreEngine:
+        """The open store engine, which keeps capabilities; the transport where no other one is set.
+
+        Raises
+        ------
+        ServiceStateError
+            The service is not connected.
+        """
+        if self._store is None:
+            raise ServiceStateError(f"the service {self.name} has no store while it is {self._state}")
+        return self._store
 
     @property
     def state(self) -> State:
@@ -475,7 +495,7 @@ class Service:
         yield Step("load plugins", enter=self._load_plugins)
         yield Step("release managers", leave=self._release_managers)
         yield Step("join managers", enter=self._join_managers)
-        yield Step("close transport", leave=self._close_transport)
+        yield Step("close transport", leave=self._disconnect)
         # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
         yield Step("end session", leave=self.cluster_scope.stop)
         for manager in self._managers:
@@ -486,6 +506,7 @@ class Service:
                 leaving=f"{manager.name}.cleanup_host",
             )
         yield Step("connect transport", enter=self._connect)
+        yield Step("connect store", enter=self._connect_store)
         for manager in self._managers:
             yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
         yield Step("close gates", leave=self._close_gates)
@@ -556,13 +577,23 @@ class Service:
     async def _connect(self) -> None:
         if isinstance(self.given_transport, str):
             opened = open_transport(self.given_transport, settings=self.settings)
-            self._transport = await self._transports.enter_async_context(opened)
+            self._transport = await self._connections.enter_async_context(opened)
         else:
             self._transport = self.given_transport
 
-    async def _close_transport(self) -> None:
-        self._transport = None
-        await self._transports.aclose()
+    async def _connect_store(self) -> None:
+        given = self.given_store
+        if given is None or given == self.given_transport:
+            self._store = self.transport
+        elif isinstance(given, str):
+            opened = open_store(given, settings=self.settings)
+            self._store = await self._connections.enter_async_context(opened)
+        else:
+            self._store = given
+
+    async def _disconnect(self) -> None:
+        self._transport = self._store = None
+        await self._connections.aclose()
 
     async def _serve_calls(self) -> None:
         from asyncmgr._rpc.server import (  # this module and the next load pydantic, which is slow to import
@@ -592,7 +623,7 @@ class Service:
 
     async def _announce(self) -> None:
         self._announcer = Announcer(
-            self.transport,
+            self.store,
             self.name,
             self.host,
             ttl=self.settings.capability_ttl,
