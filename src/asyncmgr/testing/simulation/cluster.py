@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import importlib.metadata
 import random
 import secrets
@@ -143,7 +142,7 @@ class Cluster:
 
         The environment has no part in it: no plugin of an installed package is loaded.
         """
-        before = random.getstate(), secrets.token_hex, gc.isenabled()
+        before = random.getstate(), secrets.token_hex
         find = importlib.metadata.entry_points
         random.seed(self._entropy.getrandbits(64))
         secrets.token_hex = self._token_hex
@@ -151,7 +150,6 @@ class Cluster:
         travel = time_machine.travel(EPOCH // SECOND, tick=False)
         self._traveller, self._wall = travel.start(), EPOCH
         self.timeline.before_turn = self._before_turn
-        gc.disable()
         try:
             yield
         finally:
@@ -161,8 +159,6 @@ class Cluster:
             random.setstate(before[0])
             secrets.token_hex = before[1]
             importlib.metadata.entry_points = find
-            if before[2]:
-                gc.enable()
 
     def _clear(self) -> None:
         """Kill what still runs, so that no task is left."""
