@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from asyncmgr._leases.keys import task_key
 from asyncmgr.events import (
     LeaseAcquired,
     LeaseLost,

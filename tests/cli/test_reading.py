@@ -71,6 +71,8 @@ def test_list_as_json_is_exact(invoke: Invoke) -> None:
         "tolerance": 0.2,
         "timeout": 10.0,
         "overlap": "skip",
+        "scope": "process",
+        "persist": False,
         "overridden": False,
         "first_slot": NOON,
         "in": 0.0,

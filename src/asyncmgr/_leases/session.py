@@ -144,9 +144,14 @@ class SessionKeeper:
             self._note_trouble(exc)
             return self._rules.retry_in()
         if session is self.session:
-            session.confirm(record.n, revision)
-            self._note_end_of_trouble()
+            self._confirm(session, record.n, revision)
         return self._rules.renew_in(self._ttl)
+
+    def _confirm(self, session: Session, n: int, revision: int) -> None:
+        if not session.trusted:
+            self._changed()  # trust ended a moment ago, and no look has noticed: what runs is stopped first
+        session.confirm(n, revision)
+        self._note_end_of_trouble()
 
     async def _look(self, session: Session) -> float:
         """Find out by a read why a renewal met another revision."""
@@ -164,8 +169,7 @@ class SessionKeeper:
             self.drop("killed" if not isinstance(found, Foreign) else found.reason)
             return 0.0
         if self._rules.adopts(found, session.inc, session.doubtful):
-            session.confirm(found.n, entry.revision)
-            self._note_end_of_trouble()
+            self._confirm(session, found.n, entry.revision)
             return max(
                 0.0,
                 self._rules.renew_in(self._ttl) - (self._rules.trust_lasts(self._ttl) - session.trust_left),
