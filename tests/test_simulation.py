@@ -60,7 +60,9 @@ def test_a_seed_is_replayed_identically() -> None:
 
 def test_other_processes_tell_the_same_story() -> None:
     """No order depends on the hashes of strings or on addresses."""
-    program = "from asyncmgr.testing.simulation import simulate; print(simulate(6).digest, simulate(9).digest)"
+    program = (
+        "from asyncmgr.testing.simulation import simulate; print(simulate(6).digest, simulate(9).digest)"
+    )
     told = set()
     for seed in ("0", "4711"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
@@ -88,7 +90,9 @@ def test_without_faults_every_slot_runs_once() -> None:
     story = quiet(3)
     report = simulate(3, story=story)
     report.raise_violation()
-    expected = sum((report.length - 10) * 0.9 / max(task.spacing, task.lasts + task.spacing) for task in story.tasks)
+    expected = sum(
+        (report.length - 10) * 0.9 / max(task.spacing, task.lasts + task.spacing) for task in story.tasks
+    )
     assert report.runs >= expected / 2
     assert not report.refused
     assert not report.losses
@@ -118,7 +122,11 @@ def test_users_run_their_own_services() -> None:
     def service(host: SimulatedHost) -> Service:
         lives.append(host.life)
         return Service(
-            Counts(host, counted), name="counts", host=host.name, transport=host.transport, settings=host.settings
+            Counts(host, counted),
+            name="counts",
+            host=host.name,
+            transport=host.transport,
+            settings=host.settings,
         )
 
     report = simulate(2, services=service)

@@ -105,6 +105,8 @@ class Body:
     lost: int | None = None
     """The real moment at which the right to run it ended, as far as somebody noticed."""
     ended: bool = False
+    how: str = ""
+    """How it ended."""
     frozen: bool = False
     """Whether its process was paused meanwhile: two such bodies may overlap, and the token tells them apart."""
 
@@ -115,14 +117,20 @@ class Standing:
 
     token: int = 0
     """The highest token that any run showed."""
-    token_losses: int = 0
-    """How often the store had lost writes when that token came up: a store that goes back brings an old claim back."""
     claim_token: int = 0
     """The highest token of any claim."""
     started: dict[int, tuple[int, str]] = field(default_factory=dict)
     """Slot numbers that were started: how often the store had lost writes by then, and where."""
     bodies: list[Body] = field(default_factory=list)
     """Bodies in progress."""
+    last: Body | None = None
+    """The body that began last."""
+    last_losses: int = 0
+    """How often the store had lost writes by then."""
+    was_released: bool = False
+    """Whether its process has released the task since."""
+    missed: int = 0
+    """Slots that were said to be missed since, as no process held the task."""
     last_start: int = -1
     """Real moment."""
 
@@ -151,6 +159,8 @@ class Invariants:
         self.events: list[tuple[int, object, str, tuple[Any, ...]]] = []
         """What happened: real moment, where, what, and facts."""
         self.runs = 0
+        self.is_settled = False
+        """Whether all faults were over long ago."""
         self.refused = 0
         """Effects that were refused because of their token."""
         self.listeners: list[Callable[[float, str, str], None]] = []
@@ -233,24 +243,40 @@ class Invariants:
         return body
 
     def _check_token(self, standing: Standing, body: Body) -> None:
-        losses = self._server.lost_writes
-        if body.token < standing.token and losses == standing.token_losses:
+        if body.token < standing.token and not self._is_excused:
             self.break_promise(
                 f"token went back: {body.process} runs {body.task} with {body.token} after {standing.token}"
             )
-        if body.token > standing.token:
-            standing.token, standing.token_losses = body.token, losses
+        standing.token = max(standing.token, body.token)
 
     def _check_slot(self, standing: Standing, body: Body) -> None:
         if body.number is None:
             return
         losses = self._server.lost_writes
+        self._check_missed(standing, body, body.number, losses)
         before = standing.started.get(body.number)
         if before is not None and before[0] == losses:
             self.break_promise(
                 f"slot twice: {body.process} starts slot {body.number} of {body.task}, as {before[1]} did"
             )
         standing.started[body.number] = losses, str(body.process)
+
+    def _check_missed(self, standing: Standing, body: Body, number: int, losses: int) -> None:
+        """Check that no more slots were said to be missed than lie between two runs: a slot has one fate."""
+        last = standing.last
+        missed, standing.missed, standing.last = standing.missed, 0, body
+        was_released, standing.was_released = standing.was_released, False
+        if last is None or last.number is None or losses != standing.last_losses:
+            standing.last_losses = losses
+            return
+        # A holder that could not reach the store had no chance to say how its last run ended.
+        was_cut_off = last.how != "returned" or not (last.process is body.process or was_released)
+        between = number - last.number - 1 + was_cut_off
+        if missed > max(0, between):
+            self.break_promise(
+                f"two fates: {missed} slots of {body.task} were missed, and {between} lie between "
+                f"{last.number} on {last.process} and {number} on {body.process}"
+            )
 
     def _check_alone(self, standing: Standing, body: Body) -> None:
         for other in standing.bodies:
@@ -273,7 +299,7 @@ class Invariants:
         """Learn that a body has ended."""
         if body.ended or not body.process.is_alive:
             return
-        body.ended = True
+        body.ended, body.how = True, how
         self.note(body.process, "body ended", body.task, body.number, how)
         self._of(body.task).bodies.remove(body)
         self._check_in_time(body, "ends")
@@ -380,13 +406,22 @@ class Invariants:
                 self.note(process, "lost", event.name, event.token, why)
                 self._holders.get(event.name, {}).pop(process, None)
                 self._note_loss(process, event.name)
+                last = self._of(event.name).last
+                if why == "released" and last is not None and last.process is process:
+                    self._of(event.name).was_released = True
             case RunFinished():
                 self.note(process, "run finished", event.task, event.outcome, event.trigger)
             case SlotSkipped():
                 if event.reason != "not_owner":
                     self.note(process, "slot skipped", event.task, event.reason)
+                if event.reason == "lease_lost" and self.is_settled:
+                    self.break_promise(
+                        f"wrong fate: {process} says lease_lost of {event.task} long after all faults"
+                    )
             case SlotsMissed():
                 self.note(process, "slots missed", event.task, event.count, event.reason)
+                if event.reason == "lease_lost":
+                    self._of(event.task).missed += event.count
 
     def _note_loss(self, process: Process, name: str) -> None:
         for body in self._of(name).bodies:

@@ -152,6 +152,7 @@ class _Run:
         return self._story.quiet_from + 2 * self._story.longest_ttl + longest + SLACK
 
     def _check_runs(self, since: float) -> None:
+        self._invariants.is_settled = True
         self._invariants.check_runs({name: task.spacing for name, task in self._known.items()}, since)
 
     def _knows(self, process: Process, name: str) -> bool:
