@@ -129,6 +129,10 @@ class Claims:
         """Whether something is to be done for a name, or may be soon."""
         return key in self._open
 
+    def is_busy(self) -> bool:
+        """Whether a body goes on here for a name that is held."""
+        return any(name.hold is not None and name.holder.is_busy for name in self._names.values())
+
     def held(self) -> list[Name]:
         """List the names that are held and active."""
         return [name for name in self._names.values() if name.is_active]

@@ -194,12 +194,17 @@ class SessionKeeper:
         lost.is_lost = True
         log.warning("session.lost", application=self._application, session=lost.inc, reason=reason)
         if reason != "killed":
-            task = asyncio.ensure_future(self._end(lost))
+            task = asyncio.ensure_future(self._end_later(lost))
             self._ending[task] = None
             task.add_done_callback(self._ending.pop)
         self.session = self._new()
         self._changed()
         self.hasten()
+
+    async def _end_later(self, session: Session) -> None:
+        """Write that a lost session is dead, when the bodies that it had cancelled have unwound."""
+        await asyncio.sleep(self._rules.unwinding_lasts(self._ttl))
+        await self._end(session)
 
     async def _end(self, session: Session) -> None:
         """Write that a session is dead. Where that fails, others do it after the TTL."""
