@@ -103,7 +103,9 @@ class Body:
     session: Any
     """The session in which it began."""
     lost: int | None = None
-    """The real moment at which the right to run it ended, as far as somebody noticed."""
+    """The real moment at which its process learned that it may run it no more."""
+    untrusted: int | None = None
+    """The real moment at which its session was first seen without trust; `None` = it is trusted."""
     ended: bool = False
     how: str = ""
     """How it ended."""
@@ -309,9 +311,12 @@ class Invariants:
         if body.frozen or body.process.loop.state is not State.UP:
             return
         now = self._timeline.now
-        if body.lost is None and doors.untrusted_for(body.session) > 0:
-            body.lost = now
-        late = 0.0 if body.lost is None else (now - body.lost) / SECOND
+        if doors.untrusted_for(body.session) <= 0:
+            body.untrusted = None  # trust has come back before anybody looked
+        elif body.untrusted is None:
+            body.untrusted = now
+        since = min((moment for moment in (body.lost, body.untrusted) if moment is not None), default=now)
+        late = (now - since) / SECOND
         # A quarter of the TTL on the slowest clock, and a look at a clock that was set.
         if late > body.process.ttl * (0.25 * 1.15 + 0.1) + 0.1:
             self.break_promise(
