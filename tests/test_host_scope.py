@@ -12,7 +12,10 @@ import pytest
 import structlog
 
 from asyncmgr import Manager, Outcome, RunContext, Service, Settings, periodic_task
+from asyncmgr._leases.host_lock import HostLock
 from asyncmgr._leases.host_locks import HostLocks
+from asyncmgr._leases.host_record import HostRecord
+from asyncmgr._tasks.plan import Plan
 from asyncmgr.errors import LockUnavailable, NotOwner
 from asyncmgr.events import Event, RunFinished, SlotSkipped, SlotsMissed
 from asyncmgr.testing import VirtualTimeLoop
@@ -255,6 +258,36 @@ async def test_nearly_due_slots_are_no_slots_of_the_future() -> None:
     assert [context.slot.second for context in machine.contexts] == [30, 0]
 
 
+async def test_a_slot_of_the_future_is_of_another_boot() -> None:
+    """Where the system does not tell boots apart: the grid starts over, and numbers go on."""
+    machine = Machine()
+    lock = machine.locks.lock("task", "M.work")
+    lock.acquire()
+    record = HostRecord(machine.locks.boot.id, 7, number=5, slot=10**12, wall=10**15, state="ended")
+    lock.write(record.encode())
+    lock.close()
+    a = machine.start("A")
+    await until(31)
+    a.kill()
+    assert machine.runs == [("A", 30, 6)]
+
+
+async def test_cron_after_a_wall_that_was_set_back_by_an_hour() -> None:
+    """The next holder does as the one before would have done: the times come a second time."""
+    machine = Machine(cron="* * * * *")
+    machine.options.pop("spacing")
+    a = machine.start("A")
+    await until(61)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    a.kill()
+    loop._wall.shift(-3600 * 1_000_000)
+    b = machine.start("B")
+    await until(125)
+    b.kill()
+    assert machine.runs == [("A", 60, 1), ("B", 120, 2)]
+
+
 # Under services
 
 
@@ -479,3 +512,166 @@ async def test_a_lock_that_fails_later_is_logged_once(tmp_path: Path, logs: list
         await until(45)
     assert ran == [("a", 40)]
     assert [log["event"] for log in logs if log["event"] == "lock.recovered"] == ["lock.recovered"]
+
+
+# Trouble
+
+
+class Files:
+    """Two processes whose locks are files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.locks = HostLocks("app", directory)
+        self.path = self.locks.file("task", "M.work").path
+        self.runs: list[tuple[str, float]] = []
+
+    def start(self, name: str, *, lasts: float = 0.0) -> Process:
+        async def work(context: RunContext) -> None:
+            self.runs.append((name, now()))
+            await asyncio.sleep(lasts)
+
+        return Process(self.locks, work, spacing=10)
+
+
+def of(logs: list[Any], event: str) -> list[Any]:
+    return [log for log in logs if log["event"] == event]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locked files cannot be removed there")
+async def test_a_removed_file_is_made_anew_and_told(tmp_path: Path, logs: list[Any]) -> None:
+    """Neither process runs a slot of the other."""
+    files = Files(tmp_path)
+    a = files.start("A")
+    await until(5)
+    b = files.start("B")
+    await until(18)
+    files.path.unlink()
+    await until(44)
+    a.kill()
+    await until(58)
+    b.kill()
+    assert files.runs == [("A", 10), ("A", 20), ("A", 30), ("A", 40), ("B", 50)]
+    assert [log["cure"][:32] for log in of(logs, "lock.removed")] == ["something removes files from the"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locked files cannot be removed there")
+async def test_a_holder_that_lost_its_lock_is_cancelled(tmp_path: Path, logs: list[Any]) -> None:
+    """At its next slot, with the reason lease_lost."""
+    files = Files(tmp_path)
+    ran: list[str] = []
+
+    async def work(context: RunContext) -> None:
+        ran.append("began")
+        await asyncio.sleep(100)
+
+    a = Process(files.locks, work, spacing=10, overlap="allow")
+    await until(15)
+    files.path.unlink()
+    other = files.locks.file("task", "M.work")
+    assert other.acquire()
+    await until(21)
+    assert ran == ["began"]
+    assert [event.outcome for event in a.events if isinstance(event, RunFinished)] == [Outcome.CANCELLED]
+    assert [log["reason"] for log in of(logs, "task.cancelled")] == ["lease_lost"]
+    assert len(of(logs, "lock.lost")) == 1
+    other.close()
+    await until(31)
+    assert ran == ["began", "began"]
+    a.kill()
+
+
+async def test_another_machine_that_holds_the_lock_is_told(tmp_path: Path, logs: list[Any]) -> None:
+    """Its directory is on a network file system."""
+    files = Files(tmp_path)
+    other = files.locks.file("task", "M.work")
+    other.acquire()
+    other.write(HostRecord("another boot", 1234).encode())
+    a = files.start("A")
+    await until(55)
+    assert files.runs == []
+    assert [(log["holder"], log["cure"][:24]) for log in of(logs, "lock.shared")] == [
+        ("pid 1234", "another machine holds it")
+    ]
+    a.kill()
+    other.close()
+
+
+@pytest.mark.parametrize("what", ["write", "acquire"])
+async def test_a_lock_that_cannot_be_used_any_more(
+    what: str, tmp_path: Path, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot has no run, the next ones neither; it is told once, and again when it works."""
+    files = Files(tmp_path)
+    a = files.start("A")
+    await until(15)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise LockUnavailable("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HostLock, what, fail)
+        await until(35)
+    await until(45)
+    assert files.runs == [("A", 10), ("A", 40)]
+    assert [log["error"] for log in of(logs, "lock.failed")] == ["the disk is gone"]
+    assert len(of(logs, "lock.recovered")) == 1
+    assert [event.reason for event in a.events if isinstance(event, SlotSkipped)] == ["not_owner"] * 2
+    a.kill()
+
+
+async def test_an_end_that_cannot_be_written(
+    tmp_path: Path, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged, others may have the lock, and the run is what it was."""
+    files = Files(tmp_path)
+    a = files.start("A", lasts=2)
+    await until(11)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise LockUnavailable("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HostLock, "write", fail)
+        await until(13)
+    assert [log["error"] for log in of(logs, "lock.failed")] == ["the disk is gone"]
+    assert [event.outcome for event in a.events if isinstance(event, RunFinished)] == [Outcome.SUCCEEDED]
+    assert not a.holds
+    await until(25)
+    assert files.runs == [("A", 10), ("A", 20)]
+    a.kill()
+
+
+async def test_a_dead_holder_is_named_as_such(tmp_path: Path) -> None:
+    """Its number may be that of a process in another container."""
+    files = Files(tmp_path)
+    a = files.start("A")
+    assert a.gate.holder() is None
+    lock = files.locks.file("task", "M.work")
+    lock.acquire()
+    lock.write(HostRecord(files.locks.boot.id, 2**22 + 1, start=5).encode())
+    assert a.gate.holder() == f"pid {2**22 + 1}, which is gone or in another container"
+    lock.write(HostRecord(files.locks.boot.id, 77, left=True).encode())
+    assert a.gate.holder() is None
+    lock.close()
+    a.kill()
+
+
+async def test_a_schedule_that_raises_as_the_task_is_taken_over(
+    logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged, and the grid starts over."""
+    machine = Machine()
+    a = machine.start("A")
+    await until(0.5)
+    b = machine.start("B")
+    await until(35)
+    a.kill()
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise ValueError("no such slot")
+
+    monkeypatch.setattr(Plan, "continue_from", fail)
+    await until(91)
+    b.kill()
+    assert machine.runs == [("A", 30, 1), ("B", 60.5, 2), ("B", 90.5, 3)]
+    assert len(of(logs, "schedule.failed")) == 1

@@ -18,9 +18,9 @@ from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Health, Service, StopReport
 from asyncmgr._service.signals import run
 from asyncmgr._tasks.declare import periodic_task
-from asyncmgr._tasks.managed import TaskStatus
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
+from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.capabilities import HostChange, Hosts, HostState
 from asyncmgr.errors import (
     AlreadyRunning,
@@ -30,6 +30,7 @@ from asyncmgr.errors import (
     InvalidHook,
     InvalidName,
     InvalidPeriodicTaskArg,
+    InvalidProgress,
     InvalidRpcMethod,
     InvalidSettings,
     InvalidTarget,
@@ -74,6 +75,7 @@ __all__ = [
     "InvalidHook",
     "InvalidName",
     "InvalidPeriodicTaskArg",
+    "InvalidProgress",
     "InvalidRpcMethod",
     "InvalidSettings",
     "InvalidTarget",

@@ -160,8 +160,10 @@ def _paragraph(view: TaskView, *, in_full: bool) -> str:
         lines.append(f"  first slot {local(first)} local, {away if away == 'now' else f'in {away}'}")
     if in_full:
         timeout = seconds_in_words(view.task.options.timeout)
+        scope = "" if view.task.options.scope == "process" else f", scope {view.task.options.scope}"
         lines.append(
-            f"  tolerance {seconds_in_words(view.tolerance)}, timeout {timeout}, overlap {view.task.options.overlap}"
+            f"  tolerance {seconds_in_words(view.tolerance)}, timeout {timeout}, "
+            f"overlap {view.task.options.overlap}{scope}"
         )
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from asyncmgr._common.clock import SECOND, Moment, to_us
-from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.managed import GOOD, ManagedTask
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Result, Run, Site, judge
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, EveryPass
@@ -68,7 +68,7 @@ class Passes:
             return
         else:
             outcome, error = await self._run(run, context)
-        if raise_on_error and outcome not in (Outcome.SUCCEEDED, Outcome.NOTHING):
+        if raise_on_error and outcome not in GOOD:
             raise _to_raise(managed, outcome, error)
 
     def _take(self, managed: ManagedTask, moment: Moment) -> Run | Exception:
@@ -98,8 +98,7 @@ class Passes:
         finally:
             standing.running -= 1
         outcome, error = judge(run, error)
-        standing.outcome = outcome
-        standing.duration = asyncio.get_running_loop().time() - run.started
+        standing.end(run, outcome, asyncio.get_running_loop().time() - run.started)
         self._report.finished(run, outcome, standing.duration, error)
         return outcome, error
 

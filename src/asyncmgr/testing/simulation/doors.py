@@ -11,13 +11,12 @@ from asyncmgr.testing.simulation.cluster import Process
 
 def set_rules(service: Service, rules: Rules) -> None:
     """Have a service that has not started follow these rules."""
-    service.cluster_scope.rules = rules
+    service._cluster_scope.rules = rules  # noqa: SLF001 - a door of our own house
 
 
 def _cluster(process: Process) -> Cluster | None:
     service: Service | None = process.service
-    # Not cluster(), which would begin one.
-    return None if service is None else service.cluster_scope._cluster  # noqa: SLF001 - a door of our own house
+    return None if service is None else service._cluster_scope.begun  # noqa: SLF001 - a door of our own house
 
 
 def session(process: Process) -> Session | None:

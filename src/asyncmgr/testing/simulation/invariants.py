@@ -129,6 +129,8 @@ class Standing:
     """The body that began last."""
     last_losses: int = 0
     """How often the store had lost writes by then."""
+    is_sure: bool = True
+    """Whether it began on a claim that the store still had."""
     was_released: bool = False
     """Whether its process has released the task since."""
     missed: int = 0
@@ -268,8 +270,9 @@ class Invariants:
         last = standing.last
         missed, standing.missed, standing.last = standing.missed, 0, body
         was_released, standing.was_released = standing.was_released, False
-        if last is None or last.number is None or losses != standing.last_losses:
-            standing.last_losses = losses
+        was_sure, standing.is_sure = standing.is_sure, not self._is_excused
+        before, standing.last_losses = standing.last_losses, losses
+        if last is None or last.number is None or losses != before or not was_sure:
             return
         # A holder that could not reach the store had no chance to say how its last run ended.
         was_cut_off = last.how != "returned" or not (last.process is body.process or was_released)
