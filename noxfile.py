@@ -131,6 +131,15 @@ def scale(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.scale", *session.posargs)
 
 
+@nox.session(python=PYTHONS[-1], requires=["wheel"])
+def simulation(session: nox.Session) -> None:
+    """Run 100,000 stories of a simulated cluster, then take each rule away (hours); `-- --seeds 1000` for fewer."""
+    _install_wheel(session, extras="[testing]")
+    arguments = session.posargs or ["--seeds", "100000"]
+    session.run("python", "-m", "asyncmgr.testing.simulation", *arguments)
+    session.run("python", "-m", "asyncmgr.testing.simulation", "--ablations", "--seeds", "1000")
+
+
 def _other(session: nox.Session, name: str, *requirements: str) -> str:
     """Make one more environment, for what cannot share the session's own; its Python."""
     directory = Path(session.create_tmp()) / name
