@@ -127,11 +127,14 @@ class Witness(Ledger):
 
     def grid_of(self, task: ManagedTask, slot: int, *, on_wall: bool) -> Grid:
         """Find the grid of a slot: a run that ends after the task got another one belongs to the one before."""
-        for grid in reversed(self.grids):
-            is_its = grid.task.full_name == task.full_name and grid.schedule.on_wall is on_wall
-            if is_its and grid.has(slot):
-                return grid
-        raise AssertionError(f"{task.full_name}: {slot} is on no grid")
+        its = [
+            grid
+            for grid in self.grids
+            if grid.task.full_name == task.full_name and grid.schedule.on_wall is on_wall and grid.has(slot)
+        ]
+        assert its, f"{task.full_name}: {slot} is on no grid"
+        # Only where the wall went back a grid has slots before its first one.
+        return max(its, key=lambda grid: (slot >= (grid.first or 0), self.grids.index(grid)))
 
     def slots(self, grid: Grid, until: int) -> list[int]:
         """Walk from slot to slot."""
