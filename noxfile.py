@@ -43,6 +43,14 @@ def _group(name: str) -> list[str]:
 
 
 @nox.session
+def histories(session: nox.Session) -> None:
+    """Play 10,000 random histories of a service: every slot has one fate; and kill one that writes history 50 times."""
+    session.install("-e", ".[testing]", *_group("test"))
+    env = {"HISTORIES": "10000", "KILLS": "50"}
+    session.run("pytest", *PARALLEL, "tests/test_fates.py", "tests/test_history_kills.py", env=env)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, which is what is tested; once for all that need it."""
     shutil.rmtree(DIST, ignore_errors=True)

@@ -23,6 +23,7 @@ from asyncmgr.events import (
     SkipReason,
     SlotSkipped,
     SlotsMissed,
+    run_finished,
 )
 
 
@@ -221,9 +222,7 @@ class Reporter:
 
 def record_of(run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> RunFinished:
     """Make the record of a run's end, for listeners and for the caller that triggered the run."""
-    return RunFinished(
-        run.full_name, run.run_id, run.trigger, run.slot, run.lateness, duration, outcome, error
-    )
+    return run_finished(run.managed.full_name, duration, outcome, error, run)
 
 
 def _forget(standing: Standing) -> None:
