@@ -78,6 +78,10 @@ class ManagerInUse(AsyncmgrError):
     """A pass or a service already drives this manager; it can have only one driver at a time."""
 
 
+class InvalidKeys(AsyncmgrError):
+    """A manager gave keys for a task with `each=` that are none; the text names the first wrong one."""
+
+
 class NotOwner(AsyncmgrError):
     """Another process holds the task, which only one process may run; the text names that process."""
 

@@ -6,7 +6,7 @@ float, moments are aware datetimes in UTC, and `task` is the full name, ``manage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -61,6 +61,8 @@ class RunFinished(_Record):
     outcome: Outcome
     error: BaseException | None
     """The exception that ended the run; `None` where it succeeded."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -72,6 +74,8 @@ class RunLeaked(_Record):
     slot: datetime
     running_for: float
     """Seconds since the run's start."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -84,6 +88,8 @@ class SlotSkipped(_Record):
     reason: Literal["overlap", "draining", "removed", "paused", "not_owner", "lease_lost"]
     holder: str | None = None
     """Who runs the task instead, where the reason is `not_owner` and it is known."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -97,6 +103,8 @@ class SlotsMissed(_Record):
     """The number of older slots, for cron up to 10. Where the reason is `late`, the slot itself counts too."""
     reason: Literal["late"] | None = None
     """`late`: a run for `slot` would start later than `misfire_grace` allows, and no run stands for the slots."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -20,6 +20,7 @@ from asyncmgr._common.log import log
 from asyncmgr._service.gather import refuse_reserved, tell_if_off
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._tasks.declare import Addition, check_function, declare, declare_addition, declared
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.managed import ManagedTask, Standing, TaskStatus, status_of
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.passes import Passes
@@ -227,14 +228,20 @@ class ManagerState:
         initial_delay: int | None = None,
     ) -> ManagedTask:
         full_name = f"{self._manager.name}.{name}"
+        options = record.with_zone(self.settings.timezone)
+        still_running = self._still_running.pop(full_name, None)
+        if record.each is not None:
+            return KeyedTask(
+                self._manager, body, full_name, options, tolerance=self._tolerance(), standing=still_running
+            )
         task = ManagedTask(
             self._manager,
             body,
             full_name,
-            record.with_zone(self.settings.timezone),
+            options,
             tolerance=self._tolerance(),
             initial_delay=initial_delay,
-            standing=self._still_running.pop(full_name, None),
+            standing=still_running,
         )
         self._set_share(task)
         return task
@@ -281,8 +288,9 @@ class ManagerState:
     def _read_addition(self, function: Any, options: dict[str, Any]) -> tuple[Callable[..., Any], Addition]:
         record = declared(function)
         if record is None:
-            check_function(function, takes="context")
-            return function, declare_addition(options)
+            addition = declare_addition(options)
+            check_function(function, takes="context" if addition.record.each is None else "context, key")
+            return function, addition
         if options.keys() - {"name"}:
             raise InvalidPeriodicTaskArg(
                 f"{function.__qualname__} has its options from @periodic_task; only name= may be given here"

@@ -10,9 +10,10 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from asyncmgr._common.clock import Moment
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.managed import Lane, ManagedTask
 
 D = TypeVar("D", bound="Due")
@@ -49,6 +50,8 @@ class Batch(Generic[D]):
     """Slots that get no run, because a run of their own task is in progress."""
     failed: list[tuple[ManagedTask, Exception]] = field(default_factory=list)
     """Tasks whose schedule raised; the agenda asks it again after `RETRY`."""
+    refreshes: list[KeyedTask] = field(default_factory=list)
+    """Tasks whose manager is to be asked for their keys."""
     is_full: bool = False
     """More slots are due: look again when the event loop has had its turn."""
 
@@ -110,8 +113,12 @@ class Agenda(Generic[D]):
                 if left <= 0:
                     batch.is_full = True
                     break
-                left -= 1
-                self._take_head(lane, head[2], head[0], reference, batch)
+                task: ManagedTask = head[2]
+                if task.is_keyed:
+                    left -= self._take_keys(lane, cast("KeyedTask", task), reference, left, batch)
+                else:
+                    left -= 1
+                    self._take_head(lane, task, head[0], reference, batch)
         if len(self._lanes) > 1:
             batch.due.sort(key=lambda due: due.planned - due.managed.plan.reference(moment))
         return batch
@@ -138,6 +145,25 @@ class Agenda(Generic[D]):
             self._judge_overlap(due, batch)
         else:
             batch.due.append(due)
+
+    def _take_keys(self, lane: Lane, task: KeyedTask, reference: int, most: int, batch: Batch[D]) -> int:
+        """Hand out slots of a task's keys; return how many of `most` this counts for."""
+        plan = task.keys
+        if plan.wants_refresh(reference):
+            batch.refreshes.append(task)
+        found = plan.take_keys(reference, most)
+        for slot in found:
+            key_task = task.task_of(slot.key)
+            if slot.planned > reference and key_task.standing.running and plan.options.overlap != "allow":
+                plan.hold(slot)
+                continue
+            due = self._due(key_task, slot.planned, slot.missed)
+            if key_task.standing.running:
+                self._judge_overlap(due, batch)
+            else:
+                batch.due.append(due)
+        self._move_head(lane, task, plan.slot)
+        return max(1, len(found))
 
     def _hold(self, lane: Lane, task: ManagedTask, start: int) -> None:
         """Keep a task that is only nearly due until its slot, since its run in progress may end by then."""

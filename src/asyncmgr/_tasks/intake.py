@@ -6,12 +6,13 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.log import is_reminder
 from asyncmgr._tasks.agenda import MOST_AT_ONCE, Batch
 from asyncmgr._tasks.gate import Answer, Gate
+from asyncmgr._tasks.keys import KeyedTask, KeyTask
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Run, Site
@@ -46,6 +47,8 @@ class Intake:
         """The tasks that only one process may run, each with what says whether this one may."""
         self._asking: set[Run] = set()
         """Runs that wait for the answer of their gate. Their tasks count as running already."""
+        self._crowded: set[KeyedTask] = set()
+        """Tasks with keys of which a run has had to wait for a place."""
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
 
@@ -63,6 +66,7 @@ class Intake:
             run.managed.standing.skipped += 1
             run.managed.standing.missed += run.missed
             self._report.skipped(run, "overlap", self._in_the_way(run))
+            self.let_go(run)
         for task, error in batch.failed:
             self._report.schedule_failed(task, error, moment)
 
@@ -78,7 +82,7 @@ class Intake:
         run.asked, run.look, run.number = "manual", self._look_at(moment), next(self._numbers)
         run.waiter = waiter
         standing, overlap = task.standing, task.options.overlap
-        gate = self.gates.get(task)
+        gate = self.gates.get(task.whole)
         if gate is not None and (answer := gate.ask(run)) != "run":
             raise _not_here(run, answer, gate.holder())
         if standing.running and overlap == "queue" and not standing.queued:
@@ -95,18 +99,25 @@ class Intake:
         self._hand_out(self._queued.pop(standing), moment)
 
     def unqueue(self, task: ManagedTask, reason: Literal["draining", "removed", "paused"]) -> None:
-        """Refuse the run that is queued behind a run of the task, if there is one."""
+        """Refuse the run that is queued behind a run of the task, if there is one; of each key where it has keys."""
+        if task.is_keyed:
+            for each in tuple(cast("KeyedTask", task).active.values()):
+                self.unqueue(each, reason)
         run = self._queued.pop(task.standing, None)
         if run is not None:
             task.standing.queued = False
             task.standing.missed += run.missed
             self._report.skipped(run, reason)
             _refuse_waiter(run, reason)
+            self.let_go(run)
 
     def give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that was handed out and has not started."""
         run.managed.standing.running -= 1
-        self._asking.discard(run)
+        if run in self._asking:
+            self._asking.discard(run)
+        else:
+            self.leave_place(run)
         self.tell_gate(run, None)
         if reason == "late":
             run.managed.standing.missed += 1
@@ -114,19 +125,23 @@ class Intake:
         else:
             self._report.skipped(run, reason)
         _refuse_waiter(run, reason)
+        self.let_go(run)
 
     def close(self) -> None:
         """Refuse all runs that have not started."""
         # Taken out before it is reported: an interrupt in a listener must not leave some of them to be started.
         while self.ready:
             self.give_up(self.ready.popleft(), "draining")
+        for group in self._crowded:
+            for run in tuple(group.waiting):
+                self.give_up(run, "draining")
         while self._asking:
             self.give_up(self._asking.pop(), "draining")
         for run in tuple(self._queued.values()):
             self.unqueue(run.managed, "draining")
 
     def _hand_out(self, run: Run, moment: Moment) -> None:
-        gate = self.gates.get(run.managed) if self.gates else None
+        gate = self.gates.get(run.managed.whole) if self.gates else None
         if gate is None:
             self._make_ready(run, moment.wall)
             return
@@ -141,13 +156,32 @@ class Intake:
             self._report.skipped(
                 run, answer, self._in_the_way(run) if answer == "overlap" else None, holder=gate.holder()
             )
+            self.let_go(run)
 
     def _make_ready(self, run: Run, wall: int) -> None:
         standing = run.managed.standing
         standing.running += 1
         standing.last_run = wall
         standing.missed += run.missed
-        self.ready.append(run)
+        if run.managed.key is None or _keyed(run).enter(run):
+            self.ready.append(run)
+        else:
+            self._crowded.add(_keyed(run))
+
+    # Keys
+
+    def leave_place(self, run: Run) -> None:
+        """Note that a run of a key has ended, or never starts; make the one ready that waits for its place."""
+        if run.managed.key is None:
+            return
+        following = _keyed(run).leave(run)
+        if following is not None:
+            self.ready.append(following)
+
+    def let_go(self, run: Run) -> None:
+        """Let go of an idle key, once the end of its run has been reported."""
+        if run.managed.key is not None:
+            _keyed(run).note(cast("KeyTask", run.managed), run.look.moment.wall)
 
     # Gates
 
@@ -160,19 +194,20 @@ class Intake:
         self._make_ready(run, run.look.moment.wall)
         return True
 
-    def asking(self, task: ManagedTask) -> list[Run]:
-        """List the runs of the task that wait for the answer of their gate."""
-        return [run for run in self._asking if run.managed is task]
+    def not_ready(self, task: ManagedTask) -> list[Run]:
+        """List the runs of the task that wait for the answer of their gate, or for a place."""
+        waiting = [run for group in self._crowded for run in group.waiting]
+        return [run for run in (*self._asking, *waiting) if task in (run.managed, run.managed.whole)]
 
     def tell_gate(self, run: Run, outcome: Outcome | None) -> None:
         """Tell the gate that admitted the run how it ended; `None` = it never started."""
-        gate = self.gates.get(run.managed) if self.gates else None
+        gate = self.gates.get(run.managed.whole) if self.gates else None
         if gate is not None:
             gate.ended(run, outcome)
 
     def may_start(self, run: Run) -> bool:
         """Whether the gate that admitted the run still lets it start."""
-        gate = self.gates.get(run.managed)
+        gate = self.gates.get(run.managed.whole)
         return gate is None or gate.still_holds(run)
 
     def _queue(self, run: Run) -> None:
@@ -199,6 +234,10 @@ class Intake:
             f"{task.full_name} is running: {run.run_id}, since {age:.1f} s; wait for its end, or give the task "
             "overlap='queue' or 'allow'"
         )
+
+
+def _keyed(run: Run) -> KeyedTask:
+    return cast("KeyTask", run.managed).group
 
 
 def _not_here(run: Run, answer: Answer, holder: str | None) -> NotOwner:

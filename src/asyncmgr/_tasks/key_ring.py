@@ -164,6 +164,11 @@ class KeyRing:
         """Hand out a slot of these keys at the next look, beside their grid."""
         self._late.append(iter([KeySlot(key, now, 0) for key in keys]))
 
+    def skip_past(self, limit: int) -> None:
+        """Drop all slots up to `limit` that were not handed out."""
+        self._late.clear()
+        self._seek(limit)
+
     def rebuild(self, known: dict[Hashable, object], limit: Callable[[], int]) -> Iterator[None]:
         """Make `known` the keys, in steps of about a millisecond: let others work between two of them.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from asyncmgr._common.clock import Moment, to_datetime
 from asyncmgr._common.heap import NO_PLACE, LazyHeap, Place
@@ -70,6 +70,11 @@ class Trouble:
 class ManagedTask:
     """One periodic task of one manager instance."""
 
+    is_keyed: ClassVar[bool] = False
+    """Whether the task runs for keys; then its plan is a `KeyPlan`."""
+    key: Hashable | None = None
+    """The key, where this is one key of a task with keys."""
+
     __slots__ = (
         "body",
         "declared",
@@ -109,6 +114,11 @@ class ManagedTask:
         """This task's one valid place in a heap of the agenda; `NO_PLACE` = the task is not planned."""
         self.lane: Lane | None = None
         """The agenda's heap that has this place; `None` = the task has no place."""
+
+    @property
+    def whole(self) -> ManagedTask:
+        """The task itself; for one key, the task that the key belongs to."""
+        return self
 
     @property
     def name(self) -> str:

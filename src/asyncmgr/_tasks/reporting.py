@@ -76,7 +76,7 @@ class Reporter:
         """Report a run that goes on although it was cancelled."""
         log.error("task.leaked", **self._keys(run), running_for=round(running_for, 3))
         if self.listeners:
-            self.listeners.tell(RunLeaked(run.full_name, run.run_id, run.slot, running_for))
+            self.listeners.tell(RunLeaked(run.full_name, run.run_id, run.slot, running_for, key=run.key))
 
     def skipped(
         self,
@@ -95,7 +95,7 @@ class Reporter:
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
-            self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason, holder))
+            self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason, holder, key=run.key))
 
     def _refused(self, run: Run, in_the_way: tuple[str, float] | None) -> None:
         trouble = _trouble(run.managed.standing)
@@ -104,7 +104,7 @@ class Reporter:
             run_id, age = in_the_way or ("", 0.0)
             log.warning(
                 "slot.skipped",
-                task=run.full_name,
+                **_names(run),
                 slot=run.slot.isoformat(),
                 host=self._host,
                 reason="overlap",
@@ -123,13 +123,13 @@ class Reporter:
         if run.missed:
             self.missed(run)
         if skipped:
-            log.info("slot.resumed", task=run.full_name, host=self._host, skipped=skipped)
+            log.info("slot.resumed", **_names(run), host=self._host, skipped=skipped)
 
     def missed(self, run: Run) -> None:
         """Report the missed slots for which this run stands, or would have stood."""
         log.warning("slot.missed", **self._keys(run), count=run.missed)
         if self.listeners:
-            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed))
+            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed, key=run.key))
 
     def late(self, run: Run) -> None:
         """Report a slot that gets no run because `misfire_grace` has passed."""
@@ -137,7 +137,9 @@ class Reporter:
             "slot.missed", **self._keys(run), count=run.missed + 1, reason="late", lateness=run.lateness
         )
         if self.listeners:
-            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late"))
+            self.listeners.tell(
+                SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late", key=run.key)
+            )
 
     def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
         """Report a schedule that raised. The slot gets no run."""
@@ -155,7 +157,7 @@ class Reporter:
 
     def _keys(self, run: Run) -> dict[str, object]:
         return {
-            "task": run.full_name,
+            **_names(run),
             "run_id": run.run_id,
             "slot": run.slot.isoformat(),
             "trigger": run.trigger,
@@ -163,10 +165,15 @@ class Reporter:
         }
 
 
+def _names(run: Run) -> dict[str, object]:
+    key = run.managed.key
+    return {"task": run.full_name} if key is None else {"task": run.full_name, "key": key}
+
+
 def record_of(run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> RunFinished:
     """Make the record of a run's end, for listeners and for the caller that triggered the run."""
     return RunFinished(
-        run.full_name, run.run_id, run.trigger, run.slot, run.lateness, duration, outcome, error
+        run.full_name, run.run_id, run.trigger, run.slot, run.lateness, duration, outcome, error, key=run.key
     )
 
 

@@ -19,7 +19,7 @@ import contextvars
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Literal
 
 from asyncmgr._common.clock import Moment, to_us
@@ -27,6 +27,8 @@ from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import Batch
 from asyncmgr._tasks.gate import Gate
 from asyncmgr._tasks.intake import GivenUp, Intake
+from asyncmgr._tasks.key_refresh import KeyRefreshes
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.lookout import Lookout
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter, record_of
@@ -86,6 +88,8 @@ class Runner:
         """Runs whose Task has made its first step and has not ended."""
         self._will_start = False
         self._has_factory = False
+        self.refreshes = KeyRefreshes(self, self._own_context, site.host)
+        """The questions for the keys of tasks that have keys."""
         self.lookout = Lookout(
             random_source=random_source,
             context=self._own_context,
@@ -104,6 +108,7 @@ class Runner:
     def close(self) -> None:
         """Start no more runs, and refuse those that were handed out and have not started."""
         self.lookout.close()
+        self.refreshes.close()
         while self._unbegun:
             self._intake.give_up(self._unbegun.popitem()[1], "draining")
         self._intake.close()
@@ -136,15 +141,32 @@ class Runner:
         """Take the task out of the agenda, and refuse its runs that have not started. A run in progress goes on."""
         self.lookout.remove(task)
         self._intake.unqueue(task, reason)
-        for run in [run for run in self._ready if run.managed is task and run.asked != "manual"]:
+        for run in [
+            run for run in self._ready if task in (run.managed, run.managed.whole) and run.asked != "manual"
+        ]:
             self._ready.remove(run)
             self._give_up(run, reason)
         for future, run in tuple(self._unbegun.items()):
-            if run.managed is task and run.asked != "manual":
+            if task in (run.managed, run.managed.whole) and run.asked != "manual":
                 del self._unbegun[future]
                 self._give_up(run, reason)
-        for run in self._intake.asking(task):
+        for run in self._intake.not_ready(task):
             self._give_up(run, reason)
+
+    # Called when the keys of a task have changed
+
+    def read(self) -> Moment:
+        """Read the clock."""
+        return self.lookout.read()
+
+    def keys_changed(self, task: KeyedTask) -> None:
+        """Plan the next look at a task whose keys have changed."""
+        self.lookout.replan(task, lambda _: task.keys.settle())
+
+    def forget_keys(self, task: KeyedTask, keys: Iterator[Hashable]) -> None:
+        """Refuse the runs of keys that are gone, where they have not started. A run in progress goes on."""
+        for key_task in task.forget(keys):
+            self.forget(key_task, "removed")
 
     # Called by the gates of tasks that only one process may run
 
@@ -159,7 +181,7 @@ class Runner:
 
     def refuse(self, run: Run, reason: Literal["not_owner", "lease_lost"]) -> None:
         """Refuse a run for which the gate answered `later`."""
-        if run in self._intake.asking(run.managed):
+        if run in self._intake.not_ready(run.managed):
             self._give_up(run, reason)
 
     def withdraw(self, task: ManagedTask) -> bool:
@@ -167,16 +189,18 @@ class Runner:
 
         Returns whether a run is still in progress, which unwinds.
         """
-        for run in [run for run in self._ready if run.managed is task]:
+        for run in [run for run in self._ready if task in (run.managed, run.managed.whole)]:
             self._ready.remove(run)
             self._give_up(run, "lease_lost")
-        for run in self._intake.asking(task):
+        for run in self._intake.not_ready(task):
             self._give_up(run, "lease_lost")
         for future, run in tuple(self._unbegun.items()):
-            if run.managed is task:
+            if task in (run.managed, run.managed.whole):
                 del self._unbegun[future]
                 self._give_up(run, "lease_lost")
-        for run in [run for run in self._in_progress if run.managed is task and run.cause is None]:
+        for run in [
+            run for run in self._in_progress if task in (run.managed, run.managed.whole) and run.cause is None
+        ]:
             run.cause = "lease_lost"
             if run.future is not None:
                 run.future.cancel()
@@ -211,8 +235,8 @@ class Runner:
         """Return the age of the oldest run in progress, in seconds, for each task that has one."""
         ages: dict[Standing, float] = {}
         for run in self._in_progress:
-            standing = run.managed.standing
-            ages[standing] = max(ages.get(standing, 0.0), self._age(run))
+            for standing in {run.managed.standing, run.managed.whole.standing}:
+                ages[standing] = max(ages.get(standing, 0.0), self._age(run))
         return ages
 
     def trigger(self, task: ManagedTask, waiter: asyncio.Future[RunFinished] | None = None) -> Run:
@@ -235,6 +259,8 @@ class Runner:
 
     def _accept(self, batch: Batch[Run], moment: Moment) -> None:
         self._intake.accept(batch, moment)
+        for task in batch.refreshes:
+            self.refreshes.begin(task)
         self._start_ready()
 
     def _start_soon(self) -> None:
@@ -286,7 +312,7 @@ class Runner:
             return
         body, make = self._live(run), _by_factory if self._has_factory else _new_task
         try:
-            task = make(body, self._loop, managed.full_name, self._context.copy())
+            task = make(body, self._loop, run.label, self._context.copy())
         except Exception as exc:  # raised by a task factory of the application's
             body.close()
             self._end(run, exc)
@@ -355,7 +381,7 @@ class Runner:
         """Name the Task: one of an eager factory makes its first step before the loop names it (up to 3.13)."""
         task = asyncio.current_task(self._loop)
         if task is not None:
-            task.set_name(run.full_name)
+            task.set_name(run.label)
 
     def _is_abandoned(self, run: Run) -> bool:
         """Whether Python destroys the frame of a run in progress, because the loop is gone."""
@@ -390,7 +416,8 @@ class Runner:
         if run.has_ended:
             return  # by its body, before an application's factory raised
         run.has_ended = True
-        standing = run.managed.standing
+        managed = run.managed
+        standing = managed.standing
         standing.running -= 1
         duration = standing.duration = self._loop.time() - run.started
         if run.future is not None:
@@ -399,13 +426,16 @@ class Runner:
                 self.lookout.deadlines.remove(run)
         if standing.queued:
             self._release(standing)
+        keyed = managed.key is not None
+        if keyed:
+            self._intake.leave_place(run)
         if self._ready:
             self._start_soon()
         if (
             error is None
             and run.cause is None
             and standing.trouble is None
-            and run.managed.log_level is None
+            and managed.log_level is None
             and run.waiter is None
             and run.claim is None
             and not self._listeners
@@ -413,6 +443,8 @@ class Runner:
             standing.outcome = Outcome.SUCCEEDED
         else:
             self._conclude(run, duration, error)
+        if keyed:
+            self._intake.let_go(run)
 
     def _conclude(self, run: Run, duration: float, error: BaseException | None) -> None:
         outcome, error = judge(run, error)

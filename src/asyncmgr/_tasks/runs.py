@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -87,6 +88,11 @@ class RunContext(ABC):
     @abstractmethod
     def slot_number(self) -> int | None:
         """For a task of a scope: the number of the slot, the same for every holder; it only grows. Else `None`."""
+
+    @property
+    @abstractmethod
+    def key(self) -> Hashable | None:
+        """The key of a task with `each=` that this run is for; `None` for all other tasks."""
 
     @property
     @abstractmethod
@@ -183,6 +189,16 @@ class Run(Due, RunContext):
         return None if self.claim is None else self.claim.number
 
     @property
+    def key(self) -> Hashable | None:
+        return self.managed.key
+
+    @property
+    def label(self) -> str:
+        """The task's full name, with the key where there is one; for error texts and the asyncio Task."""
+        key = self.managed.key
+        return self.managed.full_name if key is None else f"{self.managed.full_name}[{key}]"
+
+    @property
     def host(self) -> str:
         return self.look.site.host
 
@@ -222,6 +238,6 @@ def judge(run: Run, error: BaseException | None) -> Result:
 
 def _late(run: Run, cause: BaseException | None) -> TimeoutError:
     timeout = (run.managed.options.timeout or 0) / SECOND
-    late = TimeoutError(f"{run.full_name} ran longer than its timeout of {timeout:g} s")
+    late = TimeoutError(f"{run.label} ran longer than its timeout of {timeout:g} s")
     late.__cause__ = cause
     return late
