@@ -210,6 +210,8 @@ class Agenda(Generic[D]):
 
     def _put(self, task: ManagedTask, start: int, window: int | None = None) -> None:
         plan = task.plan
+        if task.is_keyed and cast("KeyedTask", task).keys.is_exact:
+            window = 0
         key = (plan.grid.on_wall, plan.window if window is None else window)
         lane = self._lanes.get(key)
         if lane is None:

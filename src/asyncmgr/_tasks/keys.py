@@ -76,6 +76,11 @@ class KeyPlan(Plan):
         looks = [self.ring.next_slot(), self._held[0][0] if self._held else None, self.refresh_at]
         self.slot = min((look for look in looks if look is not None), default=None)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the next look is for a slot that was held: it must not come early."""
+        return bool(self._held) and self._held[0][0] == self.slot
+
     def take_keys(self, reference: int, most: int) -> list[KeySlot]:
         """Hand out up to `most` slots of keys that are due or nearly due."""
         found: list[KeySlot] = []
