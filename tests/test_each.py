@@ -81,9 +81,7 @@ class Poller(Manager):
         """The slots of a key after `begin` and up to `end`, by a naive count."""
         slots = (self.phase(key) + count * SPACING for count in itertools.count())
         return [
-            round(slot, 6)
-            for slot in itertools.takewhile(lambda slot: slot <= end, slots)
-            if slot > begin
+            round(slot, 6) for slot in itertools.takewhile(lambda slot: slot <= end, slots) if slot > begin
         ]
 
 
@@ -322,9 +320,12 @@ async def test_keys_of_a_method_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "devices", [3, "abc", ["a", None], [True], [object()], [["a"]], lambda: 1 / 0, lambda: asyncio.sleep(1000)]
+    "devices",
+    [3, "abc", ["a", None], [True], [object()], [["a"]], lambda: 1 / 0, lambda: asyncio.sleep(1000)],
 )
-async def test_a_wrong_answer_keeps_the_keys_of_before(devices: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_wrong_answer_keeps_the_keys_of_before(
+    devices: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is logged at the first, second, fourth failure and when it is over; the schedule goes on."""
     poller = Poller(["a"])
     service, _ = service_of(poller)
@@ -467,7 +468,9 @@ KEYS = st.lists(st.sampled_from([f"k{number}" for number in range(12)]), unique=
 
 @given(
     histories=st.lists(st.tuples(KEYS, st.floats(0.5, 27)), min_size=1, max_size=6),
-    lasts=st.dictionaries(st.sampled_from([f"k{number}" for number in range(12)]), st.sampled_from([3.0, 25.0])),
+    lasts=st.dictionaries(
+        st.sampled_from([f"k{number}" for number in range(12)]), st.sampled_from([3.0, 25.0])
+    ),
     limit=st.sampled_from([None, 2, 50]),
 )
 @settings(max_examples=60, deadline=None)
@@ -515,7 +518,10 @@ def test_every_key_of_every_moment_has_its_slots(
             lost = [slot for slot in (theirs - ours)]
             changes = list(itertools.accumulate(seconds for _, seconds in histories))
             asked = [10.0 * count for count in range(20)]
-            assert all(any(-window <= slot - moment <= window for moment in [*changes, *asked, end]) for slot in extra), (
+            assert all(
+                any(-window <= slot - moment <= window for moment in [*changes, *asked, end])
+                for slot in extra
+            ), (
                 key,
                 extra,
             )

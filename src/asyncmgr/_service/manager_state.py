@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from asyncmgr._common.clock import Clock, Moment, WallClock, to_datetime, to_us
 from asyncmgr._common.functions import name_of
 from asyncmgr._common.log import log
+from asyncmgr._service.gates import Gates
 from asyncmgr._service.gather import refuse_reserved, tell_if_off
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._tasks.declare import Addition, check_function, declare, declare_addition, declared
@@ -83,6 +84,7 @@ class ManagerState:
         self._born = self._last = self.clock.read()
         self.service: Service | None = None
         self._runner: Runner | None = None
+        self._gates = Gates()
 
     # Settings and host
 
@@ -202,7 +204,13 @@ class ManagerState:
         )
 
     def _status(self, task: ManagedTask, moment: Moment, ages: dict[Standing, float]) -> TaskStatus:
-        return status_of(task, moment, running_for=ages.get(task.standing), paused=task in self._pauses)
+        return status_of(
+            task,
+            moment,
+            running_for=ages.get(task.standing),
+            paused=task in self._pauses,
+            holding=self._gates.holding(task),
+        )
 
     def describe(self, task: ManagedTask) -> str:
         """Describe the task's state in a few words, for people."""
@@ -314,6 +322,7 @@ class ManagerState:
         self._end_pause(task)
         if self._runner is not None:
             self._runner.forget(task, "removed")
+        self._gates.see(task, on=False)
         self._still_running = {name: one for name, one in self._still_running.items() if one.running}
         if task.standing.running:
             self._still_running[task.full_name] = task.standing
@@ -365,6 +374,7 @@ class ManagerState:
         self._pauses[task] = pause
         if self._runner is not None:
             self._runner.forget(task, "paused")
+        self._gates.pause(task, is_paused=True)
         log.info("task.paused", task=task.full_name, until=pause.until and pause.until.isoformat(), note=note)
 
     def _set_end(self, task: ManagedTask, pause: Pause) -> None:
@@ -379,6 +389,7 @@ class ManagerState:
         if self._end_pause(task):
             task.plan.skip_past(self.read_clock())
             self._schedule(task)
+            self._gates.pause(task, is_paused=False)
             log.info("task.resumed", task=task.full_name)
 
     def _end_pause(self, task: ManagedTask) -> bool:
@@ -419,8 +430,10 @@ class ManagerState:
             self._plan_anew(task, options)
         else:
             task.plan.adopt(options)
+            self._gates.see(task, on=self.is_on(task))
 
     def _schedule(self, task: ManagedTask) -> None:
+        self._gates.see(task, on=self.is_on(task))
         if self._runner is not None and self.is_on(task) and task not in self._pauses:
             self._runner.lookout.add(task)
 
@@ -448,9 +461,9 @@ class ManagerState:
             self.apply(settings)
         self._settings = settings
 
-    def start(self, runner: Runner) -> None:
+    def start(self, runner: Runner, gates: Gates) -> None:
         """Let every task start at this moment, and hand the tasks to the service's runner."""
-        self._runner = runner
+        self._runner, self._gates = runner, gates
         self.clock = runner.lookout
         for task, pause in self._pauses.items():
             pause.end()  # its timer was another loop's
@@ -459,6 +472,8 @@ class ManagerState:
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)
             self._schedule(task)
+            if task in self._pauses:
+                gates.pause(task, is_paused=True)
 
     def leave(self) -> None:
         """Leave the service; passes may follow, for which every task starts anew at this moment."""
@@ -468,7 +483,7 @@ class ManagerState:
             return
         for task in self.tasks().values():
             self._runner.forget(task, "removed")
-        self._runner = None
+        self._runner, self._gates = None, Gates()
         self.clock = WallClock()
         self._last = self.clock.read()
         for task in self.tasks().values():

@@ -111,8 +111,9 @@ class KeyPlan(Plan):
         self.refresh_at = moment.now
         self.settle()
 
-    def continue_from(self, slot: int, moment: Moment) -> None:
-        """Nothing: the phases of the keys are the same for every holder."""
+    def continue_from(self, slot: int, moment: Moment, *, own: int | None = None) -> tuple[int, int]:
+        """Do nothing: the phases of the keys are the same for every holder."""
+        return slot, 0
 
 
 class KeyedTask(ManagedTask):

@@ -148,6 +148,17 @@ class Lane(LazyHeap[ManagedTask]):
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """Who holds a task or a lease, as far as this process knows."""
+
+    owner: str
+    """The process, for people."""
+    since: datetime | None = None
+    token: int | None = None
+    """The fencing token; `None` = there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStatus:
     """The state of one task at one moment. Times are aware, in UTC; durations are seconds."""
 
@@ -177,10 +188,21 @@ class TaskStatus:
     running_since: datetime | None = None
     """The start of the oldest run in progress; `None` = no run is in progress."""
     paused: bool = False
+    owner: str | None = None
+    """The process that holds the task, where only one may run it; `None` = each may, or no holder is known."""
+    owner_since: datetime | None = None
+    """Since when it holds the task; `None` = that is not known."""
+    fencing_token: int | None = None
+    """The fencing token of that holder; `None` = it has none."""
 
 
 def status_of(
-    task: ManagedTask, moment: Moment, *, running_for: float | None = None, paused: bool = False
+    task: ManagedTask,
+    moment: Moment,
+    *,
+    running_for: float | None = None,
+    paused: bool = False,
+    holding: Holding | None = None,
 ) -> TaskStatus:
     """Make the status of a task. `running_for` is the age of its oldest run in progress, in seconds."""
     plan, standing = task.plan, task.standing
@@ -205,4 +227,7 @@ def status_of(
         if running_for is None
         else to_datetime(moment.wall - round(running_for * 1_000_000)),
         paused=paused,
+        owner=None if holding is None else holding.owner,
+        owner_since=None if holding is None else holding.since,
+        fencing_token=None if holding is None else holding.token,
     )
