@@ -19,6 +19,7 @@ from asyncmgr._settings.model import Settings
 from asyncmgr.errors import MessageTooLarge, RevisionConflict, TransportError
 from asyncmgr.testing.nats import NatsServer
 from asyncmgr.transports import SNAPSHOT_DONE, Entry, Store, Transport, open_transport
+from asyncmgr.transports._nats import store as nats_store
 
 
 @pytest.fixture
@@ -236,3 +237,20 @@ async def test_user_who_may_not_ask_for_the_time() -> None:
         store = await transport.store("s", ttl=None)
         assert before <= await store.create("key", b"") <= read_wall()
         assert before <= await transport.now() <= read_wall() + 1_000
+
+
+async def test_a_slow_server_is_not_waited_for(
+    nats_server: NatsServer, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a call takes many requests, they end together, before each has had its time."""
+    store = await transport.store("slow", ttl=60)
+    await store.create("key", b"")
+    monkeypatch.setattr(nats_store, "CALL_WITHIN", 0.05)
+    nats_server.pause()
+    try:
+        for call in (store.create("other", b""), transport.store("slow", ttl=60)):
+            with pytest.raises(TransportError, match=r"store slow: not done within 0.05 s"):
+                await call
+    finally:
+        nats_server.resume()
+    assert await store.get("key")

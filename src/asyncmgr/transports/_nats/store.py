@@ -28,6 +28,9 @@ T = TypeVar("T")
 ANSWER_WITHIN = 5.0
 """Seconds that JetStream gets for one request."""
 
+CALL_WITHIN = 12.0
+"""Seconds that one call of a store takes at most, of however many requests it consists."""
+
 _CREATE_ATTEMPTS = 3
 _READY_ATTEMPTS, _READY_POLL = 20, 0.1
 _INFO_WITHIN = (0.5, 1.5)
@@ -92,7 +95,8 @@ class NatsStore(Store):
     async def make(self) -> None:
         """Make the bucket where there is none; raises `TransportError` where there is one that does not serve."""
         try:
-            await self._find_or_make()
+            async with self._deadline():
+                await self._find_or_make()
         except _Gone:
             raise self._no_jetstream() from None
         except _Refused as exc:
@@ -135,6 +139,10 @@ class NatsStore(Store):
 
     async def create(self, key: str, value: Data) -> int:
         raw = to_bytes(value, check_name(key, "key"), VALUE_LIMIT)
+        async with self._deadline():
+            return await self._create(key, raw)
+
+    async def _create(self, key: str, raw: bytes) -> int:
         revision = 0
         for _ in range(_CREATE_ATTEMPTS):
             with suppress(RevisionConflict):
@@ -303,11 +311,24 @@ class NatsStore(Store):
         try:
             return await ask()
         except _Gone:
-            await self.make()
+            pass
         try:
-            return await ask()
+            async with self._deadline():
+                await self.make()
+                return await ask()
         except _Gone:
             raise TransportError(f"store {self._name} is gone from the server; see its log") from None
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """Let the block take `CALL_WITHIN`: a server that is slow with each of many requests is not waited for."""
+        try:
+            async with asyncio.timeout(CALL_WITHIN):
+                yield
+        except TimeoutError:
+            raise TransportError(
+                f"store {self._name}: not done within {CALL_WITHIN:g} s; see the server's log"
+            ) from None
 
     async def _info(self) -> dict[str, Any]:
         """Ask for the bucket, and once more where nobody answers: a cluster's that has just been made has no leader."""
