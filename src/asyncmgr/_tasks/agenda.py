@@ -52,6 +52,8 @@ class Batch(Generic[D]):
     """Tasks whose schedule raised; the agenda asks it again after `RETRY`."""
     refreshes: list[KeyedTask] = field(default_factory=list)
     """Tasks whose manager is to be asked for their keys."""
+    keys: dict[ManagedTask, int] = field(default_factory=dict)
+    """By task of a key: the number of slots of this batch that it gets a run for, at once or queued."""
     is_full: bool = False
     """More slots are due: look again when the event loop has had its turn."""
 
@@ -142,7 +144,7 @@ class Agenda(Generic[D]):
             self._move_head(lane, task, following)
         due = self._due(task, planned, missed)
         if task.standing.running:
-            self._judge_overlap(due, batch)
+            self._judge_overlap(due, batch, task.standing.running)
         else:
             batch.due.append(due)
 
@@ -154,12 +156,16 @@ class Agenda(Generic[D]):
         found = plan.take_keys(reference, most)
         for slot in found:
             key_task = task.task_of(slot.key)
-            if slot.planned > reference and key_task.standing.running and plan.options.overlap != "allow":
+            # A key may have two slots in one look, as after a long block of the event loop.
+            before = batch.keys.get(key_task, 0)
+            running = key_task.standing.running + before
+            if slot.planned > reference and running and plan.options.overlap != "allow":
                 plan.hold(slot)
                 continue
+            batch.keys[key_task] = before + 1
             due = self._due(key_task, slot.planned, slot.missed)
-            if key_task.standing.running:
-                self._judge_overlap(due, batch)
+            if running:
+                self._judge_overlap(due, batch, running)
             else:
                 batch.due.append(due)
         self._move_head(lane, task, plan.slot)
@@ -170,11 +176,12 @@ class Agenda(Generic[D]):
         lane.pop()
         self._put(task, start, window=0)
 
-    def _judge_overlap(self, due: D, batch: Batch[D]) -> None:
+    def _judge_overlap(self, due: D, batch: Batch[D], running: int) -> None:
         overlap, standing = due.managed.plan.options.overlap, due.managed.standing
-        if overlap == "allow" and standing.running < MOST_AT_ONCE:
+        is_queued = standing.queued or any(run.managed is due.managed for run in batch.queued)
+        if overlap == "allow" and running < MOST_AT_ONCE:
             batch.due.append(due)
-        elif overlap == "queue" and not standing.queued:
+        elif overlap == "queue" and not is_queued:
             batch.queued.append(due)
         else:
             batch.refused.append(due)

@@ -207,10 +207,9 @@ class Intake:
         self._make_ready(run, run.look.moment.wall)
         return True
 
-    def not_ready(self, task: ManagedTask) -> list[Run]:
-        """List the runs of the task that wait for the answer of their gate, or for a place."""
-        waiting = [run for group in self._crowded for run in group.waiting]
-        return [run for run in (*self._asking, *waiting) if task in (run.managed, run.managed.whole)]
+    def not_ready(self) -> list[Run]:
+        """List the runs that wait for a place, or for the answer of their gate."""
+        return [*(run for group in self._crowded for run in group.waiting), *self._asking]
 
     def tell_gate(self, run: Run, outcome: Outcome | None) -> None:
         """Tell the gate that admitted the run how it ended; `None` = it never started."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncIterable, Hashable, Iterable, Iterator
+from collections.abc import AsyncIterable, Collection, Hashable, Iterable, Iterator
 from typing import Any, Protocol
 
 from asyncmgr._common.clock import Moment
@@ -31,7 +31,7 @@ class Place(Protocol):
 
     def read(self) -> Moment: ...  # pragma: no cover
     def keys_changed(self, task: KeyedTask) -> None: ...  # pragma: no cover
-    def forget_keys(self, task: KeyedTask, keys: Iterator[Hashable]) -> None: ...  # pragma: no cover
+    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None: ...  # pragma: no cover
 
 
 class KeyRefreshes:
@@ -158,7 +158,7 @@ async def change_keys(task: KeyedTask, keys: Keys, place: Place) -> None:
             await asyncio.sleep(0)
     if task.keys.ring is not ring:
         return  # the task was rescheduled meanwhile, and asks for its keys again
-    place.forget_keys(task, iter(gone))
+    place.forget_keys(task, gone)
     if task.options.run_immediately and come:
         ring.run_at_once([key for key, _ in come], place.read().now)
     if come or gone:

@@ -144,21 +144,42 @@ class KeyRing:
         self._turn += (limit - self._turn) // self.spacing * self.spacing
         self._at = bisect_right(self._phases, limit - self._turn)
 
+    def _reached(self, now: int) -> int:
+        """Return the moment up to which the slots of all keys have been handed out: nearly due ones come early."""
+        if self._at:
+            return max(now, self._turn + self._phases[self._at - 1])
+        return max(now, self._turn - self.spacing + self._phases[-1]) if self._phases else now
+
     # Keys that come and go
 
-    def change(self, add: Iterable[tuple[Hashable, object]], drop: Iterable[Hashable], limit: int) -> None:
-        """Add and drop a few keys. The slots of an added key begin after `limit`; those of other keys stay."""
-        self._settle(limit)
+    def change(self, add: Iterable[tuple[Hashable, object]], drop: Iterable[Hashable], now: int) -> None:
+        """Add and drop a few keys; none of them is in both.
+
+        The slots of an added key begin after `now`; those of other keys stay.
+        """
+        reached = self._reached(now)
+        self._settle(reached)
         gone = {key for key in drop if key in self.known}
         for key in gone:
             del self.known[key]
             self._cut(key)
-        self._forget_late(lambda slot: slot.key not in gone)
+        if gone:
+            self._forget_late(lambda slot: slot.key not in gone)
+        new: set[Hashable] = set()
         for key, given in add:
             if key not in self.known:
                 self._insert(key)
+                new.add(key)
             self.known[key] = given
-        self._seek(limit)
+        self._go_on(now, reached, new.__contains__)
+
+    def _go_on(self, now: int, reached: int, is_new: Callable[[Hashable], bool]) -> None:
+        """Put the cursor to `reached`, and set aside the slots after `now` that new keys have before that."""
+        self._seek(now)
+        early = [slot for slot in self._without_late(reached) if is_new(slot.key)]
+        if early:
+            self._late.append(iter(early))
+        self._seek(reached)
 
     def run_at_once(self, keys: Iterable[Hashable], now: int) -> None:
         """Hand out a slot of these keys at the next look, beside their grid."""
@@ -167,12 +188,12 @@ class KeyRing:
     def skip_past(self, limit: int) -> None:
         """Drop all slots up to `limit` that were not handed out."""
         self._late.clear()
-        self._seek(limit)
+        self._seek(self._reached(limit))
 
-    def rebuild(self, known: dict[Hashable, object], limit: Callable[[], int]) -> Iterator[None]:
+    def rebuild(self, known: dict[Hashable, object], read: Callable[[], int]) -> Iterator[None]:
         """Make `known` the keys, in steps of about a millisecond: let others work between two of them.
 
-        The ring changes in the last step; `limit` is asked then, see `change`. Nobody may change `known` meanwhile.
+        The ring changes in the last step; `read` tells the moment then, see `change`. Nobody may change `known` meanwhile.
         """
         parts: list[list[tuple[int, Hashable]]] = [[] for _ in range(_PARTS)]
         for number, key in enumerate(known):
@@ -188,11 +209,12 @@ class KeyRing:
             keys.extend([key for _, key in part])
             part.clear()
             yield
-        now = limit()
-        self._settle(now)
+        now = read()
+        reached, before = self._reached(now), self.known
+        self._settle(reached)
         self._forget_late(lambda slot: slot.key in known)
         self._keys, self._phases, self.known = keys, phases, known
-        self._seek(now)
+        self._go_on(now, reached, lambda key: key not in before)
 
     def _forget_late(self, keep: Callable[[KeySlot], bool]) -> None:
         """Drop slots that were set aside. Lazily: after a long sleep each key has one."""

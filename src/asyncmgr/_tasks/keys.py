@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Container, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from asyncmgr._common.clock import Moment
@@ -96,6 +96,13 @@ class KeyPlan(Plan):
         """Keep a slot that is only nearly due until its moment, since the run in progress may end by then."""
         heapq.heappush(self._held, (slot.planned, repr(slot.key), slot))
         self.settle()
+
+    def drop_held(self, keys: Container[Hashable]) -> None:
+        """Drop the slots of keys that are gone."""
+        if any(slot.key in keys for _, _, slot in self._held):
+            self._held = [held for held in self._held if held[2].key not in keys]
+            heapq.heapify(self._held)
+            self.settle()
 
     def wants_refresh(self, reference: int) -> bool:
         """Whether it is time to ask for the keys; if so, the next time is one spacing later."""
@@ -200,7 +207,8 @@ class KeyedTask(ManagedTask):
             total.outcome, total.duration = standing.outcome, standing.duration
             if task.key in self.keys.ring.known:
                 self.last[task.key] = _pack(wall, standing.duration, standing.outcome)
-        if not (standing.running or standing.queued or standing.trouble):
+        has_left = task.key not in self.keys.ring.known
+        if not (standing.running or standing.queued or (standing.trouble and not has_left)):
             self.active.pop(task.key, None)
 
     def last_of(self, key: Hashable) -> tuple[int, float, Outcome] | None:
@@ -208,14 +216,19 @@ class KeyedTask(ManagedTask):
         packed = self.last.get(key)
         return None if packed is None else _unpack(packed)
 
-    def forget(self, keys: Iterator[Hashable]) -> list[KeyTask]:
+    def forget(self, keys: Collection[Hashable]) -> list[KeyTask]:
         """Forget keys that are gone; return the tasks of those that are at work."""
         found = []
+        self.keys.drop_held(set(keys))
         for key in keys:
             self.last.pop(key, None)
             task = self.active.get(key)
-            if task is not None:
+            if task is None:
+                continue
+            if task.standing.running or task.standing.queued:
                 found.append(task)
+            else:
+                del self.active[key]
         return found
 
 

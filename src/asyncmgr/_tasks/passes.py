@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any, cast
 
 from asyncmgr._common.clock import SECOND, Moment, to_us
@@ -90,10 +90,9 @@ class Passes:
         """Plan the next look at a task whose keys have changed."""
         task.keys.settle()
 
-    def forget_keys(self, task: KeyedTask, keys: Iterator[Hashable]) -> None:
+    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None:
         """Forget keys that are gone. None of them has a run: a pass awaits each run itself."""
-        for key_task in task.forget(keys):
-            task.active.pop(key_task.key, None)
+        task.forget(keys)
 
     async def _start_keys(self, task: KeyedTask, context: Any, *, raise_on_error: bool) -> None:
         """Ask for the keys where it is time, and run those that are due one after the other."""

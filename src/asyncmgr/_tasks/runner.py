@@ -19,7 +19,7 @@ import contextvars
 import random
 import sys
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from typing import Any, Literal
 
 from asyncmgr._common.clock import Moment, to_us
@@ -141,16 +141,28 @@ class Runner:
         """Take the task out of the agenda, and refuse its runs that have not started. A run in progress goes on."""
         self.lookout.remove(task)
         self._intake.unqueue(task, reason)
-        for run in [
-            run for run in self._ready if task in (run.managed, run.managed.whole) and run.asked != "manual"
-        ]:
-            self._ready.remove(run)
-            self._give_up(run, reason)
-        for future, run in tuple(self._unbegun.items()):
-            if task in (run.managed, run.managed.whole) and run.asked != "manual":
-                del self._unbegun[future]
-                self._give_up(run, reason)
-        for run in self._intake.not_ready(task):
+        self._refuse([run for run in self._not_begun() if task in (run.managed, run.managed.whole)], reason)
+
+    def _not_begun(self) -> Iterator[Run]:
+        """Yield the runs that were handed out and have not begun. First those that wait for a place.
+
+        They come first, so that none of them is made ready by the end of another.
+        """
+        yield from self._intake.not_ready()
+        yield from self._ready
+        yield from self._unbegun.values()
+
+    def _refuse(self, runs: list[Run], reason: GivenUp) -> None:
+        """Refuse these runs, unless a handle asked for them; where the task is lost, those too."""
+        refused = {run: None for run in runs if run.asked != "manual" or reason == "lease_lost"}
+        if not refused:
+            return
+        self._unbegun = {future: run for future, run in self._unbegun.items() if run not in refused}
+        if any(run in refused for run in self._ready):
+            kept = [run for run in self._ready if run not in refused]
+            self._ready.clear()
+            self._ready.extend(kept)
+        for run in refused:
             self._give_up(run, reason)
 
     # Called when the keys of a task have changed
@@ -163,10 +175,14 @@ class Runner:
         """Plan the next look at a task whose keys have changed."""
         self.lookout.replan(task, lambda _: task.keys.settle())
 
-    def forget_keys(self, task: KeyedTask, keys: Iterator[Hashable]) -> None:
+    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None:
         """Refuse the runs of keys that are gone, where they have not started. A run in progress goes on."""
-        for key_task in task.forget(keys):
-            self.forget(key_task, "removed")
+        gone = dict.fromkeys(task.forget(keys))
+        if not gone:
+            return
+        for key_task in gone:
+            self._intake.unqueue(key_task, "removed")
+        self._refuse([run for run in self._not_begun() if run.managed in gone], "removed")
 
     # Called by the gates of tasks that only one process may run
 
@@ -186,7 +202,7 @@ class Runner:
 
     def refuse(self, run: Run, reason: Literal["not_owner", "lease_lost"]) -> None:
         """Refuse a run for which the gate answered `later`."""
-        if run in self._intake.not_ready(run.managed):
+        if run in self._intake.not_ready():
             self._give_up(run, reason)
 
     def withdraw(self, task: ManagedTask) -> bool:
@@ -194,15 +210,9 @@ class Runner:
 
         Returns whether a run is still in progress, which unwinds.
         """
-        for run in [run for run in self._ready if task in (run.managed, run.managed.whole)]:
-            self._ready.remove(run)
-            self._give_up(run, "lease_lost")
-        for run in self._intake.not_ready(task):
-            self._give_up(run, "lease_lost")
-        for future, run in tuple(self._unbegun.items()):
-            if task in (run.managed, run.managed.whole):
-                del self._unbegun[future]
-                self._give_up(run, "lease_lost")
+        self._refuse(
+            [run for run in self._not_begun() if task in (run.managed, run.managed.whole)], "lease_lost"
+        )
         for run in [
             run for run in self._in_progress if task in (run.managed, run.managed.whole) and run.cause is None
         ]:
