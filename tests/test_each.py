@@ -485,12 +485,11 @@ def test_every_key_of_every_moment_has_its_slots(
 
     async def main() -> None:
         poller = Poller(histories[0][0], concurrency=limit)
-        poller.lasts = dict(lasts)
+        poller.lasts.update(lasts)
         service, events = service_of(poller)
         expected: dict[str, list[float]] = defaultdict(list)
         present: dict[str, float] = {}
         async with service:
-            begin = elapsed()
 
             def ask() -> list[str]:
                 now = elapsed()
@@ -509,7 +508,6 @@ def test_every_key_of_every_moment_has_its_slots(
             end = elapsed()
             for key, since in present.items():
                 expected[key] += poller.due(key, since, end)
-            del begin
         told: dict[str, list[float]] = defaultdict(list)
         for event in events:
             if isinstance(event, RunFinished | SlotSkipped):
@@ -518,8 +516,8 @@ def test_every_key_of_every_moment_has_its_slots(
             window = 0.2  # a slot that is nearly due at a change or at the end may have been handed out
             ours, theirs = Counter(told[key]), Counter(round(slot, 3) for slot in expected[key])
             assert max(ours.values(), default=1) == 1, (key, ours)
-            extra = [slot for slot in (ours - theirs)]
-            lost = [slot for slot in (theirs - ours)]
+            extra = list(ours - theirs)
+            lost = list(theirs - ours)
             changes = list(itertools.accumulate(seconds for _, seconds in histories))
             asked = [10.0 * count for count in range(20)]
             assert all(

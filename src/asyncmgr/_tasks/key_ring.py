@@ -191,9 +191,10 @@ class KeyRing:
         self._seek(self._reached(limit))
 
     def rebuild(self, known: dict[Hashable, object], read: Callable[[], int]) -> Iterator[None]:
-        """Make `known` the keys, in steps of about a millisecond: let others work between two of them.
+        """Make `known` the keys, in steps of about a millisecond: let others work in between.
 
-        The ring changes in the last step; `read` tells the moment then, see `change`. Nobody may change `known` meanwhile.
+        The ring changes in the last step; `read` tells the moment then, see `change`. Until then, nobody may change
+        `known`.
         """
         parts: list[list[tuple[int, Hashable]]] = [[] for _ in range(_PARTS)]
         for number, key in enumerate(known):
