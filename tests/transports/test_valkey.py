@@ -20,6 +20,7 @@ from asyncmgr import Hosts, Service, Settings
 from asyncmgr import SchedulerDependentManager as Manager
 from asyncmgr.errors import RevisionConflict, TransportClosed, TransportError
 from asyncmgr.transports import SNAPSHOT_DONE, Deleted, Entry, Watch, open_store
+from asyncmgr.transports._valkey.records import Records
 
 SECRET = "s3cret:/@word"
 QUOTED = "s3cret%3A%2F%40word"
@@ -325,6 +326,38 @@ async def test_many_keys_are_read_in_pages(fresh: ValkeyServer) -> None:
                 known[change.key] = change.revision
         entries = [await store.get(f"k.{number}") for number in range(0, 1500, 3)]
         assert all(entry and known[entry.key] == entry.revision for entry in entries)
+
+
+async def test_a_change_while_the_snapshot_is_read(
+    fresh: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a snapshot has already is not told again, and what was deleted or made meanwhile is told."""
+    async with open_store(fresh.url) as engine:
+        store = await engine.store("kept", ttl=None)
+        for key in ("changed", "deleted"):
+            await store.put(key, b"1")
+        names = Records.names
+
+        async def names_then_changes(self: Records, start: str) -> tuple[int, list[str]]:
+            found = await names(self, start)
+            await store.put("changed", b"2")
+            await store.delete("deleted")
+            await store.put("made", b"1")
+            return found
+
+        monkeypatch.setattr(Records, "names", names_then_changes)
+        async with store.watch() as watch:
+            assert [(entry.key, entry.value) for entry in await snapshot(watch)] == [("changed", b"2")]
+            last = await store.put("last", b"1")
+            told = [await following(watch) for _ in range(3)]
+            assert [change.key for change in told if isinstance(change, Entry | Deleted)] == [
+                "deleted",
+                "made",
+                "last",
+            ]
+            assert isinstance(told[0], Deleted)
+            assert isinstance(told[2], Entry)
+            assert told[2].revision == last
 
 
 async def test_two_hundred_writers_of_one_key(fresh: ValkeyServer) -> None:

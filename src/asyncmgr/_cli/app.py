@@ -9,6 +9,7 @@ from asyncmgr._cli.commands.check import check
 from asyncmgr._cli.commands.demo import demo
 from asyncmgr._cli.commands.hosts import hosts
 from asyncmgr._cli.commands.info import info
+from asyncmgr._cli.commands.leases import leases
 from asyncmgr._cli.commands.list import list_tasks
 from asyncmgr._cli.commands.next import next_slots
 from asyncmgr._cli.commands.rpc_diff import rpc
@@ -49,6 +50,7 @@ Examples:
   asyncmgr next app.py:Volumes sync    the next slots of one task
   asyncmgr check app.py:Volumes        say all that is wrong, start nothing
   asyncmgr hosts --watch               who announces itself, live
+  asyncmgr leases                      who holds what only one process may have
   asyncmgr info compute                what can be called, and what runs there
   asyncmgr call compute ping --namespace asyncmgr
   asyncmgr rpc diff old.json new.json  which version number must move
@@ -77,7 +79,7 @@ def command() -> None:
     """Run periodic tasks of async Python services, and look at what would run."""
 
 
-for _command in (run, list_tasks, next_slots, check, hosts, info, call, rpc, store, demo):
+for _command in (run, list_tasks, next_slots, check, hosts, leases, info, call, rpc, store, demo):
     command.add_command(_command)
 
 

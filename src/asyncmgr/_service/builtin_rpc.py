@@ -62,7 +62,8 @@ class Inside:
         dict
             ``service``, ``host``, ``version`` (of asyncmgr) and ``managers``: for each its ``name``, ``namespace``,
             ``version`` (of its interface), ``tasks`` (``name``, ``schedule``, ``spacing`` in seconds, ``tz`` of a cron
-            expression, ``last_run``, ``next_due``) and ``methods`` (``name``, ``summary``, JSON Schemas of
+            expression, ``last_run``, ``next_due``; ``owner``, ``owner_since`` and ``fencing_token`` of a task that only
+            one process may run) and ``methods`` (``name``, ``summary``, JSON Schemas of
             ``arguments`` and ``result``).
         """
         return {
@@ -91,6 +92,9 @@ def _describe_task(status: TaskStatus) -> Mapping[str, Any]:
         "tz": status.tz,
         "last_run": status.last_run,
         "next_due": status.next_due,
+        "owner": status.owner,
+        "owner_since": status.owner_since,
+        "fencing_token": status.fencing_token,
     }
 
 

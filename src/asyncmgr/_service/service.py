@@ -34,6 +34,7 @@ from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.manager import Manager, state_of
 from asyncmgr._service.naming import check_manager, service_name
+from asyncmgr._service.persist_scope import PersistScope, needs_no_file
 from asyncmgr._service.plugins import call_plugins
 from asyncmgr._service.reload import Reload
 from asyncmgr._service.steps import Hook, Step
@@ -161,6 +162,10 @@ class Service:
         )
         """What this service holds alone in its application."""
         self._gates.makers["cluster"] = self.cluster_scope.gate
+        self._persist_scope = PersistScope(
+            self.cluster_scope.application, self.host, self.settings, self._store_for_slots
+        )
+        self._gates.makers["persist"] = self._persist_scope.gate
         self._reload = Reload(
             self.name,
             read=self._read_settings_again,
@@ -509,6 +514,7 @@ class Service:
         yield Step("connect store", enter=self._connect_store)
         for manager in self._managers:
             yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
+        yield Step("write slots", leave=self._persist_scope.close)
         yield Step("close gates", leave=self._close_gates)
         yield Step("cancel", leave=self._drain.cancel)
         yield Step("drain", leave=self._drain.wait)
@@ -521,6 +527,7 @@ class Service:
         yield Step("start delay", enter=self._start_delay)
         yield Step("end reload", leave=self._reload.end)
         yield Step("refuse runs", leave=self._refuse_runs)
+        yield Step("read slots", enter=self._read_slots)
         yield Step("start tasks", enter=self._start_tasks)
 
     async def _start_steps(self, life: Life) -> None:
@@ -659,6 +666,13 @@ class Service:
     async def _start_delay(self) -> None:
         if self.settings.start_delay:
             await asyncio.sleep(self._random.uniform(0, self.settings.start_delay))
+
+    def _store_for_slots(self) -> StoreEngine | None:
+        """Return the store that keeps slots of tasks that every process runs; `None` = a file of the user does."""
+        return self.store if self.given_store is not None or needs_no_file() else None
+
+    async def _read_slots(self) -> None:
+        await self._persist_scope.load(self._tasks())
 
     async def _start_tasks(self) -> None:
         # Not before, since the start hooks may have added tasks.

@@ -157,9 +157,10 @@ class Intake:
             self._asking[run] = None
         else:
             run.managed.standing.skipped += 1
-            self._report.skipped(
-                run, answer, self._in_the_way(run) if answer == "overlap" else None, holder=gate.holder()
-            )
+            in_the_way = self._in_the_way(run) if answer == "overlap" else None
+            # Only for listeners: a gate may have to ask the system for it.
+            holder = gate.holder() if self._report.listeners else None
+            self._report.skipped(run, answer, in_the_way, holder=holder)
             _refuse_waiter(run, answer)
             self.let_go(run)
 

@@ -266,9 +266,9 @@ class Runner:
         """Make this moment the next slot of the task."""
         self.lookout.replan(task, task.plan.begin_now)
 
-    def report_cut_off(self, task: ManagedTask, slot: int) -> None:
-        """Report a slot, on the scale of the plan, whose run was cut off when its holder died."""
-        self._report.passed(task, task.plan.datetime_of(slot, self.lookout.read()), 1, "lease_lost")
+    def report_cut_off(self, task: ManagedTask, slot: int, why: Literal["lease_lost", "down"]) -> None:
+        """Report a slot, on the scale of the plan, whose run was cut off when its process died."""
+        self._report.passed(task, task.plan.datetime_of(slot, self.lookout.read()), 1, why)
 
     def lose(self, run: Run, slot: int) -> None:
         """Report a slot whose run was cut off when its holder died; `run` is the first one of the next holder."""

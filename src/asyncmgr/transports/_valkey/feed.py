@@ -34,8 +34,6 @@ class Feed:
         self._early: list[bytes] | None = []
         self._revision = 0
         """The last one of the store that was seen."""
-        self._read_later: dict[str, int] = {}
-        """Revisions newer than the list of keys, which the snapshot has already."""
         self._ahead = 0.0
         """Seconds by which the server's clock is ahead of the loop's."""
         self._looker: asyncio.Task[None] | None = None
@@ -70,13 +68,12 @@ class Feed:
         self._revision, names = await self._records.names(self._start)
         for entry in await self._records.read_all(names):
             self.watch.deliver(entry)
-            if entry.revision > self._revision:
-                self._read_later[entry.key] = entry.revision
         await self._look()
         self.watch.deliver(SNAPSHOT_DONE)
         self.watch.note_heard()
         early, self._early = self._early or [], None
         in_snapshot = self._revision
+        # Of a key that changed while the snapshot was read, the watch keeps the last change: nobody has read it yet.
         for message in early:
             self._take(message, in_snapshot)
 
@@ -100,7 +97,7 @@ class Feed:
             self._fail("changes did not come, or the store was wiped")
             return
         self._revision = change.revision
-        if change.name.startswith(self._start) and change.revision > self._read_later.pop(change.name, 0):
+        if change.name.startswith(self._start):
             self._hand_on(change)
         self.watch.note_heard()
 
