@@ -14,11 +14,12 @@ from asyncmgr._rpc.context import Call, Caller, current_call
 from asyncmgr._rpc.declare import rpc
 from asyncmgr._service.capability_manager import SchedulerDependentManager
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.key_verbs import KeyHandle, KeyStatus
 from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Health, Service, StopReport
 from asyncmgr._service.signals import run
 from asyncmgr._tasks.declare import periodic_task
-from asyncmgr._tasks.managed import TaskStatus
+from asyncmgr._tasks.managed import KeyCounts, TaskStatus
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
 from asyncmgr.capabilities import HostChange, Hosts, HostState
@@ -52,6 +53,7 @@ from asyncmgr.errors import (
     TaskRemoved,
     TransportClosed,
     TransportError,
+    UnknownKey,
     UnsupportedVersion,
     WrongThread,
 )
@@ -80,6 +82,9 @@ __all__ = [
     "InvalidRpcMethod",
     "InvalidSettings",
     "InvalidTarget",
+    "KeyCounts",
+    "KeyHandle",
+    "KeyStatus",
     "Manager",
     "ManagerInUse",
     "ManagerNotInitialised",
@@ -109,6 +114,7 @@ __all__ = [
     "Transport",
     "TransportClosed",
     "TransportError",
+    "UnknownKey",
     "UnsupportedVersion",
     "WrongThread",
     "current_call",

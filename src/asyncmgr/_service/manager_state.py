@@ -20,6 +20,7 @@ from asyncmgr._common.log import log
 from asyncmgr._service.gates import Gates
 from asyncmgr._service.gather import refuse_reserved, tell_if_off
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.key_verbs import KeyVerbs
 from asyncmgr._tasks.declare import Addition, check_function, declare, declare_addition, declared
 from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.managed import ManagedTask, Standing, TaskStatus, status_of
@@ -77,8 +78,8 @@ class ManagerState:
         self._driver: object | None = None
         self._tasks: dict[str, ManagedTask] | None = None
         self._pauses: dict[ManagedTask, Pause] = {}
-        self._still_running: dict[str, Standing] = {}
-        """By full name: standings of removed tasks whose run goes on. A new task of that name takes it over."""
+        self._still_running: dict[str, ManagedTask] = {}
+        """By full name: removed tasks whose run goes on. A new task of that name takes over their standing."""
         self._passes: Passes | None = None
         self.clock: Clock = WallClock()
         self._born = self._last = self.clock.read()
@@ -210,6 +211,30 @@ class ManagerState:
             running_for=ages.get(task.standing),
             paused=task in self._pauses,
             holding=self._gates.holding(task),
+            keys=task.count() if isinstance(task, KeyedTask) else None,
+        )
+
+    # Keys
+
+    def keys_of(self, task: ManagedTask) -> KeyVerbs:
+        """Return what handles of keys call.
+
+        Raises
+        ------
+        ServiceStateError
+            The task has no keys.
+        """
+        self.check_thread(f"{task.full_name}: key()")
+        self._refuse_removed(task)
+        if not isinstance(task, KeyedTask):
+            raise ServiceStateError(f"{task.full_name} has no keys; only a task with each= has")
+        return KeyVerbs(
+            task,
+            self._runner,
+            self._gates,
+            self.read_clock(),
+            is_paused=task in self._pauses,
+            trigger=self.trigger,
         )
 
     def describe(self, task: ManagedTask) -> str:
@@ -240,7 +265,7 @@ class ManagerState:
         still_running = self._still_running.pop(full_name, None)
         if record.each is not None:
             return KeyedTask(
-                self._manager, body, full_name, options, tolerance=self._tolerance(), standing=still_running
+                self._manager, body, full_name, options, tolerance=self._tolerance(), before=still_running
             )
         task = ManagedTask(
             self._manager,
@@ -249,7 +274,7 @@ class ManagerState:
             options,
             tolerance=self._tolerance(),
             initial_delay=initial_delay,
-            standing=still_running,
+            standing=None if still_running is None else still_running.standing,
         )
         self._set_share(task)
         return task
@@ -323,9 +348,9 @@ class ManagerState:
         if self._runner is not None:
             self._runner.forget(task, "removed")
         self._gates.see(task, on=False)
-        self._still_running = {name: one for name, one in self._still_running.items() if one.running}
-        if task.standing.running:
-            self._still_running[task.full_name] = task.standing
+        self._still_running = {name: one for name, one in self._still_running.items() if one.is_at_work}
+        if task.is_at_work:
+            self._still_running[task.full_name] = task
 
     def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
         self.check_thread(f"{task.full_name}: reschedule()")
@@ -347,12 +372,17 @@ class ManagerState:
 
     def trigger(self, task: ManagedTask, *, wait: bool) -> Triggered:
         self.check_thread(f"{task.full_name}: trigger()")
-        self._refuse_removed(task)
+        self._refuse_removed(task.whole)
+        if task.is_keyed:
+            raise ServiceStateError(
+                f"{task.full_name} runs for keys, and is not triggered as a whole; trigger one key: "
+                f'service.task("{task.full_name}").key(...).trigger()'
+            )
         if self._runner is None:
             raise ServiceStateError(
                 f"{task.full_name} cannot be triggered: no service runs it; start one first"
             )
-        if not self.is_on(task):
+        if not self.is_on(task.whole):
             reason = task.options.switched_off or "it is left to another process"
             raise ServiceStateError(f"{task.full_name} cannot be triggered: {reason}")
         record = asyncio.get_running_loop().create_future() if wait else None

@@ -113,7 +113,8 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
         The name of an attribute, method or coroutine method of the manager that has the task's keys: texts, whole
         numbers, or objects with such a ``key``. The task then runs once in each spacing for each key, and its method
         takes ``(self, context, key)``. Every key has a place of its own in the spacing, and overlap, timeout and
-        failures of its own. The service asks for the keys at the start and in every spacing.
+        failures of its own. The service asks for the keys at the start and in every spacing. With `run_immediately`
+        the first slot of a key is its coming.
     concurrency
         With `each`: the number of runs of this task in progress at once. A run that waits for a place keeps its slot.
     enabled

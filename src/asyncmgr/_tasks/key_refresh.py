@@ -41,11 +41,14 @@ class KeyRefreshes:
         self._place = place
         self._context = context
         self._host = host
-        self._in_progress: dict[KeyedTask, asyncio.Task[None]] = {}
+        self._in_progress: dict[KeyedTask, asyncio.Task[bool]] = {}
         self._failures: dict[KeyedTask, int] = {}
 
-    def begin(self, task: KeyedTask) -> asyncio.Task[None]:
-        """Ask for the keys of a task, unless the question is in progress; return the Task that asks."""
+    def begin(self, task: KeyedTask) -> asyncio.Task[bool]:
+        """Ask for the keys of a task, unless the question is in progress; return the Task that asks.
+
+        Its result is whether the manager gave keys.
+        """
         asking = self._in_progress.get(task)
         if asking is None:
             asking = asyncio.get_running_loop().create_task(
@@ -55,21 +58,29 @@ class KeyRefreshes:
             asking.add_done_callback(lambda _: self._in_progress.pop(task, None))
         return asking
 
+    async def ask_anew(self, task: KeyedTask) -> bool:
+        """Ask for the keys of a task now; a question that is in progress may have been answered too early."""
+        before = self._in_progress.get(task)
+        if before is not None:
+            await asyncio.wait({before})
+        return await asyncio.shield(self.begin(task))
+
     def close(self) -> None:
         """Ask no more."""
         for asking in tuple(self._in_progress.values()):
             asking.cancel()
 
-    async def _ask(self, task: KeyedTask) -> None:
+    async def _ask(self, task: KeyedTask) -> bool:
         timeout = task.options.timeout
         try:
             async with asyncio.timeout(LONGEST if timeout is None else timeout / 1_000_000):
                 keys = await read_keys(task)
         except Exception as exc:
             self._failed(task, exc)
-            return
+            return False
         self._succeeded(task)
         await change_keys(task, keys, self._place)
+        return True
 
     def _failed(self, task: KeyedTask, error: Exception) -> None:
         failures = self._failures[task] = self._failures.get(task, 0) + 1

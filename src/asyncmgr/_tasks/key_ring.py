@@ -144,7 +144,7 @@ class KeyRing:
         self._turn += (limit - self._turn) // self.spacing * self.spacing
         self._at = bisect_right(self._phases, limit - self._turn)
 
-    def _reached(self, now: int) -> int:
+    def reached(self, now: int) -> int:
         """Return the moment up to which the slots of all keys have been handed out: nearly due ones come early."""
         if self._at:
             return max(now, self._turn + self._phases[self._at - 1])
@@ -157,7 +157,7 @@ class KeyRing:
 
         The slots of an added key begin after `now`; those of other keys stay.
         """
-        reached = self._reached(now)
+        reached = self.reached(now)
         self._settle(reached)
         gone = {key for key in drop if key in self.known}
         for key in gone:
@@ -188,7 +188,7 @@ class KeyRing:
     def skip_past(self, limit: int) -> None:
         """Drop all slots up to `limit` that were not handed out."""
         self._late.clear()
-        self._seek(self._reached(limit))
+        self._seek(self.reached(limit))
 
     def rebuild(self, known: dict[Hashable, object], read: Callable[[], int]) -> Iterator[None]:
         """Make `known` the keys, in steps of about a millisecond: let others work in between.
@@ -211,7 +211,7 @@ class KeyRing:
             part.clear()
             yield
         now = read()
-        reached, before = self._reached(now), self.known
+        reached, before = self.reached(now), self.known
         self._settle(reached)
         self._forget_late(lambda slot: slot.key in known)
         self._keys, self._phases, self.known = keys, phases, known

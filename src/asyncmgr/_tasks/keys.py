@@ -10,19 +10,19 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Container, Hashable
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.heap import NO_PLACE
 from asyncmgr._tasks.key_ring import KeyRing, KeySlot
-from asyncmgr._tasks.managed import ManagedTask, Standing
+from asyncmgr._tasks.managed import KeyCounts, ManagedTask, Standing
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import Every
 from asyncmgr.events import Outcome
 
-if TYPE_CHECKING:
-    from asyncmgr._tasks.runs import Run
+Run: TypeAlias = Any
+"""A run: its module imports that of the agenda, which imports this one."""
 
 _OUTCOMES = tuple(Outcome)
 _OUTCOME_BITS, _DURATION_BITS = 3, 38
@@ -46,6 +46,20 @@ class KeyPlan(Plan):
     def _step(self) -> int:
         grid = self.options.schedule
         return grid.step if isinstance(grid, Every) else 1
+
+    def remaining(self, moment: Moment) -> int | None:
+        """Return the microseconds to the next slot of any key; `None` = there are no keys."""
+        slots = [
+            slot
+            for slot in (self.ring.next_slot(), self._held[0][0] if self._held else None)
+            if slot is not None
+        ]
+        return min(slots) - moment.now if slots else None
+
+    def remaining_of(self, key: Hashable, moment: Moment) -> int:
+        """Return the microseconds to the next slot of one key that was not handed out."""
+        held = [slot.planned for _, _, slot in self._held if slot.key == key]
+        return min([*held, self.ring.next_slot_of(key, self.ring.reached(moment.now))]) - moment.now
 
     def anew(self, moment: Moment, *, by_service: bool) -> Plan:
         plan = KeyPlan(self.options, name=self._name, tolerance=self.tolerance)
@@ -128,7 +142,7 @@ class KeyedTask(ManagedTask):
 
     is_keyed: ClassVar[bool] = True
 
-    __slots__ = ("active", "failing", "last", "running", "waiting")
+    __slots__ = ("_before", "active", "last", "running", "waiting")
 
     def __init__(
         self,
@@ -138,9 +152,11 @@ class KeyedTask(ManagedTask):
         options: PeriodicTask,
         *,
         tolerance: int,
-        standing: Standing | None = None,
+        before: ManagedTask | None = None,
     ) -> None:
-        super().__init__(manager, body, full_name, options, tolerance=tolerance, standing=standing)
+        """`before` is a removed task of the same name, if runs of it go on."""
+        super().__init__(manager, body, full_name, options, tolerance=tolerance)
+        self._before = before if isinstance(before, KeyedTask) else None
         self.plan = KeyPlan(options, name=full_name, tolerance=tolerance)
         self.active: dict[Hashable, KeyTask] = {}
         """The keys that have a run, or are failing."""
@@ -157,7 +173,20 @@ class KeyedTask(ManagedTask):
 
     def task_of(self, key: Hashable) -> KeyTask:
         """Return the task of one key; make it where the key is idle."""
-        return self.active.get(key) or KeyTask(self, key)
+        return self.active.get(key) or KeyTask(self, key, self._standing_of(key))
+
+    def _standing_of(self, key: Hashable) -> Standing:
+        """Return the standing of a key whose run goes on since before the task was added anew; else make one."""
+        if self._before is None:
+            return Standing()
+        task = self._before.active.get(key)
+        if not self._before.active:
+            self._before = None
+        return Standing() if task is None else task.standing
+
+    @property
+    def is_at_work(self) -> bool:
+        return any(task.is_at_work for task in self.active.values())
 
     def find(self, text: str | int) -> Hashable | None:
         """Find a key as given, or by its text; `None` = the task has no such key now."""
@@ -167,9 +196,11 @@ class KeyedTask(ManagedTask):
         return next((key for key in known if str(key) == text), None)
 
     def count_failing(self) -> int:
-        return sum(
-            1 for task in self.active.values() if task.standing.trouble and task.standing.trouble.failures
-        )
+        """Count the keys whose last run failed."""
+        return sum(1 for task in self.active.values() if _fails(task))
+
+    def count(self) -> KeyCounts:
+        return KeyCounts(len(self.keys.ring), self.running, len(self.waiting), self.count_failing())
 
     # Places, called for each run by the code that starts and ends runs
 
@@ -182,8 +213,8 @@ class KeyedTask(ManagedTask):
         self.running += 1
         return True
 
-    def leave(self, run: Run) -> Run | None:
-        """Take back the place of a run that has ended or was given up; return the one that gets a place now."""
+    def leave(self, run: Run) -> Run:
+        """Take back the place of a run that has ended or was given up; return the run that gets it now, or `None`."""
         if run in self.waiting:
             del self.waiting[run]
             return None
@@ -194,7 +225,7 @@ class KeyedTask(ManagedTask):
         return self.waiting.popitem(last=False)[0]
 
     def note(self, task: KeyTask, wall: int) -> None:
-        """Remember how the last run of a key went, and let go of the key's task where nothing else is to be known."""
+        """Remember how the last run of a key went, and let go of the key's task where nothing more is to be known."""
         standing = task.standing
         total = self.standing
         total.runs += standing.runs
@@ -207,6 +238,11 @@ class KeyedTask(ManagedTask):
             total.outcome, total.duration = standing.outcome, standing.duration
             if task.key in self.keys.ring.known:
                 self.last[task.key] = _pack(wall, standing.duration, standing.outcome)
+        self.let_go(task)
+
+    def let_go(self, task: KeyTask) -> None:
+        """Drop the task of a key that is idle, and well or gone."""
+        standing = task.standing
         has_left = task.key not in self.keys.ring.known
         if not (standing.running or standing.queued or (standing.trouble and not has_left)):
             self.active.pop(task.key, None)
@@ -237,7 +273,7 @@ class KeyTask(ManagedTask):
 
     __slots__ = ("group", "key")
 
-    def __init__(self, group: KeyedTask, key: Hashable) -> None:
+    def __init__(self, group: KeyedTask, key: Hashable, standing: Standing) -> None:
         # Not by the constructor of the base: all but the standing is the group's.
         self.group = group
         self.key = key
@@ -247,7 +283,7 @@ class KeyTask(ManagedTask):
         self.declared = group.declared
         self.log_level = group.log_level
         self.plan = group.plan
-        self.standing = Standing()
+        self.standing = standing
         self.place = NO_PLACE
         self.lane = None
         group.active[key] = self
@@ -262,6 +298,11 @@ class KeyTask(ManagedTask):
         body = self.body
         function: Any = getattr(self.manager, body) if isinstance(body, str) else body
         return function(context, given)
+
+
+def _fails(task: KeyTask) -> bool:
+    trouble = task.standing.trouble
+    return trouble is not None and trouble.failures > 0
 
 
 def _pack(wall: int, duration: float, outcome: Outcome) -> int:

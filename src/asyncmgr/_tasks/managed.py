@@ -130,6 +130,11 @@ class ManagedTask:
         """The options in force."""
         return self.plan.options
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a run was handed out that has not ended."""
+        return self.standing.running > 0
+
     def call(self, context: Any) -> Any:
         """Call the body. A method is looked up now, so that an overridden or patched one runs."""
         body = self.body
@@ -156,6 +161,20 @@ class Holding:
     since: datetime | None = None
     token: int | None = None
     """The fencing token; `None` = there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCounts:
+    """The keys of a task with `each=` at one moment."""
+
+    known: int
+    """The number of keys that this process has."""
+    running: int
+    """The number of runs in progress."""
+    waiting: int
+    """The number of runs that wait for a place, see `concurrency`."""
+    failing: int
+    """The number of keys whose last run failed or timed out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +213,9 @@ class TaskStatus:
     """Since when it holds the task; `None` = that is not known."""
     fencing_token: int | None = None
     """The fencing token of that holder; `None` = it has none."""
+    keys: KeyCounts | None = None
+    """The keys of a task with `each=`; `None` = the task has none. `runs`, `last_run` and others are those of all keys
+    together."""
 
 
 def status_of(
@@ -203,6 +225,7 @@ def status_of(
     running_for: float | None = None,
     paused: bool = False,
     holding: Holding | None = None,
+    keys: KeyCounts | None = None,
 ) -> TaskStatus:
     """Make the status of a task. `running_for` is the age of its oldest run in progress, in seconds."""
     plan, standing = task.plan, task.standing
@@ -230,4 +253,5 @@ def status_of(
         owner=None if holding is None else holding.owner,
         owner_since=None if holding is None else holding.since,
         fencing_token=None if holding is None else holding.token,
+        keys=keys,
     )

@@ -437,9 +437,14 @@ def _refuse_beside_each(base: PeriodicTask, said: Mapping[str, Any], schedule: S
             "each= needs spacing=, which is shared out among the keys; give spacing="
         )
     for name in ("jitter", "initial_delay"):
-        if said.get(name):
+        if said.get(name, getattr(base, name)):
             raise InvalidPeriodicTaskArg(
                 f"{name}= has no meaning with each=: each key has a place of its own in the spacing; leave it out"
+            )
+    for name, is_set in (("persist", True), ("interrupted", "rerun")):
+        if said.get(name, getattr(base, name)) == is_set:
+            raise InvalidPeriodicTaskArg(
+                f"{name}={is_set!r} has no meaning with each=: the slots of keys are not written down; leave it out"
             )
 
 

@@ -41,6 +41,8 @@ class Reporter:
         managed = run.managed
         if outcome is Outcome.CANCELLED and run.cause == "cancelled":
             log.info("task.cancelled", **self._keys(run), reason="stopping")
+        elif outcome is Outcome.CANCELLED and run.cause == "asked":
+            log.info("task.cancelled", **self._keys(run), reason="asked")
         elif outcome is Outcome.CANCELLED and run.cause == "lease_lost":
             log.warning("task.cancelled", **self._keys(run), reason="lease_lost")
         elif outcome in (Outcome.SUCCEEDED, Outcome.NOTHING):

@@ -125,6 +125,20 @@ class Runner:
             if run.future is not None:
                 run.future.cancel()
 
+    def cancel_asked(self, task: ManagedTask) -> tuple[str, ...]:
+        """Cancel the runs in progress of a task, because a handle asked; return the ids of these runs."""
+        runs = [
+            run
+            for run in (*self._in_progress, *self._unbegun.values())
+            if run.managed.standing is task.standing and run.future is not None
+        ]
+        for run in sorted(runs, key=lambda run: run.number):
+            run.cause = run.cause or "asked"
+            assert run.future is not None
+            run.future.cancel()
+            self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
+        return tuple(run.run_id for run in runs)
+
     def give_up(self) -> frozenset[Run]:
         """Report the runs that go on although they were cancelled, and end all looks; return these runs."""
         leaked = frozenset(
@@ -220,7 +234,7 @@ class Runner:
             if run.future is not None:
                 run.future.cancel()
             self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
-        return bool(task.standing.running)
+        return task.is_at_work
 
     def continue_grid(self, run: Run, last_slot: int) -> bool:
         """Go on with the grid that another process kept for the run's task; `last_slot` is on the scale of the plan.

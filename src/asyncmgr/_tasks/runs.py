@@ -154,8 +154,9 @@ class Run(Due, RunContext):
         """The place of its timeout in the heap of deadlines; `NO_PLACE` = no deadline is set."""
         self.asked: Literal["queue", "manual", "pass", "catch_up"] | None = None
         """The trigger, where the run does not start at its slot; `None` = at its slot."""
-        self.cause: Literal["timed_out", "cancelled", "lease_lost"] | None = None
-        """Why it was cancelled: by its own timeout, by the service that stops, or since another host may run it now."""
+        self.cause: Literal["timed_out", "cancelled", "lease_lost", "asked"] | None = None
+        """Why it was cancelled: by its own timeout, by the service that stops, since another host may run it now, or by
+        a handle."""
         self.claim: SlotClaim | None = None
         """The right to run a task that only one process may run; `None` = the task is every process's own."""
         self.future: asyncio.Future[None] | None = None
