@@ -23,9 +23,11 @@ hypothesis.settings.load_profile("suite")
 REAL_FIXTURES = {"pytester", "shared_nats_server", "shared_postgres_server", "shared_valkey_server"}
 REAL_MODULES = {
     "test_completion",
+    "test_control_socket",
     "test_demo",
     "test_examples",
     "test_fork",
+    "test_history_kills",
     "test_interop",
     "test_nats",
     "test_nats_buckets",

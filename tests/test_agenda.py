@@ -19,7 +19,7 @@ from asyncmgr._tasks.declare import declare
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import RETRY
-from asyncmgr._tasks.schedules import SLOTS_COUNTED, Cron, Every, EveryPass, Schedule
+from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Schedule
 
 WALL = 1_767_225_600 * SECOND
 TOLERANCE = 200_000
@@ -227,6 +227,21 @@ def test_a_cron_task_can_be_rescheduled_twice() -> None:
     assert entry.plan.slot == 80 * SECOND
 
 
+def test_a_task_rescheduled_to_cron_and_back_keeps_its_last_slot() -> None:
+    """The spacing counts from the slot that it had before, also where the wall was set back meanwhile."""
+    entry = task_of("a", spacing=30)
+    agenda = agenda_of(entry)
+    look(agenda, moment(30 * SECOND))
+    agenda.remove(entry)
+    entry.plan.reschedule(declare({"cron": "0 3 * * *"}), moment(35 * SECOND), by_service=True)
+    entry.plan.reschedule(declare({"spacing": 50}), moment(40 * SECOND), by_service=True)
+    assert (entry.plan.last_slot, entry.plan.slot) == (30 * SECOND, 80 * SECOND)
+    entry.plan.reschedule(declare({"cron": "0 3 * * *"}), moment(45 * SECOND), by_service=True)
+    back = Moment(50 * SECOND, moment(50 * SECOND).wall - 3600 * SECOND)
+    entry.plan.reschedule(declare({"spacing": 50}), back, by_service=True)
+    assert entry.plan.slot == 100 * SECOND
+
+
 def test_a_batch_is_in_the_order_of_planned_starts() -> None:
     """Whatever the tasks' windows."""
     agenda = agenda_of(task_of("late", spacing=20), task_of("early", spacing=19, tolerance=0))
@@ -314,8 +329,6 @@ class Model:
         slot, missed = self.slot, 0
         while (later := self.following(slot)) <= until:
             slot, missed = later, missed + 1
-        if self.cron:
-            missed = min(missed, SLOTS_COUNTED)
         self.last, self.slot = slot, self.following(slot)
         self.missed += missed
         return slot, missed
@@ -410,10 +423,8 @@ class AgendaMachine(RuleBasedStateMachine):
     @rule(data=st.data(), spacing=spacings)
     def reschedule_to_a_spacing(self, data: st.DataObject, spacing: float) -> None:
         task = self.tasks[data.draw(st.sampled_from(list(self.tasks)))]
-        anchor = task.start if task.last is None else task.last
-        if task.cron:
-            anchor += self.moment.now - self.moment.wall
-            task.last = anchor if task.last is not None else None
+        anchor = self.anchor(task)
+        task.last = anchor if task.last is not None else None
         self.replace(task, Every(round(spacing * SECOND)))
         task.start, task.cron, task.step = anchor, None, round(spacing * SECOND)
         task.slot = max(self.moment.now, anchor + task.step)
@@ -423,10 +434,16 @@ class AgendaMachine(RuleBasedStateMachine):
     @rule(data=st.data(), expression=expressions)
     def reschedule_to_cron(self, data: st.DataObject, expression: str) -> None:
         task = self.tasks[data.draw(st.sampled_from(list(self.tasks)))]
+        anchor = self.anchor(task) + self.moment.wall - self.moment.now
+        task.start, task.last = anchor, anchor if task.last is not None else None
         self.replace(task, Cron(expression))
         task.cron, task.step, task.window = Cron(expression), 0, 0
-        task.start, task.last = self.moment.wall, None
         task.slot = task.cron.first(self.moment.wall)
+
+    def anchor(self, task: Model) -> int:
+        """The last slot, or the start, in scheduling time; one after a set-back is no later than now."""
+        anchor = task.start if task.last is None else task.last
+        return min(self.moment.now, anchor + self.moment.now - self.moment.wall) if task.cron else anchor
 
     def replace(self, task: Model, schedule: Schedule) -> None:
         self.agenda.remove(task.entry)

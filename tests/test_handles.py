@@ -244,7 +244,7 @@ async def test_a_pause_starts_nothing_and_a_resume_catches_nothing_up() -> None:
         handle = service.task(volumes.sync)
         await asyncio.sleep(11)
         handle.pause(note="moving")
-        assert (handle.status.paused, handle.status.next_due) == (True, None)
+        assert (handle.status.paused is not None, handle.status.next_due) == (True, None)
         await asyncio.sleep(34)
         assert volumes.at == [10]
         assert handle.status.outcome is Outcome.SUCCEEDED
@@ -316,7 +316,7 @@ async def test_a_pause_that_cannot_be_meant(arguments: dict[str, Any], text: str
 async def test_only_added_tasks_can_be_removed() -> None:
     """A declared one is told what to do instead."""
     volumes = Volumes()
-    with pytest.raises(InvalidPeriodicTaskArg, match=r"declared in its class .* pause\(\) it"):
+    with pytest.raises(InvalidPeriodicTaskArg, match=r"declared in its class .* pause\(\) or disable\(\) it"):
         service_of(volumes).task(volumes.sync).remove()
 
 

@@ -19,9 +19,10 @@ from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Health, Service, StopReport
 from asyncmgr._service.signals import run
 from asyncmgr._tasks.declare import periodic_task
-from asyncmgr._tasks.managed import KeyCounts, TaskStatus
+from asyncmgr._tasks.keys import KeyCounts
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
+from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.capabilities import HostChange, Hosts, HostState
 from asyncmgr.errors import (
     AlreadyRunning,
@@ -32,6 +33,7 @@ from asyncmgr.errors import (
     InvalidKeys,
     InvalidName,
     InvalidPeriodicTaskArg,
+    InvalidProgress,
     InvalidRpcMethod,
     InvalidSettings,
     InvalidTarget,
@@ -79,6 +81,7 @@ __all__ = [
     "InvalidKeys",
     "InvalidName",
     "InvalidPeriodicTaskArg",
+    "InvalidProgress",
     "InvalidRpcMethod",
     "InvalidSettings",
     "InvalidTarget",

@@ -7,9 +7,13 @@
     ├── InvalidHook (TypeError)              a hook or callback of the wrong kind
     ├── InvalidRpcMethod (TypeError)         a method that other hosts cannot call
     ├── InvalidListener (TypeError)          a listener that cannot be called with an event
+    ├── InvalidProgress (TypeError)          a run tells of progress that makes no sense
     ├── InvalidCapabilities (ValueError)     capabilities that are not JSON values
     ├── InvalidSettings (ValueError)         a key, a value or a file of the settings
     ├── InvalidName (ValueError)             a name that fits no subject or key
+    ├── InvalidRequest (ValueError)          a request to a running service that makes no sense
+    ├── NotAllowed                           a verb that the caller may not use
+    ├── ControlUnavailable                   there is no control socket, or none that answers
     ├── InvalidTarget (ValueError)           a ``module:attribute`` that names nothing usable
     ├── ManagerInUse                         a second driver for one manager
     ├── InvalidKeys                          a manager gave keys for a task that are none
@@ -63,6 +67,10 @@ class InvalidListener(AsyncmgrError, TypeError):
     """A listener cannot be called with an event, or is async, so that its body would never run."""
 
 
+class InvalidProgress(AsyncmgrError, TypeError):
+    """A run called ``context.progress`` with what is no progress."""
+
+
 class InvalidCapabilities(AsyncmgrError, ValueError):
     """Capabilities hold a value that is not JSON; the text gives its path."""
 
@@ -73,6 +81,18 @@ class InvalidSettings(AsyncmgrError, ValueError):
 
 class InvalidName(AsyncmgrError, ValueError):
     """A name, subject or key cannot be written on the wire, or is too long for it."""
+
+
+class InvalidRequest(AsyncmgrError, ValueError):
+    """A request to a running service names an unknown verb or task, or has a wrong argument."""
+
+
+class NotAllowed(AsyncmgrError):
+    """A caller may not use the verbs of a service."""
+
+
+class ControlUnavailable(AsyncmgrError):
+    """A service cannot open its control socket, or nobody answers at one; the text says why."""
 
 
 class InvalidTarget(AsyncmgrError, ValueError):

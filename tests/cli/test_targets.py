@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncmgr._service import builtin_rpc as inside
+from asyncmgr._service import version as inside
 from tests.cli.conftest import Invoke
 
 

@@ -7,6 +7,7 @@ import click
 from asyncmgr._cli.commands.call import call
 from asyncmgr._cli.commands.check import check
 from asyncmgr._cli.commands.demo import demo
+from asyncmgr._cli.commands.explain import explain, history
 from asyncmgr._cli.commands.hosts import hosts
 from asyncmgr._cli.commands.info import info
 from asyncmgr._cli.commands.leases import leases
@@ -14,11 +15,13 @@ from asyncmgr._cli.commands.list import list_tasks
 from asyncmgr._cli.commands.next import next_slots
 from asyncmgr._cli.commands.rpc_diff import rpc
 from asyncmgr._cli.commands.run import run
+from asyncmgr._cli.commands.status import status
+from asyncmgr._cli.commands.steer import VERBS
 from asyncmgr._cli.commands.store import store
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
 from asyncmgr._cli.output import lines_of
-from asyncmgr._service.builtin_rpc import own_version
+from asyncmgr._service.version import own_version
 from asyncmgr.errors import AsyncmgrError
 
 
@@ -49,6 +52,8 @@ Examples:
   asyncmgr list app.py:Volumes         its tasks and when they would first run
   asyncmgr next app.py:Volumes sync    the next slots of one task
   asyncmgr check app.py:Volumes        say all that is wrong, start nothing
+  asyncmgr status --watch              how the tasks of running services stand
+  asyncmgr pause Volumes.sync --for 2h start no run of one for a while
   asyncmgr hosts --watch               who announces itself, live
   asyncmgr leases                      who holds what only one process may have
   asyncmgr info compute                what can be called, and what runs there
@@ -79,7 +84,23 @@ def command() -> None:
     """Run periodic tasks of async Python services, and look at what would run."""
 
 
-for _command in (run, list_tasks, next_slots, check, hosts, leases, info, call, rpc, store, demo):
+for _command in (
+    run,
+    list_tasks,
+    next_slots,
+    check,
+    status,
+    explain,
+    history,
+    *VERBS,
+    hosts,
+    leases,
+    info,
+    call,
+    rpc,
+    store,
+    demo,
+):
     command.add_command(_command)
 
 

@@ -83,7 +83,7 @@ def _end(
     conversation: Callable[[Place[E]], Awaitable[object]],
     interrupted: int = INTERRUPTED,
 ) -> NoReturn:
-    _refuse_memory(url)
+    refuse_memory(url)
     shown = str(redacted(url))
 
     async def hold() -> None:
@@ -98,7 +98,14 @@ def _end(
     raise click.exceptions.Exit(interrupted if code == INTERRUPTED else code)
 
 
-def _refuse_memory(url: str) -> None:
+def refuse_memory(url: str) -> None:
+    """Refuse a transport that reaches nobody.
+
+    Raises
+    ------
+    InvalidSettings
+        It is ``memory://``.
+    """
     if url.partition("://")[0].lower() == "memory":
         raise InvalidSettings(
             "memory:// reaches nothing outside of this process; say where the services are: "

@@ -74,7 +74,7 @@ def places(function: Function) -> Function:
         default=".",
         help="Directory to import modules from.  [default: the current one]",
     )
-    return app_dir(_config(function))
+    return app_dir(config(function))
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -95,7 +95,7 @@ def transport(function: Function) -> Function:
         metavar="URL",
         help="Where the services are, as nats://host:4222.  [default: the setting 'transport']",
     )
-    return url(_config(function))
+    return url(config(function))
 
 
 def store(function: Function) -> Function:
@@ -114,7 +114,7 @@ def _use_config(_ctx: click.Context, _param: click.Parameter, value: str | None)
         os.environ[CONFIG_VARIABLE] = value
 
 
-_config = click.option(
+config = click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, resolve_path=True),
     callback=_use_config,

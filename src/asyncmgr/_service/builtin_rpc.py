@@ -1,17 +1,20 @@
-"""The RPC interface that every service serves: `ping` and `info`, in the namespace ``asyncmgr``."""
+"""The RPC interface of every service, in the namespace ``asyncmgr``: what it is, how its tasks stand, and verbs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from asyncmgr._rpc.context import Caller
+from asyncmgr._common.safe_text import printable
+from asyncmgr._rpc.context import Caller, current_call
 from asyncmgr._rpc.declare import rpc
 from asyncmgr._rpc.versions import Endpoint
+from asyncmgr._service.control import LONGEST_TEXT, Control
 from asyncmgr._service.manager import Manager
-from asyncmgr._tasks.managed import TaskStatus
-from asyncmgr.errors import InvalidRpcMethod
+from asyncmgr._service.version import own_version
+from asyncmgr._tasks.actions import Actor
+from asyncmgr._tasks.status import TaskStatus
+from asyncmgr.errors import InvalidRpcMethod, NotAllowed
 
 if TYPE_CHECKING:
     from asyncmgr._rpc.validation import Method
@@ -28,6 +31,10 @@ class Inside:
         The service and its host.
     interfaces
         Each manager with the RPC interface that it serves.
+    control
+        Performs the verbs.
+    may_steer
+        Whether callers may use verbs that change something.
 
     Raises
     ------
@@ -36,11 +43,20 @@ class Inside:
     """
 
     name = "asyncmgr"
-    RPC_API_VERSION = "1.0"
+    RPC_API_VERSION = "1.1"
     RPC_API_NAMESPACE = NAMESPACE
 
-    def __init__(self, this: Caller, interfaces: Iterable[tuple[Manager, Endpoint[Method]]]) -> None:
+    def __init__(
+        self,
+        this: Caller,
+        interfaces: Iterable[tuple[Manager, Endpoint[Method]]],
+        *,
+        control: Control,
+        may_steer: Callable[[], bool],
+    ) -> None:
         self._this = this
+        self._control = control
+        self._may_steer = may_steer
         self._interfaces = tuple(interfaces)
         for manager, endpoint in self._interfaces:
             if endpoint.namespace == NAMESPACE:
@@ -73,6 +89,91 @@ class Inside:
             "managers": [_describe(manager, endpoint) for manager, endpoint in self._interfaces],
         }
 
+    @rpc
+    async def status(self, task: str | None = None, after: int = 0) -> dict[str, Any]:
+        """Tell how one task stands, or all: 50 at a time, from number `after` on; ``next`` is the next number."""
+        return await self._control.perform("status", {"task": task, "after": after}, self._caller(None))
+
+    @rpc
+    async def explain(self, task: str, at: str | None = None) -> dict[str, Any]:
+        """Explain in ``text`` what became of the slot at a moment in ISO 8601; default: how the task stands."""
+        return await self._control.perform("explain", {"task": task, "at": at}, self._caller(None))
+
+    @rpc
+    async def history(
+        self, task: str | None = None, since: str | None = None, until: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """List what became of the slots of one task, or of all, in ``records``, the newest first."""
+        given = {"task": task, "since": since, "until": until, "limit": limit}
+        return await self._control.perform("history", given, self._caller(None))
+
+    # Verbs, only with the setting `rpc_control`. `by` is the caller's word for who asks; nothing proves it.
+
+    @rpc
+    async def trigger(self, task: str, wait: bool = False, by: str | None = None) -> dict[str, Any]:
+        """Run the task now. With `wait` the answer comes with the end of the run, and has its record."""
+        return await self._steer("trigger", by, task=task, wait=wait)
+
+    @rpc
+    async def pause(
+        self,
+        task: str,
+        seconds: float | None = None,
+        until: str | None = None,
+        ever: bool = False,
+        note: str | None = None,
+        by: str | None = None,
+    ) -> dict[str, Any]:
+        """Start no run for so many seconds, until a moment in ISO 8601, or until `resume`. Default: for an hour."""
+        length = {"for": seconds, "until": until, "ever": ever}
+        return await self._steer("pause", by, task=task, note=note, **length)
+
+    @rpc
+    async def resume(self, task: str, by: str | None = None) -> dict[str, Any]:
+        """End a pause. ``changed`` says whether there was one."""
+        return await self._steer("resume", by, task=task)
+
+    @rpc
+    async def reschedule(
+        self,
+        task: str,
+        spacing: float | None = None,
+        cron: str | None = None,
+        tz: str | None = None,
+        by: str | None = None,
+    ) -> dict[str, Any]:
+        """Change the schedule until the restart; `spacing` is in seconds."""
+        return await self._steer("reschedule", by, task=task, spacing=spacing, cron=cron, tz=tz)
+
+    @rpc
+    async def enable(self, task: str, by: str | None = None) -> dict[str, Any]:
+        """Switch the task on. ``changed`` says whether it was off."""
+        return await self._steer("enable", by, task=task)
+
+    @rpc
+    async def disable(self, task: str, note: str | None = None, by: str | None = None) -> dict[str, Any]:
+        """Switch the task off."""
+        return await self._steer("disable", by, task=task, note=note)
+
+    @rpc
+    async def cancel(self, task: str, run_id: str | None = None, by: str | None = None) -> dict[str, Any]:
+        """Cancel the task's runs in progress, or the one of this id; ``run_ids`` are those that were cancelled."""
+        return await self._steer("cancel", by, task=task, run_id=run_id)
+
+    async def _steer(self, verb: str, by: str | None, /, **arguments: Any) -> dict[str, Any]:
+        if not self._may_steer():
+            raise NotAllowed(
+                f"{verb}: the verbs of {self._this.service} are closed to callers; set rpc_control = true there"
+            )
+        return await self._control.perform(verb, arguments, self._caller(by))
+
+    def _caller(self, by: str | None) -> Actor:
+        """Name who calls, by the word of the caller."""
+        caller = current_call().caller
+        name = by or (caller.service if caller is not None else None) or "nobody"
+        where = "" if caller is None else f" on {caller.host}"
+        return Actor(printable(f"said to be {name}{where}", LONGEST_TEXT), "rpc")
+
 
 def _describe(manager: Manager, endpoint: Endpoint[Method]) -> Mapping[str, Any]:
     return {
@@ -96,11 +197,3 @@ def _describe_task(status: TaskStatus) -> Mapping[str, Any]:
         "owner_since": status.owner_since,
         "fencing_token": status.fencing_token,
     }
-
-
-def own_version() -> str:
-    """Return the version of asyncmgr, or ``(not installed)`` where it runs from a bare tree."""
-    try:
-        return version("asyncmgr")
-    except PackageNotFoundError:
-        return "(not installed)"

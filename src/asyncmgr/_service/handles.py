@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, overload
 
 from asyncmgr._service.key_verbs import KeyHandle, KeyVerbs
-from asyncmgr._tasks.managed import TaskStatus
-from asyncmgr._tasks.options import PeriodicTask
+from asyncmgr._service.steering import Steering
+from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.overrides import reschedule_options
+from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.events import RunFinished
 
 
-class Task(Protocol):
-    """The part of a `ManagedTask` that a handle reads."""
-
-    @property
-    def full_name(self) -> str: ...  # pragma: no cover
-    @property
-    def options(self) -> PeriodicTask: ...  # pragma: no cover
-
-
 class Owner(Protocol):
-    """The part of `ManagerState` that a handle calls; a Protocol, since `manager_state` imports this module."""
+    """The part of `ManagerState` that a handle reads; a Protocol, since `manager_state` imports this module."""
 
+    @property
+    def verbs(self) -> Steering: ...  # pragma: no cover
     def describe(self, task: Any) -> str: ...  # pragma: no cover
     def status_of(self, task: Any) -> TaskStatus: ...  # pragma: no cover
-    def trigger(
-        self, task: Any, *, wait: bool
-    ) -> tuple[Any, Awaitable[RunFinished] | None]: ...  # pragma: no cover
-    def pause(
-        self, task: Any, *, for_: Any, until: datetime | None, note: str | None
-    ) -> None: ...  # pragma: no cover
-    def resume(self, task: Any) -> None: ...  # pragma: no cover
-    def remove(self, task: Any) -> None: ...  # pragma: no cover
-    def reschedule(self, task: Any, options: PeriodicTask) -> None: ...  # pragma: no cover
     def keys_of(self, task: Any) -> KeyVerbs: ...  # pragma: no cover
 
 
@@ -47,7 +31,7 @@ class TaskHandle:
 
     __slots__ = ("_managed", "_state")
 
-    def __init__(self, state: Owner, managed: Task) -> None:
+    def __init__(self, state: Owner, managed: ManagedTask) -> None:
         self._state = state
         self._managed = managed
 
@@ -71,6 +55,9 @@ class TaskHandle:
     async def trigger(self, *, wait: bool = True) -> RunFinished | str:
         """Run the task now, outside its grid: the next slot stays. This works while the task is paused too.
 
+        The options of the task apply, such as `timeout`. A run of another task that waits for this one here needs no
+        place of `max_runs` meanwhile.
+
         Returns
         -------
         RunFinished
@@ -82,15 +69,20 @@ class TaskHandle:
         Raises
         ------
         AlreadyRunning
-            A run is in progress, and the task's `overlap` allows no second one.
+            A run is in progress, and the task's `overlap` allows no second one. Or the caller is a run that would wait
+            for one that is queued behind it.
         ServiceStateError
-            No service runs the task, or the task is switched off.
+            No service runs the task, or the service stops, or the task is switched off.
+        NotOwner
+            Only one process may run the task, and it is not this one.
         TaskFailed
-            The service stopped, or the task was removed, before the run could start.
+            The service stopped, or the task was removed or disabled, before the run could start.
+        TaskRemoved
+            The task was removed.
         WrongThread
             The call comes from another thread than the service's.
         """
-        run, record = self._state.trigger(self._managed, wait=wait)
+        run, record = self._state.verbs.trigger(self._managed, wait=wait)
         return run.run_id if record is None else await record
 
     # Keys
@@ -132,6 +124,9 @@ class TaskHandle:
     ) -> None:
         """Start no run until `resume`, for `for_` seconds, or `until` a moment. A run in progress goes on.
 
+        A queued slot is skipped, with the reason `paused`. A length is measured by the time that schedules follow; a
+        moment is one of the wall clock, wherever that is set. A new pause replaces the one before.
+
         Raises
         ------
         InvalidPeriodicTaskArg
@@ -141,11 +136,61 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
-        self._state.pause(self._managed, for_=for_, until=until, note=note)
+        self._state.verbs.pause(self._managed, for_=for_, until=until, note=note)
 
     def resume(self) -> None:
         """End a pause. Slots that passed meanwhile are not caught up: the next run is for the next slot of the grid."""
-        self._state.resume(self._managed)
+        self._state.verbs.resume(self._managed)
+
+    def enable(self) -> None:
+        """Switch the task on, until the restart, or a reload of settings that say otherwise about `enabled`.
+
+        It fires nothing: the next run is for the next slot of the grid. A task that is on stays so.
+
+        Raises
+        ------
+        ServiceStateError
+            The task has a negative spacing, or is left to another process by the settings.
+        TaskRemoved
+            The task was removed.
+        WrongThread
+            The call comes from another thread than the service's.
+        """
+        self._state.verbs.enable(self._managed)
+
+    def disable(self, *, note: str | None = None) -> None:
+        """Switch the task off, until `enable`, the restart, or a reload of settings that say otherwise about `enabled`.
+
+        It has no slots then, and cannot be triggered. A run in progress goes on.
+
+        Raises
+        ------
+        TaskRemoved
+            The task was removed.
+        WrongThread
+            The call comes from another thread than the service's.
+        """
+        self._state.verbs.disable(self._managed, note)
+
+    def cancel(self, run_id: str | None = None) -> tuple[str, ...]:
+        """Cancel the task's runs in progress, or only the one of this id.
+
+        The outcome of each is `cancelled`, whatever its body then does, and is no failure. One that still goes on 10 s
+        later is reported as `task.leaked`, and overlap still counts it as running.
+
+        Returns
+        -------
+        tuple of str
+            The ids of the runs that were cancelled; empty = none was in progress.
+
+        Raises
+        ------
+        TaskRemoved
+            The task was removed.
+        WrongThread
+            The call comes from another thread than the service's.
+        """
+        return self._state.verbs.cancel(self._managed, run_id)
 
     def remove(self) -> None:
         """Remove the task from its manager; a run in progress goes on. A second call does nothing.
@@ -157,14 +202,15 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
-        self._state.remove(self._managed)
+        self._state.verbs.remove(self._managed)
 
     def reschedule(
         self, *, spacing: float | timedelta | None = None, cron: str | None = None, tz: Any = None
     ) -> None:
         """Change the schedule: the next slot is the last one plus the new spacing, or now if that is past.
 
-        Options that are not given stay: the time zone, and whether the task is switched on.
+        Options that are not given stay: the time zone, and whether the task is switched on. The new schedule holds
+        until the restart, or a reload of settings that say otherwise about this task's schedule.
 
         Raises
         ------
@@ -176,4 +222,4 @@ class TaskHandle:
             The call comes from another thread than the service's.
         """
         options = reschedule_options(self._managed.options, spacing=spacing, cron=cron, tz=tz)
-        self._state.reschedule(self._managed, options)
+        self._state.verbs.reschedule(self._managed, options)

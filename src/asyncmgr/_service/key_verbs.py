@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.safe_text import safe_repr
 from asyncmgr._service.gates import Gates
+from asyncmgr._tasks.actions import actor
 from asyncmgr._tasks.keys import KeyedTask, KeyTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr.errors import InvalidKeys, ServiceStateError, UnknownKey
@@ -94,9 +95,10 @@ class KeyVerbs:
 
     def _at_work(self, task: KeyTask, due: datetime | None) -> KeyStatus:
         standing = task.standing
-        age = None if self._runner is None else self._runner.running_for().get(standing)
+        run = None if self._runner is None else self._runner.oldest_runs().get(standing)
+        age = None if run is None or self._runner is None else self._runner.age(run)
         failures = standing.trouble.failures if standing.trouble else 0
-        before = self._task.last_of(task.key)
+        before = self._task.last_of(task.each_key)
         outcome = standing.outcome or (before and before[2])
         state: KeyState = "ok" if outcome else "new"
         if age is not None:
@@ -106,7 +108,7 @@ class KeyVerbs:
         elif failures:
             state = "failing"
         return KeyStatus(
-            task.key,
+            task.each_key,
             state,
             None if standing.last_run is None else to_datetime(standing.last_run),
             due,
@@ -130,7 +132,11 @@ class KeyVerbs:
         """Cancel the runs of one key that are in progress; return their ids. The key may be gone."""
         key = self._task.find(text)
         task = self._task.active.get(text if key is None else key)
-        return () if task is None or self._runner is None else self._runner.cancel_asked(task)
+        return (
+            ()
+            if task is None or self._runner is None
+            else self._runner.cancel_asked(task, None, actor().name)
+        )
 
     async def refresh(self) -> int:
         """Ask the manager for the keys now; return how many there are.

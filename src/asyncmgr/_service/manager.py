@@ -9,8 +9,8 @@ from asyncmgr._rpc.declare import check_methods
 from asyncmgr._service.gather import RESERVED, check_hooks, gather, log_switched_off
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._service.manager_state import ManagerState
-from asyncmgr._tasks.managed import TaskStatus
 from asyncmgr._tasks.options import PeriodicTask
+from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.errors import ManagerNotInitialised
 
 if TYPE_CHECKING:

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import socket
-import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import fields, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
 
-from asyncmgr._common.clock import Clock, Moment, WallClock, to_datetime, to_us
+from asyncmgr._common.clock import Clock, Moment, WallClock, to_us
 from asyncmgr._common.functions import name_of
 from asyncmgr._common.log import log
 from asyncmgr._service.gates import Gates
 from asyncmgr._service.gather import refuse_reserved, tell_if_off
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._service.key_verbs import KeyVerbs
+from asyncmgr._service.steering import LEFT_TO_OTHERS, Steering
+from asyncmgr._tasks.actions import Journal
 from asyncmgr._tasks.declare import Addition, check_function, declare, declare_addition, declared
 from asyncmgr._tasks.keys import KeyedTask
-from asyncmgr._tasks.managed import ManagedTask, Standing, TaskStatus, status_of
-from asyncmgr._tasks.options import PeriodicTask
+from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.options import SETTABLE, PeriodicTask
 from asyncmgr._tasks.passes import Passes
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run, Site
 from asyncmgr._tasks.schedules import share_of
-from asyncmgr.errors import (
-    InvalidPeriodicTaskArg,
-    ManagerInUse,
-    ServiceStateError,
-    TaskRemoved,
-    WrongThread,
-)
-from asyncmgr.events import RunFinished
+from asyncmgr._tasks.status import TaskStatus, status_of
+from asyncmgr.errors import InvalidPeriodicTaskArg, ManagerInUse, ServiceStateError
+from asyncmgr.events import SkipReason
 
 if TYPE_CHECKING:
     from asyncmgr._service.manager import Manager
@@ -45,26 +40,6 @@ if TYPE_CHECKING:
 
 _SET_BACK = to_us(60)
 """Microseconds. Where the wall is set back by more than this, wall-clock schedules are planned anew."""
-
-
-@dataclass(slots=True)
-class Pause:
-    """A pause of one task."""
-
-    until: datetime | None = None
-    note: str | None = None
-    timer: asyncio.TimerHandle | None = None
-
-    def end(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-
-
-class Triggered(NamedTuple):
-    """A triggered run, and the future of its record; `None` = the caller does not wait for the record."""
-
-    run: Run
-    record: asyncio.Future[RunFinished] | None
 
 
 class ManagerState:
@@ -77,7 +52,7 @@ class ManagerState:
         self._own_settings = settings is not None
         self._driver: object | None = None
         self._tasks: dict[str, ManagedTask] | None = None
-        self._pauses: dict[ManagedTask, Pause] = {}
+        self.verbs = Steering(self)
         self._still_running: dict[str, ManagedTask] = {}
         """By full name: removed tasks whose run goes on. A new task of that name takes over their standing."""
         self._passes: Passes | None = None
@@ -134,21 +109,6 @@ class ManagerState:
             )
         return self._passes
 
-    def check_thread(self, call: str) -> None:
-        """Refuse a call from another thread than that of the service's event loop.
-
-        Raises
-        ------
-        WrongThread
-            The call comes from another thread; the text names it and says how to make it.
-        """
-        if self._runner is not None and threading.get_ident() != self._runner.thread:
-            raise WrongThread(
-                f"{call} was called in the thread {threading.current_thread().name!r}, but the service of "
-                f"{self._manager.name} runs in an event loop of another thread; call it there: "
-                "loop.call_soon_threadsafe(...), or asyncio.run_coroutine_threadsafe(..., loop) for what is awaited"
-            )
-
     # Tasks
 
     def tasks(self) -> dict[str, ManagedTask]:
@@ -164,21 +124,28 @@ class ManagerState:
 
     def tasks_here(self) -> list[ManagedTask]:
         """Return the tasks that are switched on and not paused, in definition order."""
+        self.verbs.pauses.end_those_over(self.read_clock())
         return [task for task in self.tasks().values() if self.runs_here(task)]
 
     def runs_here(self, task: ManagedTask) -> bool:
         """Whether the task is switched on here, and not paused."""
-        return self.is_on(task) and task not in self._pauses
+        return self.is_on(task) and task not in self.verbs.pauses
 
     def tasks_on(self) -> list[ManagedTask]:
         """Return the tasks that are switched on here, in definition order; paused ones too."""
         return [task for task in self.tasks().values() if self.is_on(task)]
 
     def is_on(self, task: ManagedTask) -> bool:
+        return self.off(task) is None
+
+    def off(self, task: ManagedTask) -> str | None:
+        """Say why the task is switched off here; `None` = it is switched on."""
         options = task.options
         if options.switched_off is not None:
-            return False
-        return self.settings.run_external_periodic_tasks or not options.external_process_ok
+            return options.switched_off
+        if options.external_process_ok and not self.settings.run_external_periodic_tasks:
+            return LEFT_TO_OTHERS
+        return None
 
     def handles(self) -> tuple[TaskHandle, ...]:
         """Make handles of all tasks, in definition order."""
@@ -195,21 +162,31 @@ class ManagerState:
 
     def status(self) -> tuple[TaskStatus, ...]:
         """Return the status of every task that is switched on here."""
-        moment = self.read_clock()
-        ages = {} if self._runner is None else self._runner.running_for()
-        return tuple(self._status(task, moment, ages) for task in self.tasks_on())
+        return self._statuses(self.tasks_on())
 
     def status_of(self, task: ManagedTask) -> TaskStatus:
-        return self._status(
-            task, self.read_clock(), {} if self._runner is None else self._runner.running_for()
-        )
+        return self._statuses([task])[0]
 
-    def _status(self, task: ManagedTask, moment: Moment, ages: dict[Standing, float]) -> TaskStatus:
+    def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
+        """Return the status of up to `most` tasks from number `after` on; of those that are switched off too."""
+        return self._statuses(islice(self.tasks().values(), after, after + most))
+
+    def _statuses(self, tasks: Iterable[ManagedTask]) -> tuple[TaskStatus, ...]:
+        moment = self.read_clock()
+        self.verbs.pauses.end_those_over(moment)
+        runs = {} if self._runner is None else self._runner.oldest_runs()
+        return tuple(self._status(task, moment, runs.get(task.standing)) for task in tasks)
+
+    def _status(self, task: ManagedTask, moment: Moment, run: Run | None) -> TaskStatus:
+        paused, off = self.verbs.pauses.status(task, moment), self.off(task)
         return status_of(
             task,
             moment,
-            running_for=ages.get(task.standing),
-            paused=task in self._pauses,
+            is_armed=self._is_armed(task, is_here=paused is None and off is None),
+            run=run,
+            age=0.0 if run is None or self._runner is None else self._runner.age(run),
+            paused=paused,
+            off=off,
             holding=self._gates.holding(task),
             keys=task.count() if isinstance(task, KeyedTask) else None,
         )
@@ -224,8 +201,7 @@ class ManagerState:
         ServiceStateError
             The task has no keys.
         """
-        self.check_thread(f"{task.full_name}: key()")
-        self._refuse_removed(task)
+        self.verbs.check(task, "key")
         if not isinstance(task, KeyedTask):
             raise ServiceStateError(f"{task.full_name} has no keys; only a task with each= has")
         return KeyVerbs(
@@ -233,16 +209,21 @@ class ManagerState:
             self._runner,
             self._gates,
             self.read_clock(),
-            is_paused=task in self._pauses,
-            trigger=self.trigger,
+            is_paused=task in self.verbs.pauses,
+            trigger=self.verbs.trigger,
         )
+
+    def _is_armed(self, task: ManagedTask, *, is_here: bool) -> bool:
+        if self._runner is None:  # a pass would start it
+            return is_here and self.has(task)
+        return self._runner.lookout.is_open and task.lane is not None
 
     def describe(self, task: ManagedTask) -> str:
         """Describe the task's state in a few words, for people."""
         if self.tasks().get(task.full_name) is not task:
             return "removed"
         if not self.is_on(task):
-            return task.options.switched_off or "left to another process"
+            return self.off(task) or ""
         status = self.status_of(task)
         words = [status.schedule]
         if status.paused:
@@ -300,7 +281,7 @@ class ManagerState:
                 self._set_share(task)
 
     def add(self, function: Callable[..., Any], options: dict[str, Any]) -> TaskHandle:
-        self.check_thread(f"{self._manager.name}.add_periodic_task()")
+        self.verbs.check_thread(f"{self._manager.name}.add_periodic_task()")
         body, (record, name, initial_delay) = self._read_addition(function, options)
         name = name or name_of(function)
         full_name = f"{self._manager.name}.{name}"
@@ -313,8 +294,10 @@ class ManagerState:
         task = self._make(body, name, record, initial_delay)
         self._apply_overrides([task])
         task.plan.begin_at(self.read_clock(), by_service=self._runner is not None)
+        if self._runner is not None:
+            self._runner.enrol(task)
         tasks[task.full_name] = task  # the task's own text: of very many tasks each byte counts
-        self._schedule(task)
+        self.arm(task)
         tell_if_off(self._manager.name, name, task.options)
         return TaskHandle(self, task)
 
@@ -332,101 +315,71 @@ class ManagerState:
             function = types.MethodType(function, self._manager)
         return function, Addition(record, declare(options).name or record.name, None)
 
-    def remove(self, task: ManagedTask) -> None:
-        self.check_thread(f"{task.full_name}: remove()")
-        if isinstance(task.body, str):
-            raise InvalidPeriodicTaskArg(
-                f"{task.full_name} is declared in its class and cannot be removed; pause() it, or switch it off by "
-                f'the setting [tasks."{task.full_name}"] enabled = false'
-            )
-        if self.tasks().get(task.full_name) is not task:
-            return
+    # What the verbs need
+
+    @property
+    def name(self) -> str:
+        return self._manager.name
+
+    @property
+    def runner(self) -> Runner | None:
+        """The runner of the service that runs the tasks; `None` = no service does."""
+        return self._runner
+
+    def has(self, task: ManagedTask) -> bool:
+        """Whether the task has not been removed."""
+        return self.tasks().get(task.full_name) is task
+
+    def tell_gate(self, task: ManagedTask, *, paused: bool | None = None) -> None:
+        """Tell the gate of the task that it was paused or resumed here; `None` = that it was switched off or on."""
+        if paused is None:
+            self._gates.see(task, on=self.is_on(task))
+        else:
+            self._gates.pause(task, is_paused=paused)
+
+    def take_out(self, task: ManagedTask) -> None:
+        """Take the task out of the manager. A run in progress counts for a new task of its name."""
         del self.tasks()[task.full_name]
-        # Switched off too, since a pass in progress may still have the task on its list.
-        task.plan.adopt(replace(task.options, switched_off="it was removed"))
-        self._end_pause(task)
-        if self._runner is not None:
-            self._runner.forget(task, "removed")
         self._gates.see(task, on=False)
         self._still_running = {name: one for name, one in self._still_running.items() if one.is_at_work}
         if task.is_at_work:
             self._still_running[task.full_name] = task
 
-    def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
-        self.check_thread(f"{task.full_name}: reschedule()")
-        self._refuse_removed(task)
+    def plan_anew(self, task: ManagedTask, options: PeriodicTask) -> None:
+        """Put a new schedule in force; a cron expression without a zone of its own gets that of the settings."""
         self._plan_anew(task, options.with_zone(self.settings.timezone))
-
-    def _refuse_removed(self, task: ManagedTask) -> None:
-        if self.tasks().get(task.full_name) is not task:
-            raise TaskRemoved(f"{task.full_name} was removed; add it again with add_periodic_task()")
 
     def _plan_anew(self, task: ManagedTask, options: PeriodicTask) -> None:
         if self._runner is None:
             task.plan.reschedule(options, self.read_clock(), by_service=False)
         else:
+            self.settle(task, "removed")
             self._runner.lookout.reschedule(task, options)
-            self._schedule(task)
+            self._runner.enrol(task)
+            self.arm(task)
 
-    # Verbs of the handles
+    def settle(self, task: ManagedTask, otherwise: SkipReason | None = None) -> None:
+        """Record and drop the slots up to now that a task had which was off or paused, before this changes.
 
-    def trigger(self, task: ManagedTask, *, wait: bool) -> Triggered:
-        self.check_thread(f"{task.full_name}: trigger()")
-        self._refuse_removed(task.whole)
-        if task.is_keyed:
-            raise ServiceStateError(
-                f"{task.full_name} runs for keys, and is not triggered as a whole; trigger one key: "
-                f'service.task("{task.full_name}").key(...).trigger()'
-            )
-        if self._runner is None:
-            raise ServiceStateError(
-                f"{task.full_name} cannot be triggered: no service runs it; start one first"
-            )
-        if not self.is_on(task.whole):
-            reason = task.options.switched_off or "it is left to another process"
-            raise ServiceStateError(f"{task.full_name} cannot be triggered: {reason}")
-        record = asyncio.get_running_loop().create_future() if wait else None
-        return Triggered(self._runner.trigger(task, record), record)
+        `otherwise` is the reason for a task that was on, and whose slots up to now no look will find any more.
+        """
+        reason = self.absence(task) or otherwise
+        if reason is not None:
+            moment = self.read_clock()  # one for both: between two readings a slot could get lost
+            if self._runner is not None:
+                self._runner.note_gap(task, reason, moment)
+            task.plan.skip_past(moment)
 
-    def pause(
-        self,
-        task: ManagedTask,
-        *,
-        for_: float | timedelta | None,
-        until: datetime | None,
-        note: str | None,
-    ) -> None:
-        self.check_thread(f"{task.full_name}: pause()")
-        self._refuse_removed(task)
-        pause = Pause(_end_of_pause(self.read_clock(), for_, until), note)
-        self._set_end(task, pause)
-        self._end_pause(task)
-        self._pauses[task] = pause
-        if self._runner is not None:
-            self._runner.forget(task, "paused")
-        self._gates.pause(task, is_paused=True)
-        log.info("task.paused", task=task.full_name, until=pause.until and pause.until.isoformat(), note=note)
+    def settle_all(self, otherwise: SkipReason) -> None:
+        """Record the slots up to now that no look has found, of every task, at the end of the service."""
+        for task in self.tasks().values():
+            self.settle(task, otherwise)
 
-    def _set_end(self, task: ManagedTask, pause: Pause) -> None:
-        """Have the pause end by itself; in the loop that runs now."""
-        if pause.until is not None:
-            seconds = max(0.0, (pause.until - to_datetime(self.read_clock().wall)).total_seconds())
-            pause.timer = asyncio.get_running_loop().call_later(seconds, self.resume, task)
-
-    def resume(self, task: ManagedTask) -> None:
-        self.check_thread(f"{task.full_name}: resume()")
-        self._refuse_removed(task)
-        if self._end_pause(task):
-            task.plan.skip_past(self.read_clock())
-            self._schedule(task)
-            self._gates.pause(task, is_paused=False)
-            log.info("task.resumed", task=task.full_name)
-
-    def _end_pause(self, task: ManagedTask) -> bool:
-        pause = self._pauses.pop(task, None)
-        if pause is not None:
-            pause.end()
-        return pause is not None
+    def absence(self, task: ManagedTask) -> Literal["disabled", "paused"] | None:
+        """Say why the slots of the task get no run at present; `None` = they get one."""
+        if not self.is_on(task):
+            return "disabled"
+        return "paused" if task in self.verbs.pauses else None
 
     # Settings in force
 
@@ -445,16 +398,30 @@ class ManagerState:
                     task,
                     _in_force(task, old, old_settings),
                     _in_force(task, new, settings),
+                    said=_said_otherwise(old, new),
                 )
 
-    def _change(self, task: ManagedTask, before: PeriodicTask, after: PeriodicTask) -> None:
+    def _change(
+        self, task: ManagedTask, before: PeriodicTask, after: PeriodicTask, *, said: frozenset[str]
+    ) -> None:
         """Change the options that differ from `before` to `after`; others stay, as those of a live `reschedule`."""
         changed = {
             field.name: getattr(after, field.name)
             for field in fields(PeriodicTask)
             if getattr(before, field.name) != getattr(after, field.name)
         }
+        # What a handle changed stays, unless the settings of this very task now say something else of it: the new time
+        # zone of all tasks does not.
+        if said & {"spacing", "cron", "tz"}:
+            changed["schedule"], changed["tz"] = after.schedule, after.tz
+        elif task.options.schedule != before.schedule:
+            changed.pop("schedule", None)
+        if "enabled" in said:
+            changed["switched_off"], changed["enabled"] = after.switched_off, after.enabled
         options = replace(task.options, **changed)
+        self.settle(task)
+        if options.switched_off is not None and self._runner is not None:
+            self._runner.forget(task, "disabled")
         if changed.keys() & {"schedule", "switched_off", "phase"}:
             self._set_share(task)
             self._plan_anew(task, options)
@@ -462,9 +429,10 @@ class ManagerState:
             task.plan.adopt(options)
             self._gates.see(task, on=self.is_on(task))
 
-    def _schedule(self, task: ManagedTask) -> None:
+    def arm(self, task: ManagedTask) -> None:
+        """Have the service's runner start the task at its next slot, if it is switched on and not paused."""
         self._gates.see(task, on=self.is_on(task))
-        if self._runner is not None and self.is_on(task) and task not in self._pauses:
+        if self._runner is not None and task.lane is None and self.runs_here(task):
             self._runner.lookout.add(task)
 
     # Under a service
@@ -491,18 +459,19 @@ class ManagerState:
             self.apply(settings)
         self._settings = settings
 
-    def start(self, runner: Runner, gates: Gates) -> None:
+    def start(self, runner: Runner, journal: Journal, gates: Gates) -> None:
         """Let every task start at this moment, and hand the tasks to the service's runner."""
         self._runner, self._gates = runner, gates
+        self._last = runner.lookout.read()
+        self.verbs.pauses.move(self.clock.read(), self._last)
         self.clock = runner.lookout
-        for task, pause in self._pauses.items():
-            pause.end()  # its timer was another loop's
-            self._set_end(task, pause)
+        self.verbs.start(runner, journal)
         moment = self.clock.read()
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)
-            self._schedule(task)
-            if task in self._pauses:
+            runner.enrol(task)
+            self.arm(task)
+            if task in self.verbs.pauses:
                 gates.pause(task, is_paused=True)
 
     def leave(self) -> None:
@@ -513,9 +482,12 @@ class ManagerState:
             return
         for task in self.tasks().values():
             self._runner.forget(task, "removed")
+            task.key, task.record = 0, None
+        self.verbs.leave()
         self._runner, self._gates = None, Gates()
-        self.clock = WallClock()
+        before, self.clock = self.clock.read(), WallClock()
         self._last = self.clock.read()
+        self.verbs.pauses.move(before, self._last)
         for task in self.tasks().values():
             self._plan_for_passes(task)
 
@@ -541,25 +513,14 @@ def _shared(number: int) -> int:
     return number
 
 
+def _said_otherwise(old: object, new: object) -> frozenset[str]:
+    """Name the options that the settings of a task set otherwise than before; `None` = they set nothing."""
+    names = (option.name for option in SETTABLE)
+    return frozenset(name for name in names if getattr(old, name, None) != getattr(new, name, None))
+
+
 def _in_force(task: ManagedTask, override: Any, settings: Settings) -> PeriodicTask:
     options = task.declared
     if override is not None:
         options = settings.put_over(options, task.full_name, override)
     return options.with_zone(settings.timezone)
-
-
-def _end_of_pause(moment: Moment, for_: float | timedelta | None, until: datetime | None) -> datetime | None:
-    if for_ is not None and until is not None:
-        raise InvalidPeriodicTaskArg("pause() takes either for_= or until=; give one of them")
-    if until is not None and until.utcoffset() is None:
-        raise InvalidPeriodicTaskArg(
-            f"until={until!r} has no time zone; write e.g. datetime(..., tzinfo=UTC)"
-        )
-    if for_ is None:
-        return until
-    seconds = for_.total_seconds() if isinstance(for_, timedelta) else for_
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:
-        raise InvalidPeriodicTaskArg(
-            f"for_={for_!r} is not accepted; for_ is 0 or more seconds, or a timedelta"
-        )
-    return to_datetime(moment.wall + to_us(seconds))

@@ -17,9 +17,9 @@ from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Run, Site
 from asyncmgr.errors import AlreadyRunning, NotOwner, TaskFailed
-from asyncmgr.events import Outcome, RunFinished
+from asyncmgr.events import MissReason, Outcome, RunFinished
 
-GivenUp = Literal["draining", "removed", "paused", "late", "lease_lost", "not_owner"]
+GivenUp = Literal["draining", "removed", "paused", "disabled", "late", "lease_lost", "not_owner"]
 """Why a run that was handed out does not start."""
 
 
@@ -54,9 +54,9 @@ class Intake:
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
 
-    def accept(self, batch: Batch[Run], moment: Moment) -> None:
-        """Take in the slots that one look has found."""
-        look, numbers = self._look_at(moment), self._numbers
+    def accept(self, batch: Batch[Run], moment: Moment, late_because: MissReason) -> None:
+        """Take in the slots that one look has found; `late_because` is the reason where it found older ones too."""
+        look, numbers = Look(self._site, moment, self._loop.time(), late_because), self._numbers
         for run in batch.due:
             run.look, run.number = look, next(numbers)
             self._hand_out(run, moment)
@@ -102,13 +102,19 @@ class Intake:
         standing.queued = False
         self._hand_out(self._queued.pop(standing), moment)
 
-    def unqueue(self, task: ManagedTask, reason: Literal["draining", "removed", "paused"]) -> None:
-        """Refuse the run that is queued behind a run of the task, if there is one; of each key where it has keys."""
+    def unqueue(
+        self, task: ManagedTask, reason: Literal["draining", "removed", "paused", "disabled"]
+    ) -> None:
+        """Refuse the run that is queued behind a run of the task, if there is one; of each key where it has keys.
+
+        A pause lets a manual one wait.
+        """
         if task.is_keyed:
             for each in tuple(cast("KeyedTask", task).active.values()):
                 self.unqueue(each, reason)
-        run = self._queued.pop(task.standing, None)
-        if run is not None:
+        run = self._queued.get(task.standing)
+        if run is not None and not (reason == "paused" and run.asked == "manual"):
+            del self._queued[task.standing]
             task.standing.queued = False
             task.standing.missed += run.missed
             self._report.skipped(run, reason)
@@ -169,7 +175,7 @@ class Intake:
         standing.running += 1
         standing.last_run = wall
         standing.missed += run.missed
-        if run.managed.key is None or _keyed(run).enter(run):
+        if run.managed.each_key is None or _keyed(run).enter(run):
             self.ready.append(run)
         else:
             self._crowded.add(_keyed(run))
@@ -178,7 +184,7 @@ class Intake:
 
     def leave_place(self, run: Run) -> None:
         """Note that a run of a key has ended, or never starts; make the one ready that waits for its place."""
-        if run.managed.key is None:
+        if run.managed.each_key is None:
             return
         following = _keyed(run).leave(run)
         if following is not None:
@@ -186,7 +192,7 @@ class Intake:
 
     def let_go(self, run: Run) -> None:
         """Let go of an idle key, once the end of its run has been reported."""
-        if run.managed.key is not None:
+        if run.managed.each_key is not None:
             _keyed(run).note(cast("KeyTask", run.managed), run.look.moment.wall)
 
     # Gates

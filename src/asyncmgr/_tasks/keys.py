@@ -10,15 +10,16 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Container, Hashable
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.heap import NO_PLACE
 from asyncmgr._tasks.key_ring import KeyRing, KeySlot
-from asyncmgr._tasks.managed import KeyCounts, ManagedTask, Standing
+from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
-from asyncmgr._tasks.schedules import Every
+from asyncmgr._tasks.schedules import Every, Gap
 from asyncmgr.events import Outcome
 
 Run: TypeAlias = Any
@@ -126,15 +127,33 @@ class KeyPlan(Plan):
         self.settle()
         return True
 
+    def gap(self, moment: Moment) -> Gap | None:
+        """Return `None`: the slots of keys are not recorded."""
+        return None
+
     def skip_past(self, moment: Moment) -> None:
         self.ring.skip_past(moment.now)
         self._held.clear()
         self.refresh_at = moment.now
         self.settle()
 
-    def continue_from(self, slot: int, moment: Moment, *, own: int | None = None) -> tuple[int, int]:
+    def continue_from(self, slot: int, moment: Moment, *, own: int | None = None) -> Gap | None:
         """Do nothing: the phases of the keys are the same for every holder."""
-        return slot, 0
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCounts:
+    """The keys of a task with `each=` at one moment."""
+
+    known: int
+    """The number of keys that this process has."""
+    running: int
+    """The number of runs in progress."""
+    waiting: int
+    """The number of runs that wait for a place, see `concurrency`."""
+    failing: int
+    """The number of keys whose last run failed or timed out."""
 
 
 class KeyedTask(ManagedTask):
@@ -236,16 +255,18 @@ class KeyedTask(ManagedTask):
             total.last_run = max(total.last_run or 0, standing.last_run)
         if standing.outcome is not None:
             total.outcome, total.duration = standing.outcome, standing.duration
-            if task.key in self.keys.ring.known:
-                self.last[task.key] = _pack(wall, standing.duration, standing.outcome)
+            total.look, total.planned = standing.look, standing.planned
+            total.on_wall, total.started = standing.on_wall, standing.started
+            if task.each_key in self.keys.ring.known:
+                self.last[task.each_key] = _pack(wall, standing.duration, standing.outcome)
         self.let_go(task)
 
     def let_go(self, task: KeyTask) -> None:
         """Drop the task of a key that is idle, and well or gone."""
         standing = task.standing
-        has_left = task.key not in self.keys.ring.known
+        has_left = task.each_key not in self.keys.ring.known
         if not (standing.running or standing.queued or (standing.trouble and not has_left)):
-            self.active.pop(task.key, None)
+            self.active.pop(task.each_key, None)
 
     def last_of(self, key: Hashable) -> tuple[int, float, Outcome] | None:
         """Return when the last run of an idle key ended (wall, microseconds), its duration in seconds, its outcome."""
@@ -271,12 +292,13 @@ class KeyedTask(ManagedTask):
 class KeyTask(ManagedTask):
     """One key of a task, while it has a run or is failing."""
 
-    __slots__ = ("group", "key")
+    __slots__ = ("each_key", "group")
 
     def __init__(self, group: KeyedTask, key: Hashable, standing: Standing) -> None:
         # Not by the constructor of the base: all but the standing is the group's.
         self.group = group
-        self.key = key
+        self.each_key = key
+        self.key, self.record = 0, None
         self.manager = group.manager
         self.body = group.body
         self.full_name = group.full_name
@@ -294,7 +316,7 @@ class KeyTask(ManagedTask):
 
     def call(self, context: Any) -> Any:
         """Call the body with the context and the key, as the manager gave it."""
-        given = self.group.keys.ring.known.get(self.key, self.key)
+        given = self.group.keys.ring.known.get(self.each_key, self.each_key)
         body = self.body
         function: Any = getattr(self.manager, body) if isinstance(body, str) else body
         return function(context, given)

@@ -5,15 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from asyncmgr._common.clock import Moment, to_datetime
+from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._common.heap import NO_PLACE, LazyHeap, Place
 from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
-from asyncmgr._tasks.schedules import Cron
 from asyncmgr.events import Outcome
+
+GOOD = frozenset({Outcome.SUCCEEDED, Outcome.NOTHING})
+"""The outcomes that end failures in a row: a run with nothing to do is no failure."""
+
+
+class Sight(Protocol):
+    """The look at the agenda that handed out a run; a `Look`."""
+
+    @property
+    def moment(self) -> Moment: ...  # pragma: no cover
+    @property
+    def at(self) -> float: ...  # pragma: no cover
+
+
+class Ended(Protocol):
+    """The part of a `Run` that a standing reads when the run has ended."""
+
+    @property
+    def planned(self) -> int: ...  # pragma: no cover
+    @property
+    def on_wall(self) -> bool: ...  # pragma: no cover
+    @property
+    def look(self) -> Sight: ...  # pragma: no cover
+    @property
+    def started(self) -> float: ...  # pragma: no cover
 
 
 class Standing:
@@ -22,14 +46,25 @@ class Standing:
     __slots__ = (
         "duration",
         "last_run",
+        "look",
         "missed",
+        "on_wall",
         "outcome",
+        "planned",
         "queued",
         "running",
         "runs",
         "skipped",
+        "started",
         "trouble",
+        "usual",
     )
+
+    # Of the last run that ended. Written by hand where a run ends that only succeeded, for speed: see `Runner._end`.
+    look: Sight
+    planned: int
+    on_wall: bool
+    started: float
 
     def __init__(self) -> None:
         self.running = 0
@@ -45,14 +80,62 @@ class Standing:
         """The outcome of the last run that ended."""
         self.duration = 0.0
         """The duration of the last run that ended, seconds."""
+        self.usual: float | None = None
+        """How long a run usually takes, seconds: nearly the median of the runs that waited; `None` = none has."""
         self.trouble: Trouble | None = None
-        """Present only during failures or skipped slots in a row: most tasks never need it."""
+        """Present only during failures or skipped slots in a row, and after a cancelled run: most never need it."""
+
+    def end(self, run: Ended, outcome: Outcome, duration: float) -> None:
+        """Note the end of a run."""
+        if outcome not in GOOD and self.outcome in GOOD:
+            self.in_trouble().last_success = self.ended_at
+        self.outcome, self.duration = outcome, duration
+        self.look, self.planned, self.on_wall, self.started = run.look, run.planned, run.on_wall, run.started
+
+    def note_usual(self, duration: float) -> None:
+        """Move `usual` a little towards this duration: half of the steps go up, so that it settles at the median."""
+        usual = self.usual
+        self.usual = duration if not usual else usual * (1.1 if duration > usual else 1 / 1.1)
+
+    def in_trouble(self) -> Trouble:
+        """Return the trouble, made now where there was none."""
+        if self.trouble is None:
+            self.trouble = Trouble()
+        return self.trouble
+
+    # The last run that ended. Only where `outcome` is set.
+
+    @property
+    def slot(self) -> int:
+        """Its slot: wall time, microseconds."""
+        return self.look.moment.wall + self.planned - self._handed_out
+
+    @property
+    def lateness(self) -> float:
+        """Seconds from its slot to its start."""
+        return round((self._handed_out - self.planned) / SECOND + self.started - self.look.at, 6)
+
+    @property
+    def _handed_out(self) -> int:
+        return self.look.moment.wall if self.on_wall else self.look.moment.now
+
+    @property
+    def ended_at(self) -> int:
+        """Its end: wall time, microseconds."""
+        return self.look.moment.wall + round((self.started - self.look.at + self.duration) * SECOND)
+
+    @property
+    def last_success(self) -> int | None:
+        """The end of the last run that succeeded or had nothing to do: wall time, microseconds."""
+        if self.outcome in GOOD:
+            return self.ended_at
+        return None if self.trouble is None else self.trouble.last_success
 
 
 class Trouble:
     """The present failures in a row, and skipped slots in a row, of one task."""
 
-    __slots__ = ("episode", "failures", "is_news", "refused", "text")
+    __slots__ = ("episode", "failures", "is_news", "last_success", "refused", "text")
 
     def __init__(self) -> None:
         self.failures = 0
@@ -65,6 +148,8 @@ class Trouble:
         """Whether the last failure was of a new kind."""
         self.refused = 0
         """The number of slots in a row that got no run because a run of the task was in progress."""
+        self.last_success: int | None = None
+        """The end of the last good run, wall time, microseconds, where the last run was none."""
 
 
 class ManagedTask:
@@ -72,18 +157,20 @@ class ManagedTask:
 
     is_keyed: ClassVar[bool] = False
     """Whether the task runs for keys; then its plan is a `KeyPlan`."""
-    key: Hashable | None = None
+    each_key: Hashable | None = None
     """The key, where this is one key of a task with keys."""
 
     __slots__ = (
         "body",
         "declared",
         "full_name",
+        "key",
         "lane",
         "log_level",
         "manager",
         "place",
         "plan",
+        "record",
         "standing",
     )
 
@@ -112,6 +199,10 @@ class ManagedTask:
         self.standing = standing or Standing()
         self.place: Place | None = NO_PLACE
         """This task's one valid place in a heap of the agenda; `NO_PLACE` = the task is not planned."""
+        self.key = 0
+        """What the records of its runs begin with; 0 = no recorder has it."""
+        self.record: Callable[[Any, float], None] | None = None
+        """Records a run that succeeded, with its duration in seconds."""
         self.lane: Lane | None = None
         """The agenda's heap that has this place; `None` = the task has no place."""
 
@@ -161,97 +252,3 @@ class Holding:
     since: datetime | None = None
     token: int | None = None
     """The fencing token; `None` = there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyCounts:
-    """The keys of a task with `each=` at one moment."""
-
-    known: int
-    """The number of keys that this process has."""
-    running: int
-    """The number of runs in progress."""
-    waiting: int
-    """The number of runs that wait for a place, see `concurrency`."""
-    failing: int
-    """The number of keys whose last run failed or timed out."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskStatus:
-    """The state of one task at one moment. Times are aware, in UTC; durations are seconds."""
-
-    name: str
-    full_name: str
-    spacing: float | None
-    """Seconds between two slots; 0.0 = every pass, `None` for cron and for `at`."""
-    schedule: str
-    """The cron expression as written, or the spacing in words."""
-    last_run: datetime | None
-    """The start of the last run."""
-    next_due: datetime | None
-    """The next slot, by the present wall clock; `None` = the task is paused, or its schedule is over."""
-    tz: str | None = None
-    """The time zone of a cron expression; `None` for a spacing."""
-    outcome: Outcome | None = None
-    """The outcome of the last run that ended; `None` = no run has ended."""
-    error: str | None = None
-    """The last failure as type and text; `None` = there are no failures in a row."""
-    duration: float | None = None
-    """Duration of the last run that ended, seconds."""
-    failures: int = 0
-    """The number of failures in a row."""
-    runs: int = 0
-    skipped: int = 0
-    missed: int = 0
-    running_since: datetime | None = None
-    """The start of the oldest run in progress; `None` = no run is in progress."""
-    paused: bool = False
-    owner: str | None = None
-    """The process that holds the task, where only one may run it; `None` = each may, or no holder is known."""
-    owner_since: datetime | None = None
-    """Since when it holds the task; `None` = that is not known."""
-    fencing_token: int | None = None
-    """The fencing token of that holder; `None` = it has none."""
-    keys: KeyCounts | None = None
-    """The keys of a task with `each=`; `None` = the task has none. `runs`, `last_run` and others are those of all keys
-    together."""
-
-
-def status_of(
-    task: ManagedTask,
-    moment: Moment,
-    *,
-    running_for: float | None = None,
-    paused: bool = False,
-    holding: Holding | None = None,
-    keys: KeyCounts | None = None,
-) -> TaskStatus:
-    """Make the status of a task. `running_for` is the age of its oldest run in progress, in seconds."""
-    plan, standing = task.plan, task.standing
-    schedule = plan.options.schedule
-    remaining = None if paused else plan.remaining(moment)
-    return TaskStatus(
-        task.name,
-        task.full_name,
-        schedule.spacing,
-        schedule.expression if isinstance(schedule, Cron) else str(schedule),
-        None if standing.last_run is None else to_datetime(standing.last_run),
-        None if remaining is None else to_datetime(moment.wall + max(0, remaining)),
-        schedule.tz if isinstance(schedule, Cron) else None,
-        outcome=standing.outcome,
-        error=(standing.trouble.text or None) if standing.trouble else None,
-        duration=None if standing.outcome is None else round(standing.duration, 6),
-        failures=standing.trouble.failures if standing.trouble else 0,
-        runs=standing.runs,
-        skipped=standing.skipped,
-        missed=standing.missed,
-        running_since=None
-        if running_for is None
-        else to_datetime(moment.wall - round(running_for * 1_000_000)),
-        paused=paused,
-        owner=None if holding is None else holding.owner,
-        owner_since=None if holding is None else holding.since,
-        fencing_token=None if holding is None else holding.token,
-        keys=keys,
-    )

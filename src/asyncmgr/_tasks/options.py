@@ -414,6 +414,8 @@ _SCHEDULES = frozenset(["spacing", "cron", "at"])
 _SWITCHES = _SCHEDULES | {"enabled"}
 _TZ_ALONE = "tz= is the zone of a cron expression; give cron= too, or leave it out"
 _NOT_ENABLED = "it is not enabled"
+NEGATIVE = "its spacing is negative"
+"""Why a task with a negative spacing is off: it has no schedule that it could run by."""
 
 
 def _refuse_conflicts(said: Mapping[str, Any]) -> None:
@@ -489,5 +491,5 @@ def _drop_the_other_start(base: PeriodicTask, said: Mapping[str, Any], changes: 
 def _why_off(spacing: int, *, enabled: bool) -> str | None:
     """Say why the task never runs; a negative spacing comes before `enabled`, as in the ancestor."""
     if spacing < 0:
-        return "its spacing is negative"
+        return NEGATIVE
     return None if enabled else _NOT_ENABLED

@@ -15,7 +15,7 @@ from asyncmgr._common.clock import SECOND, Moment, to_us
 from asyncmgr._tasks.agenda import MOST_IN_A_BATCH
 from asyncmgr._tasks.key_refresh import change_keys, read_keys
 from asyncmgr._tasks.keys import KeyedTask, KeyTask
-from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.managed import GOOD, ManagedTask
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Result, Run, Site, judge
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, EveryPass
@@ -77,7 +77,7 @@ class Passes:
             self._report.late(run)
             return
         outcome, error = await self._run(run, context)
-        if raise_on_error and outcome not in (Outcome.SUCCEEDED, Outcome.NOTHING):
+        if raise_on_error and outcome not in GOOD:
             raise _to_raise(managed, outcome, error)
 
     # Keys
@@ -137,8 +137,7 @@ class Passes:
         finally:
             standing.running -= 1
         outcome, error = judge(run, error)
-        standing.outcome = outcome
-        standing.duration = asyncio.get_running_loop().time() - run.started
+        standing.end(run, outcome, asyncio.get_running_loop().time() - run.started)
         self._report.finished(run, outcome, standing.duration, error)
         return outcome, error
 

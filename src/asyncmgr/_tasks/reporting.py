@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
 
 from asyncmgr._common.clock import Moment, Step, to_datetime
 from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import error_text
 from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.managed import ManagedTask, Standing, Trouble
-from asyncmgr._tasks.runs import Run
+from asyncmgr._tasks.recorder import Recorder, Stall
+from asyncmgr._tasks.runs import CancelledBy, Run
+from asyncmgr._tasks.schedules import Gap
 from asyncmgr.events import (
     ClockStepped,
     Listeners,
+    MissReason,
     Outcome,
     RunFinished,
     RunLeaked,
     ScheduleFailed,
+    SkipReason,
     SlotSkipped,
     SlotsMissed,
 )
-
-Reason = Literal["overlap", "draining", "removed", "paused", "not_owner", "lease_lost"]
 
 
 class Reporter:
@@ -30,6 +31,8 @@ class Reporter:
 
     def __init__(self, host: str) -> None:
         self.listeners = Listeners()
+        self.recorder: Recorder | None = None
+        """Keeps the fates of slots; `None` = nobody does, as in passes."""
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
@@ -41,23 +44,36 @@ class Reporter:
         managed = run.managed
         if outcome is Outcome.CANCELLED and run.cause == "cancelled":
             log.info("task.cancelled", **self._keys(run), reason="stopping")
-        elif outcome is Outcome.CANCELLED and run.cause == "asked":
-            log.info("task.cancelled", **self._keys(run), reason="asked")
         elif outcome is Outcome.CANCELLED and run.cause == "lease_lost":
             log.warning("task.cancelled", **self._keys(run), reason="lease_lost")
+        elif outcome is Outcome.CANCELLED and isinstance(run.cause, CancelledBy):
+            log.warning("task.cancelled", **self._keys(run), reason="asked", by=run.cause.name)
         elif outcome in (Outcome.SUCCEEDED, Outcome.NOTHING):
             self._recovered(run)
         else:
             self._failed(run, outcome, error)
         if managed.log_level is not None and outcome is Outcome.SUCCEEDED:
             log.at(managed.log_level, "task.succeeded", **self._keys(run), duration=round(duration, 6))
+        if (recorder := self._recorder_of(run)) is not None:
+            if outcome is Outcome.SUCCEEDED:
+                recorder.succeeded(run, duration)
+            else:
+                recorder.ended(run, duration, outcome, error)
         if self.listeners:
             self.listeners.tell(record_of(run, outcome, duration, error))
+
+    def _recorder_of(self, run: Run) -> Recorder | None:
+        """Return what records the fates of the run's task: those of keys, which are very many, are not recorded."""
+        return None if run.managed.each_key is not None else self.recorder
 
     def _recovered(self, run: Run) -> None:
         standing = run.managed.standing
         trouble = standing.trouble
-        if trouble is None or not trouble.failures:
+        if trouble is None:
+            return
+        trouble.last_success = None
+        if not trouble.failures:
+            _forget(standing)
             return
         failures, episode = trouble.failures, trouble.episode
         trouble.failures, trouble.text, trouble.episode = 0, "", None
@@ -83,7 +99,7 @@ class Reporter:
     def skipped(
         self,
         run: Run,
-        reason: Reason,
+        reason: SkipReason,
         in_the_way: tuple[str, float] | None = None,
         *,
         holder: str | None = None,
@@ -94,13 +110,15 @@ class Reporter:
         """
         if run.missed and reason != "not_owner":  # the older slots get no run either
             self.missed(run)
+        if (recorder := self._recorder_of(run)) is not None:
+            recorder.skipped(run, reason, holder=holder)
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
             self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason, holder, key=run.key))
 
     def _refused(self, run: Run, in_the_way: tuple[str, float] | None) -> None:
-        trouble = _trouble(run.managed.standing)
+        trouble = run.managed.standing.in_trouble()
         trouble.refused += 1
         if is_reminder(trouble.refused):
             run_id, age = in_the_way or ("", 0.0)
@@ -130,38 +148,39 @@ class Reporter:
     def missed(self, run: Run) -> None:
         """Report the missed slots for which this run stands, or would have stood."""
         why = None if run.claim is None else run.claim.stands_for
-        reason = {} if why is None else {"reason": why}
-        log.warning("slot.missed", **self._keys(run), count=run.missed, **reason)
+        reason = why or run.look.late_because
+        if (recorder := self._recorder_of(run)) is not None:
+            recorder.missed(run, reason or "blocked")
+        log.warning("slot.missed", **self._keys(run), count=run.missed, reason=reason)
         if self.listeners:
             self.listeners.tell(
-                SlotsMissed(run.full_name, run.slot, run.missed, reason=why, run_id=run.run_id, key=run.key)
+                SlotsMissed(
+                    run.full_name, run.slot, run.missed, reason=reason, run_id=run.run_id, key=run.key
+                )
             )
 
-    def lost(self, run: Run, slot: int, count: int, reason: Literal["lease_lost", "down"]) -> None:
-        """Report slots that got no whole run by any process, at the first run of the process that goes on with them.
+    def passed(self, managed: ManagedTask, gap: Gap, reason: MissReason, moment: Moment) -> None:
+        """Report slots that got no whole run by any process, and for which no run stands.
 
-        `slot` is the latest of them, on the scale of `run`. `lease_lost`: its holder died during its run. `down`: no
-        process was there to run it, and the task catches up with none.
+        `lease_lost`: nobody held the task, or its holder died during its run. `down`: no process was there.
         """
-        self.passed(run.managed, run.slot_at(slot), count, reason)
-
-    def passed(
-        self, managed: ManagedTask, slot: datetime, count: int, reason: Literal["lease_lost", "down"]
-    ) -> None:
-        """Report slots for which no run stands; `slot` is the latest of them."""
+        self.gap(managed, gap, reason, moment)
+        slot = managed.plan.datetime_of(gap.last, moment)
         log.warning(
             "slot.missed",
             task=managed.full_name,
             slot=slot.isoformat(),
             host=self._host,
-            count=count,
+            count=gap.slots,
             reason=reason,
         )
         if self.listeners:
-            self.listeners.tell(SlotsMissed(managed.full_name, slot, count, reason=reason))
+            self.listeners.tell(SlotsMissed(managed.full_name, slot, gap.slots, reason=reason))
 
     def late(self, run: Run) -> None:
         """Report a slot that gets no run because `misfire_grace` has passed."""
+        if (recorder := self._recorder_of(run)) is not None:
+            recorder.late(run)
         log.warning(
             "slot.missed", **self._keys(run), count=run.missed + 1, reason="late", lateness=run.lateness
         )
@@ -172,14 +191,28 @@ class Reporter:
 
     def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
         """Report a schedule that raised. The slot gets no run."""
+        if self.recorder is not None:
+            self.recorder.schedule_failed(managed, error, moment)
         trouble = _failing(managed.standing, to_datetime(moment.wall), error)
         if trouble.is_news or is_reminder(trouble.failures):
             log.error("schedule.failed", task=managed.full_name, host=self._host, exc_info=error)
         if self.listeners:
             self.listeners.tell(ScheduleFailed(managed.full_name, error))
 
-    def stepped(self, step: Step) -> None:
+    def gap(self, task: ManagedTask, gap: Gap, reason: SkipReason | MissReason, moment: Moment) -> None:
+        """Report slots that nobody has looked at; the log and the listeners have got their cause."""
+        if self.recorder is not None:
+            self.recorder.gap(task, gap, reason, moment)
+
+    def stalled(self, kind: Stall, seconds: float, moment: Moment) -> None:
+        """Report that a look at the agenda came late. It is no log event: the slots that it missed are."""
+        if self.recorder is not None:
+            self.recorder.stalled(kind, seconds, moment)
+
+    def stepped(self, step: Step, moment: Moment) -> None:
         """Report that the wall clock jumped or stands still."""
+        if self.recorder is not None:
+            self.recorder.stepped(step, moment)
         log.warning("clock.stepped", kind=step.kind, seconds=round(step.seconds, 3), host=self._host)
         if self.listeners:
             self.listeners.tell(ClockStepped(step.kind, step.seconds))
@@ -195,7 +228,7 @@ class Reporter:
 
 
 def _names(run: Run) -> dict[str, object]:
-    key = run.managed.key
+    key = run.managed.each_key
     return {"task": run.full_name} if key is None else {"task": run.full_name, "key": key}
 
 
@@ -206,21 +239,15 @@ def record_of(run: Run, outcome: Outcome, duration: float, error: BaseException 
     )
 
 
-def _trouble(standing: Standing) -> Trouble:
-    if standing.trouble is None:
-        standing.trouble = Trouble()
-    return standing.trouble
-
-
 def _forget(standing: Standing) -> None:
     trouble = standing.trouble
-    if trouble is not None and not trouble.failures and not trouble.refused:
+    if trouble is not None and not trouble.failures and not trouble.refused and trouble.last_success is None:
         standing.trouble = None
 
 
 def _failing(standing: Standing, at: datetime, error: BaseException | None) -> Trouble:
     """Count one more failure in the standing; return the standing's trouble."""
-    trouble = _trouble(standing)
+    trouble = standing.in_trouble()
     trouble.failures += 1
     trouble.text = "" if error is None else error_text(error)
     if trouble.episode is None:

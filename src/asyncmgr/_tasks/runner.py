@@ -20,6 +20,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from asyncmgr._common.clock import Moment, to_us
@@ -31,10 +32,12 @@ from asyncmgr._tasks.key_refresh import KeyRefreshes
 from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.lookout import Lookout
 from asyncmgr._tasks.managed import ManagedTask, Standing
+from asyncmgr._tasks.progress import Progresses
 from asyncmgr._tasks.reporting import Reporter, record_of
-from asyncmgr._tasks.runs import Run, Site, judge
-from asyncmgr.errors import ServiceStateError
-from asyncmgr.events import Outcome, RunFinished
+from asyncmgr._tasks.runs import CancelledBy, Run, Site, judge
+from asyncmgr._tasks.schedules import Gap
+from asyncmgr.errors import AlreadyRunning, ServiceStateError
+from asyncmgr.events import MissReason, Outcome, RunFinished, SkipReason
 
 LEAKED_AFTER = 10.0
 """Seconds from the cancellation of a run by its timeout to the report that it still goes on."""
@@ -72,9 +75,12 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         """The event loop's thread. No other thread may call a method of this object."""
-        self._site = site
+        self._progresses = Progresses(self._loop, reporter.listeners)
+        self._site = site = replace(site, progressed=self._progresses.note)
         self._report = reporter
         self._listeners = reporter.listeners.callbacks
+        if reporter.recorder is not None:
+            reporter.recorder.follow(self.oldest)
         self._context = context
         self._own_context = context.copy()
         self._on_exit = on_exit
@@ -86,6 +92,8 @@ class Runner:
         """Runs by Task, where the Task has not made its first step."""
         self._in_progress: set[Run] = set()
         """Runs whose Task has made its first step and has not ended."""
+        self._callers: dict[Run, Run] = {}
+        """Runs in progress that wait for the end of another run, which they have triggered."""
         self._will_start = False
         self._has_factory = False
         self.refreshes = KeyRefreshes(self, self._own_context, site.host)
@@ -96,6 +104,7 @@ class Runner:
             accept=self._accept,
             expire=self._overdue,
             stepped=reporter.stepped,
+            stalled=reporter.stalled,
             die=self._die,
         )
 
@@ -119,25 +128,11 @@ class Runner:
         return frozenset(self._in_progress)
 
     def cancel(self, runs: Iterable[Run]) -> None:
-        """Cancel these runs."""
+        """Cancel these runs, because the service stops."""
         for run in runs:
             run.cause = run.cause or "cancelled"
             if run.future is not None:
                 run.future.cancel()
-
-    def cancel_asked(self, task: ManagedTask) -> tuple[str, ...]:
-        """Cancel the runs in progress of a task, because a handle asked; return the ids of these runs."""
-        runs = [
-            run
-            for run in (*self._in_progress, *self._unbegun.values())
-            if run.managed.standing is task.standing and run.future is not None
-        ]
-        for run in sorted(runs, key=lambda run: run.number):
-            run.cause = run.cause or "asked"
-            assert run.future is not None
-            run.future.cancel()
-            self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
-        return tuple(run.run_id for run in runs)
 
     def give_up(self) -> frozenset[Run]:
         """Report the runs that go on although they were cancelled, and end all looks; return these runs."""
@@ -145,14 +140,17 @@ class Runner:
             run for run in self._in_progress if run.future is not None and not run.future.done()
         )
         for run in leaked:
-            self._report.leaked(run, self._age(run))
+            self._report.leaked(run, self.age(run))
         self.lookout.end()
         return leaked
 
     # Called by the managers
 
-    def forget(self, task: ManagedTask, reason: Literal["removed", "paused"]) -> None:
-        """Take the task out of the agenda, and refuse its runs that have not started. A run in progress goes on."""
+    def forget(self, task: ManagedTask, reason: Literal["removed", "paused", "disabled"]) -> None:
+        """Take the task out of the agenda, and refuse its runs that have not started. A run in progress goes on.
+
+        A pause lets those start that a handle asked for.
+        """
         self.lookout.remove(task)
         self._intake.unqueue(task, reason)
         self._refuse([run for run in self._not_begun() if task in (run.managed, run.managed.whole)], reason)
@@ -167,8 +165,8 @@ class Runner:
         yield from self._unbegun.values()
 
     def _refuse(self, runs: list[Run], reason: GivenUp) -> None:
-        """Refuse these runs, unless a handle asked for them; where the task is lost, those too."""
-        refused = {run: None for run in runs if run.asked != "manual" or reason == "lease_lost"}
+        """Refuse these runs. A pause lets those start that a handle asked for."""
+        refused = {run: None for run in runs if run.asked != "manual" or reason != "paused"}
         if not refused:
             return
         self._unbegun = {future: run for future, run in self._unbegun.items() if run not in refused}
@@ -233,7 +231,7 @@ class Runner:
             run.cause = "lease_lost"
             if run.future is not None:
                 run.future.cancel()
-            self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
+            self.lookout.set_deadline(run, to_us(self.age(run) + LEAKED_AFTER))
         return task.is_at_work
 
     def continue_grid(self, run: Run, last_slot: int) -> bool:
@@ -248,9 +246,9 @@ class Runner:
         def change(moment: Moment) -> None:
             nonlocal taken
             own = run.planned if run.asked is None else None
-            latest, dropped = plan.continue_from(last_slot, moment, own=own)
-            if dropped:
-                self._report.lost(run, latest, dropped, "down")
+            gap = plan.continue_from(last_slot, moment, own=own)
+            if gap is not None:
+                self._report.passed(task, gap, "down", moment)
             if run.asked != "manual" and plan.is_due(moment):
                 run.planned, run.missed = plan.take(plan.reference(moment))
                 taken = True
@@ -268,9 +266,9 @@ class Runner:
         """
 
         def change(moment: Moment) -> None:
-            latest, dropped = task.plan.continue_from(last_slot, moment)
-            if dropped:
-                self._report.passed(task, task.plan.datetime_of(latest, moment), dropped, why)
+            gap = task.plan.continue_from(last_slot, moment)
+            if gap is not None:
+                self._report.passed(task, gap, why, moment)
             elif again:
                 task.plan.take_again(last_slot, moment)
 
@@ -282,11 +280,22 @@ class Runner:
 
     def report_cut_off(self, task: ManagedTask, slot: int, why: Literal["lease_lost", "down"]) -> None:
         """Report a slot, on the scale of the plan, whose run was cut off when its process died."""
-        self._report.passed(task, task.plan.datetime_of(slot, self.lookout.read()), 1, why)
+        self._report.passed(task, Gap(slot, slot, 1), why, self.lookout.read())
 
     def lose(self, run: Run, slot: int) -> None:
         """Report a slot whose run was cut off when its holder died; `run` is the first one of the next holder."""
-        self._report.lost(run, slot, 1, "lease_lost")
+        self._report.passed(run.managed, Gap(slot, slot, 1), "lease_lost", run.look.moment)
+
+    def enrol(self, task: ManagedTask) -> None:
+        """Have the fates of the task recorded, on the grid that it has now."""
+        if self._report.recorder is not None:
+            self._report.recorder.add(task)
+
+    def note_gap(self, task: ManagedTask, reason: SkipReason | MissReason, moment: Moment) -> None:
+        """Record the slots up to a moment that no look has handed out, before the plan of the task moves on."""
+        gap = None if self._report.recorder is None else task.plan.gap(moment)
+        if gap is not None:
+            self._report.gap(task, gap, reason, moment)
 
     def _give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""
@@ -305,16 +314,19 @@ class Runner:
         )
         return min(runs, key=lambda run: run.started, default=None)
 
-    def _age(self, run: Run) -> float:
+    def age(self, run: Run) -> float:
+        """Seconds since the run began."""
         return self._loop.time() - run.started
 
-    def running_for(self) -> dict[Standing, float]:
-        """Return the age of the oldest run in progress, in seconds, for each task that has one."""
-        ages: dict[Standing, float] = {}
+    def oldest_runs(self) -> dict[Standing, Run]:
+        """Return the run in progress that started first, for each task that has one."""
+        oldest: dict[Standing, Run] = {}
         for run in self._in_progress:
-            for standing in {run.managed.standing, run.managed.whole.standing}:
-                ages[standing] = max(ages.get(standing, 0.0), self._age(run))
-        return ages
+            for standing in {run.managed.standing: None, run.managed.whole.standing: None}:
+                first = oldest.get(standing)
+                if first is None or run.started < first.started:
+                    oldest[standing] = run
+        return oldest
 
     def trigger(self, task: ManagedTask, waiter: asyncio.Future[RunFinished] | None = None) -> Run:
         """Start a run now, outside the grid; the next slot stays. `waiter` gets the record when the run has ended.
@@ -323,19 +335,79 @@ class Runner:
         ------
         AlreadyRunning
             A run of the task is in progress, and the task's `overlap` neither allows nor queues another one.
+            Or the caller is a run that would wait for the end of the triggered run, which waits for the caller's own.
         ServiceStateError
             The runner is closed.
         """
         if not self.lookout.is_open:
             raise ServiceStateError(f"{task.full_name} cannot be triggered: the service is stopping")
+        caller = None if waiter is None else self._caller()
+        if caller is not None and task.options.overlap == "queue":
+            self._refuse_circle(task, caller)
         run = self._intake.trigger(task, self.lookout.read(), waiter)
+        if caller is not None and waiter is not None:
+            self._callers[caller] = run
+            waiter.add_done_callback(lambda _: self._callers.pop(caller, None))
         self._start_soon()
         return run
+
+    def _caller(self) -> Run | None:
+        """Find the run whose Task makes the present call; `None` = another Task does."""
+        task = asyncio.current_task(self._loop)
+        frame = getattr(None if task is None else task.get_coro(), "cr_frame", None)
+        # By the outermost frame, since an eager Task is not known to its run while it makes its first step.
+        if frame is None or frame.f_code is not Runner._live.__code__:
+            return None
+        run: Run = frame.f_locals["run"]
+        return run if run.look.site is self._site else None
+
+    def _refuse_circle(self, task: ManagedTask, caller: Run) -> None:
+        """Refuse a run that would be queued behind `caller`, which is about to wait for that run's end.
+
+        Raises
+        ------
+        AlreadyRunning
+            It would; perhaps by way of other runs that wait for each other.
+        """
+        if not task.standing.running:
+            return
+        seen, ahead = {task.standing}, [task.standing]
+        while ahead:
+            standing = ahead.pop()
+            if standing is caller.managed.standing:
+                raise AlreadyRunning(
+                    f"{task.full_name} cannot be awaited by {caller.run_id}, a run of {caller.full_name}: it is queued "
+                    "until that run has ended; use trigger(wait=False)"
+                )
+            for run, awaited in self._callers.items():
+                following = awaited.managed.standing
+                if run.managed.standing is standing and following not in seen:
+                    seen.add(following)
+                    ahead.append(following)
+
+    def cancel_asked(self, task: ManagedTask, run_id: str | None, by: str) -> tuple[str, ...]:
+        """Cancel the task's runs in progress, or the one of this id; return the ids of those that were cancelled.
+
+        A run that still goes on `LEAKED_AFTER` seconds later is reported.
+        """
+        found = [
+            run
+            for run in (*self._in_progress, *self._unbegun.values())
+            if task.standing in (run.managed.standing, run.managed.whole.standing)
+            and run_id in (None, run.run_id)
+        ]
+        for run in sorted(found, key=lambda run: run.number):
+            if run.cause is None:
+                run.cause = CancelledBy(by)
+                self.lookout.set_deadline(run, to_us(self.age(run) + LEAKED_AFTER))
+            if run.future is not None:
+                run.future.cancel()
+        return tuple(run.run_id for run in found)
 
     # Starting
 
     def _accept(self, batch: Batch[Run], moment: Moment) -> None:
-        self._intake.accept(batch, moment)
+        self._intake.accept(batch, moment, self.lookout.late_because)
         for task in batch.refreshes:
             self.refreshes.begin(task)
         self._start_ready()
@@ -371,7 +443,9 @@ class Runner:
         """How many runs may be started in this turn of the loop."""
         room = min(_MOST_IN_A_TURN, _MOST_UNBEGUN - len(self._unbegun))
         if self._max_runs is not None:
-            room = min(room, self._max_runs - len(self._in_progress) - len(self._unbegun))
+            # A run that waits for another one needs no place meanwhile: else the other might never get one.
+            busy = len(self._in_progress) + len(self._unbegun) - len(self._callers)
+            room = min(room, self._max_runs - busy)
         return max(0, room)
 
     def _start(self, run: Run) -> None:
@@ -379,7 +453,7 @@ class Runner:
         options = managed.plan.options
         run.started = self._loop.time()
         if options.switched_off is not None:
-            self._give_up(run, "removed")  # removed or switched off after the slot was handed out
+            self._give_up(run, "disabled")  # after the slot was handed out
             return
         if run.claim is not None and not self._intake.may_start(run):
             self._give_up(run, "lease_lost")
@@ -444,7 +518,7 @@ class Runner:
         if self._unbegun.pop(task, None) is None:
             return False
         if run.managed.plan.options.switched_off is not None:
-            self._give_up(run, "removed")
+            self._give_up(run, "disabled")
             return False
         if run.claim is not None and not self._intake.may_start(run):
             self._give_up(run, "lease_lost")
@@ -481,12 +555,12 @@ class Runner:
         if run.cause == "cancelled":
             return  # by a stop, which reports the leaked runs itself
         if run.cause is not None:
-            self._report.leaked(run, self._age(run))
+            self._report.leaked(run, self.age(run))
             return
         run.cause = "timed_out"
         if run.future is not None:
             run.future.cancel()
-        self.lookout.set_deadline(run, to_us(self._age(run) + LEAKED_AFTER))
+        self.lookout.set_deadline(run, to_us(self.age(run) + LEAKED_AFTER))
 
     def _end(self, run: Run, error: BaseException | None) -> None:
         """End a run: update its standing, then report, since listeners and log processors are the user's code."""
@@ -496,14 +570,17 @@ class Runner:
         managed = run.managed
         standing = managed.standing
         standing.running -= 1
-        duration = standing.duration = self._loop.time() - run.started
+        duration = self._loop.time() - run.started
         if run.future is not None:
+            standing.note_usual(duration)
             self._in_progress.discard(run)
+            if run.reported is not None:
+                self._progresses.forget(run)
             if run.place is not None:
                 self.lookout.deadlines.remove(run)
         if standing.queued:
             self._release(standing)
-        keyed = managed.key is not None
+        keyed = managed.each_key is not None
         if keyed:
             self._intake.leave_place(run)
         if self._ready:
@@ -517,7 +594,13 @@ class Runner:
             and run.claim is None
             and not self._listeners
         ):
-            standing.outcome = Outcome.SUCCEEDED
+            # As `standing.end` does, whose call would cost as much as all of this.
+            standing.outcome, standing.duration = Outcome.SUCCEEDED, duration
+            standing.look, standing.planned = run.look, run.planned
+            standing.on_wall, standing.started = run.on_wall, run.started
+            record = run.managed.record
+            if record is not None:
+                record(run, duration)
         else:
             self._conclude(run, duration, error)
         if keyed:
@@ -525,7 +608,9 @@ class Runner:
 
     def _conclude(self, run: Run, duration: float, error: BaseException | None) -> None:
         outcome, error = judge(run, error)
-        run.managed.standing.outcome = outcome
+        if run.missed and not run.has_begun:
+            self._report.missed(run)
+        run.managed.standing.end(run, outcome, duration)
         run.failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         if run.claim is not None:
             self._intake.tell_gate(run, outcome)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -13,8 +13,9 @@ from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._tasks.agenda import Due
 from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.progress import Progress, read_progress
 from asyncmgr.errors import Skip
-from asyncmgr.events import Outcome, RunFinished
+from asyncmgr.events import MissReason, Outcome, RunFinished
 
 Trigger = Literal["schedule", "catch_up", "queue", "manual", "pass"]
 """Why a run started: its slot was due; it stands for missed slots too; it was queued behind another run; a handle
@@ -32,6 +33,8 @@ class Site:
     service: str
     incarnation: str
     """Eight hexadecimal digits, drawn at each start of a service; ``pass`` for passes."""
+    progressed: Callable[[Run], None] | None = field(default=None, compare=False, repr=False)
+    """Called when a run has told its progress; `None` = nobody listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,30 @@ class SlotClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelledBy:
+    """The cause of a run that somebody cancelled by `TaskHandle.cancel`."""
+
+    name: str
+    """Who it was, for people."""
+
+
 class Look:
     """The look at the agenda that handed out a slot: one object for all slots of a batch."""
 
-    site: Site
-    moment: Moment
-    at: float
-    """The same moment in loop time, seconds."""
+    __slots__ = ("at", "began", "late_because", "moment", "shift", "site")
+
+    def __init__(self, site: Site, moment: Moment, at: float, late_because: MissReason | None = None) -> None:
+        # A plain class: a frozen one would take three times as long to build, at each look.
+        self.site = site
+        self.moment = moment
+        self.at = at
+        """The same moment in loop time, seconds."""
+        self.shift = moment.wall - moment.now
+        """What to add to scheduling time to get wall time, microseconds."""
+        self.began = moment.wall / SECOND - at
+        """What to add to loop time to get wall time, seconds."""
+        self.late_because = late_because
+        """Why slots before those of this look got no run; `None` = not known, as in passes."""
 
 
 class RunContext(ABC):
@@ -115,6 +135,19 @@ class RunContext(ABC):
     def service(self) -> str:
         """The service's name."""
 
+    @abstractmethod
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Tell how far the run is: `done` of `total` parts, and what it does just now, in a few words.
+
+        It is shown in the task's status until the run ends. It may be called as often as the run likes, and from a
+        thread that works for the run: at most ten words a second reach anybody, the last one always.
+
+        Raises
+        ------
+        InvalidProgress
+            `done` or `total` is no number of 0 or more, or `message` is no text.
+        """
+
     def __repr__(self) -> str:
         return f"<RunContext {self.task} slot={self.slot.isoformat()} run_id={self.run_id}>"
 
@@ -134,6 +167,7 @@ class Run(Due, RunContext):
         "number",
         "on_wall",
         "place",
+        "reported",
         "started",
         "waiter",
     )
@@ -154,9 +188,9 @@ class Run(Due, RunContext):
         """The place of its timeout in the heap of deadlines; `NO_PLACE` = no deadline is set."""
         self.asked: Literal["queue", "manual", "pass", "catch_up"] | None = None
         """The trigger, where the run does not start at its slot; `None` = at its slot."""
-        self.cause: Literal["timed_out", "cancelled", "lease_lost", "asked"] | None = None
+        self.cause: Literal["timed_out", "cancelled", "lease_lost"] | CancelledBy | None = None
         """Why it was cancelled: by its own timeout, by the service that stops, since another host may run it now, or by
-        a handle."""
+        somebody."""
         self.claim: SlotClaim | None = None
         """The right to run a task that only one process may run; `None` = the task is every process's own."""
         self.future: asyncio.Future[None] | None = None
@@ -169,6 +203,8 @@ class Run(Due, RunContext):
         """Whether it ended as `failed` or `timed_out`."""
         self.waiter: asyncio.Future[RunFinished] | None = None
         """Gets the record when the run has ended; `None` = no caller waits for it."""
+        self.reported: Progress | None = None
+        """What it last told of its progress."""
 
     @property
     def full_name(self) -> str:
@@ -206,12 +242,12 @@ class Run(Due, RunContext):
 
     @property
     def key(self) -> Hashable | None:
-        return self.managed.key
+        return self.managed.each_key
 
     @property
     def label(self) -> str:
         """The task's full name, with the key where there is one; for error texts and the asyncio Task."""
-        key = self.managed.key
+        key = self.managed.each_key
         return self.managed.full_name if key is None else f"{self.managed.full_name}[{key}]"
 
     @property
@@ -232,6 +268,12 @@ class Run(Due, RunContext):
             return self.asked
         return "catch_up" if self.missed else "schedule"
 
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        self.reported = read_progress(done, total, message)
+        told = self.look.site.progressed
+        if told is not None:
+            told(self)
+
     @property
     def is_too_late(self) -> bool:
         """Whether its start is later than `misfire_grace` allows."""
@@ -242,14 +284,22 @@ class Run(Due, RunContext):
 
 
 def judge(run: Run, error: BaseException | None) -> Result:
-    """Judge how a run ended. A run that its timeout cancelled has timed out, whatever its body then raised."""
+    """Judge how a run ended. One that its timeout or somebody cancelled ended by that, whatever its body then did."""
     if run.cause == "timed_out":
         return Outcome.TIMED_OUT, _late(run, error)
+    if isinstance(run.cause, CancelledBy) and not isinstance(error, SystemExit | KeyboardInterrupt):
+        return Outcome.CANCELLED, _cancelled(run.cause, error)
     if error is None:
         return Outcome.SUCCEEDED, None
     if isinstance(error, Skip):
         return Outcome.NOTHING, error
     return (Outcome.CANCELLED if isinstance(error, asyncio.CancelledError) else Outcome.FAILED), error
+
+
+def _cancelled(cause: CancelledBy, error: BaseException | None) -> asyncio.CancelledError:
+    cancelled = asyncio.CancelledError(f"cancelled by {cause.name}")
+    cancelled.__cause__ = error
+    return cancelled
 
 
 def _late(run: Run, cause: BaseException | None) -> TimeoutError:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._tasks.declare import declared
+from asyncmgr._tasks.progress import Progress, read_progress
 from asyncmgr._tasks.runs import RunContext, Trigger
 
 
@@ -78,3 +79,8 @@ class _Facts(RunContext):
 
     def __init__(self, **facts: Any) -> None:
         vars(self).update(facts)
+        self.reported: list[Progress] = []
+        """What the task told by `progress`, in its order."""
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        self.reported.append(read_progress(done, total, message))

@@ -39,8 +39,8 @@ from asyncmgr._common.clock import WallClock
 from asyncmgr._common.durations import format_duration
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import printable
-from asyncmgr._service.builtin_rpc import own_version
 from asyncmgr._service.service import Service
+from asyncmgr._service.version import own_version
 from asyncmgr._settings.model import LogLevel, Settings
 from asyncmgr._settings.problems import listed, redacted, suggestion
 from asyncmgr.errors import AsyncmgrError
@@ -188,6 +188,8 @@ def _load(targets: Sequence[str], wanted: Wishes, settings: Settings) -> Service
     service = build_service(found, settings, wanted.name)
     if wanted.drain_timeout is not None:
         service.settings = service.settings.with_arguments(drain_timeout=wanted.drain_timeout)
+    if service.settings.control is None:
+        service.settings = service.settings.with_arguments(control=True)
     keep_only(wanted.only, service)
     return service
 

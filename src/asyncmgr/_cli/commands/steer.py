@@ -1,0 +1,266 @@
+"""``asyncmgr trigger, pause, resume, reschedule, enable, disable, cancel``: the verbs for tasks of running services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+
+from asyncmgr._cli import options
+from asyncmgr._cli.doors import Reach, complete_running_task, reach
+from asyncmgr._cli.output import lines_of
+from asyncmgr._cli.status_text import ahead, clock, running_in_words, took
+from asyncmgr._common.clock import read_wall, to_datetime
+from asyncmgr._common.durations import format_duration, parse_duration
+from asyncmgr.errors import AsyncmgrError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Tell = Callable[[dict[str, Any], datetime], str]
+"""Writes an answer as sentences, at a moment."""
+
+EVER = ("ever", "forever")
+PAUSE = 3600.0
+"""Seconds of a pause where nothing is said."""
+
+_task = click.argument("task", shell_complete=complete_running_task)
+_note = click.option("--note", metavar="TEXT", help="Why, for those who wonder later.")
+
+
+def _steer(reach: Reach, verb: str, tell: Tell, *, task: str, **arguments: Any) -> None:
+    """Use a verb on the task of each service that is meant; exit with 1 where one refuses it."""
+    failed = False
+    with reach.doors() as doors:
+        chosen = reach.door_for(doors, task)
+        for door in chosen:
+            try:
+                answer = door.ask(verb, task=task, **arguments)
+            except AsyncmgrError as exc:
+                if len(chosen) == 1:
+                    raise
+                click.echo(f"{door.label}: {lines_of(str(exc))}", err=True)
+                failed = True
+                continue
+            text = lines_of(tell(answer, to_datetime(read_wall())))
+            click.echo(text if len(chosen) == 1 else f"{door.label}: {text}")
+            failed = failed or _is_bad(answer)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _is_bad(answer: dict[str, Any]) -> bool:
+    """Whether a triggered run has ended badly, or there was nothing to cancel."""
+    run = answer.get("run")
+    return answer.get("run_ids") == [] or (run is not None and run["outcome"] not in ("succeeded", "nothing"))
+
+
+# Running
+
+
+@click.command(
+    "trigger", epilog=options.examples("asyncmgr trigger Volumes.sync", "asyncmgr trigger sync --no-wait")
+)
+@_task
+@click.option("--wait/--no-wait", default=True, help="Wait for the end of the run.  [default: wait]")
+@reach
+def trigger(reach: Reach, task: str, *, wait: bool) -> None:
+    """Run TASK now, beside its schedule; the next slot stays.
+
+    It works while the task is paused. Ctrl-C ends the waiting, and not the run. Exit code 1: the run failed, or it
+    was refused, since another one is in progress.
+    """
+    _steer(reach, "trigger", _triggered, task=task, wait=wait)
+
+
+def _triggered(answer: dict[str, Any], now: datetime) -> str:
+    name, run = answer["task"]["task"], answer.get("run")
+    if run is None:
+        return f"{name}: run {answer['run_id']} is on its way."
+    error = f": {run['error']}" if run["error"] else ""
+    return f"{name}: run {run['run_id']} {_outcome(run['outcome'])} after {took(run['duration'])}{error}"
+
+
+def _outcome(outcome: str) -> str:
+    return {"timed_out": "timed out", "nothing": "had nothing to do", "cancelled": "was cancelled"}.get(
+        outcome, outcome
+    )
+
+
+@click.command(
+    "cancel",
+    epilog=options.examples("asyncmgr cancel Search.reindex", "asyncmgr cancel reindex --run 3f1a-12"),
+)
+@_task
+@click.option("--run", "run_id", metavar="ID", help="Only this run, as 'asyncmgr status' names it.")
+@reach
+def cancel(reach: Reach, task: str, run_id: str | None) -> None:
+    """Cancel the runs of TASK that are in progress.
+
+    Their outcome is 'cancelled', which is no failure. One that goes on for 10 s all the same is logged as leaked.
+    Exit code 1: there was none.
+    """
+    _steer(reach, "cancel", _cancelled, task=task, run_id=run_id)
+
+
+def _cancelled(answer: dict[str, Any], now: datetime) -> str:
+    name, run_ids = answer["task"]["task"], answer["run_ids"]
+    if not run_ids:
+        return f"{name}: nothing to cancel, no such run is in progress."
+    return f"{name}: {', '.join(run_ids)} {'is' if len(run_ids) == 1 else 'are'} cancelled; {_following(answer, now)}"
+
+
+# Pausing
+
+
+@click.command(
+    "pause",
+    epilog=options.examples(
+        'asyncmgr pause Invoices.export --for 2h --note "provider moves"',
+        "asyncmgr pause Invoices.export --until 04:17",
+        "asyncmgr pause Invoices.export --for ever",
+    ),
+)
+@_task
+@click.option("--for", "length", metavar="DURATION|ever", help="How long, as 30m or 2h.  [default: 1h]")
+@click.option("--until", metavar="TIME", help="Until when: 04:17, or 2026-01-31T04:17, local time.")
+@_note
+@reach
+def pause(reach: Reach, task: str, length: str | None, until: str | None, note: str | None) -> None:
+    """Start no run of TASK for a while. A run in progress goes on.
+
+    It ends by itself, so that nobody has to remember it; only '--for ever' does not. A new pause replaces the one
+    before.
+    """
+    if length is not None and until is not None:
+        raise click.UsageError("--for and --until exclude each other; give one of them")
+    arguments: dict[str, Any] = {"note": note}
+    if until is not None:
+        arguments["until"] = _moment(until).isoformat()
+    elif length in EVER:
+        arguments["ever"] = True
+    else:
+        arguments["for"] = PAUSE if length is None else _seconds("--for", length)
+    _steer(reach, "pause", _pause_text(is_default=length is None and until is None), task=task, **arguments)
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as exc:
+        raise click.UsageError(f"{option}: {exc}") from None
+    if seconds < 0:
+        raise click.UsageError(f"{option}: {text!r} is negative; write 0 or more")
+    return seconds
+
+
+def _moment(text: str) -> datetime:
+    """Read a local time of today or tomorrow, or a date with a time; with an offset it is that of the offset."""
+    now = to_datetime(read_wall()).astimezone()
+    try:
+        moment = datetime.fromisoformat(text if "-" in text else f"{now:%Y-%m-%d}T{text}")
+    except ValueError:
+        raise click.UsageError(f"--until: {text!r} is no time; write 04:17, or 2026-01-31T04:17") from None
+    if "-" not in text and moment.astimezone() <= now:
+        moment += timedelta(days=1)
+    if moment.astimezone() <= now:
+        raise click.UsageError(f"--until: {text} is past")
+    return moment.astimezone()
+
+
+def _pause_text(*, is_default: bool) -> Tell:
+    def tell(answer: dict[str, Any], now: datetime) -> str:
+        told = answer["task"]
+        name, until = told["task"], told["paused"]["until"]
+        if until is None:
+            said = f"{name} is paused for ever; 'asyncmgr resume {name}' ends it."
+        else:
+            default = f", for {format_duration(PAUSE)} since --for says nothing else" if is_default else ""
+            said = f"{name} is paused until {clock(until, now)}{default}."
+        if told["running"] is not None:
+            said += f" A run goes on: {running_in_words(told['running'], now)}."
+        return said
+
+    return tell
+
+
+@click.command("resume", epilog=options.examples("asyncmgr resume Invoices.export"))
+@_task
+@reach
+def resume(reach: Reach, task: str) -> None:
+    """End the pause of TASK. Slots that passed meanwhile are not caught up."""
+    _steer(reach, "resume", _resumed, task=task)
+
+
+def _resumed(answer: dict[str, Any], now: datetime) -> str:
+    was = "runs again" if answer["changed"] else "was not paused"
+    return f"{answer['task']['task']} {was}; {_following(answer, now)}"
+
+
+def _following(answer: dict[str, Any], now: datetime) -> str:
+    due = answer["task"]["next_due"]
+    if due is None:
+        return f"no slot is to come: it is {answer['task']['state']}."
+    return f"next slot {clock(due, now)}, {ahead(due, now)}."
+
+
+# Schedule and switch
+
+
+@click.command(
+    "reschedule",
+    epilog=options.examples(
+        "asyncmgr reschedule Volumes.sync --spacing 5m",
+        "asyncmgr reschedule Backups.nightly --cron '30 2 * * *' --tz Europe/Berlin",
+    ),
+)
+@_task
+@click.option("--spacing", metavar="DURATION", help="Time between two slots, as 30 or 5m.")
+@click.option("--cron", metavar="EXPRESSION", help="A cron expression of 5 or 6 fields.")
+@click.option("--tz", metavar="ZONE", help="The zone of the cron expression.")
+@reach
+def reschedule(reach: Reach, task: str, spacing: str | None, cron: str | None, tz: str | None) -> None:
+    """Give TASK another schedule, until its service restarts or the settings say otherwise of it."""
+    if (spacing is None) == (cron is None) and tz is None:
+        raise click.UsageError("say either --spacing or --cron (or --tz alone)")
+    seconds = None if spacing is None else _seconds("--spacing", spacing)
+    _steer(reach, "reschedule", _rescheduled, task=task, spacing=seconds, cron=cron, tz=tz)
+
+
+def _rescheduled(answer: dict[str, Any], now: datetime) -> str:
+    told = answer["task"]
+    zone = f" {told['tz']}" if told["tz"] else ""
+    return f"{told['task']}: {told['schedule']}{zone}, until the service restarts; {_following(answer, now)}"
+
+
+@click.command("enable", epilog=options.examples("asyncmgr enable Feeds.legacy"))
+@_task
+@reach
+def enable(reach: Reach, task: str) -> None:
+    """Switch TASK on, until its service restarts or the settings say otherwise of it."""
+    _steer(reach, "enable", _enabled, task=task)
+
+
+def _enabled(answer: dict[str, Any], now: datetime) -> str:
+    was = "is switched on until the service restarts" if answer["changed"] else "was on already"
+    return f"{answer['task']['task']} {was}; {_following(answer, now)}"
+
+
+@click.command("disable", epilog=options.examples('asyncmgr disable Feeds.legacy --note "too dear"'))
+@_task
+@_note
+@reach
+def disable(reach: Reach, task: str, note: str | None) -> None:
+    """Switch TASK off, until its service restarts or the settings say otherwise of it. A run in progress goes on."""
+    _steer(reach, "disable", _disabled, task=task, note=note)
+
+
+def _disabled(answer: dict[str, Any], now: datetime) -> str:
+    told = answer["task"]
+    said = f"{told['task']} is switched off until the service restarts."
+    if told["running"] is not None:
+        said += f" A run goes on: {running_in_words(told['running'], now)}."
+    return said
+
+
+VERBS = (trigger, pause, resume, reschedule, enable, disable, cancel)

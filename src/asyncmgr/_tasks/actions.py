@@ -1,0 +1,84 @@
+"""What somebody did to a task: who, when, from where and with which note. Values, and where they are kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+Via: TypeAlias = Literal["code", "socket", "rpc", "http", "timer", "policy", "reload"]
+"""From where somebody acts: the application's code, the control socket, a call, the page; or what acted by itself: the
+end of a pause, a policy, new settings."""
+
+KEPT = 1000
+"""The number of actions that a `RecentActions` keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, and from where."""
+
+    name: str
+    """For people: ``code``, ``ops (uid 1000)``, ``said to be ops``, ``timer``."""
+    via: Via
+
+
+CODE = Actor("code", "code")
+TIMER = Actor("timer", "timer")
+
+_acting: ContextVar[Actor] = ContextVar("asyncmgr actor", default=CODE)
+
+
+def actor() -> Actor:
+    """Return who acts here; the application's own code where nobody else said so."""
+    return _acting.get()
+
+
+@contextmanager
+def acting_as(who: Actor) -> Iterator[None]:
+    """Record the verbs that are used inside the block as those of `who`."""
+    token = _acting.set(who)
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One verb that was used on one task."""
+
+    at: datetime
+    """Aware, in UTC."""
+    task: str
+    """The full name."""
+    verb: str
+    """``trigger pause resume reschedule enable disable cancel remove``."""
+    by: str
+    via: Via
+    note: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What else the verb was given, or has done, as JSON values: ``until``, ``schedule``, ``run_id``, ``run_ids``."""
+
+
+class Journal(Protocol):
+    """Keeps actions, in the order in which they come. It is called in the event loop, and raises nothing."""
+
+    def note(self, action: Action) -> None: ...  # pragma: no cover
+
+
+class RecentActions:
+    """A journal in memory: it keeps the last `KEPT` actions."""
+
+    def __init__(self) -> None:
+        self._actions: deque[Action] = deque(maxlen=KEPT)
+
+    def __iter__(self) -> Iterator[Action]:
+        return iter(tuple(self._actions))
+
+    def note(self, action: Action) -> None:
+        self._actions.append(action)

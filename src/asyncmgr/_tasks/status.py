@@ -1,0 +1,268 @@
+"""`TaskStatus`: what is known of one task at one moment. Pure: it gets the moment and the facts as arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from asyncmgr._common.clock import SECOND, Moment, to_datetime
+from asyncmgr._tasks.keys import KeyCounts
+from asyncmgr._tasks.managed import Holding, ManagedTask
+from asyncmgr._tasks.progress import Progress
+from asyncmgr._tasks.runs import Run, Trigger
+from asyncmgr._tasks.schedules import Cron
+from asyncmgr._tasks.whereabouts import where_it_waits
+from asyncmgr.events import Outcome
+
+HUNG_AFTER = 60.0
+"""Seconds. No run that is younger hangs, unless it has outlived its timeout."""
+
+HUNG_RUNS = 10
+"""A run hangs where it is this many times as old as a run usually gets, and `HUNG_SPACINGS` spacings too."""
+
+HUNG_SPACINGS = 3
+
+OVER_TIMEOUT = 10.0
+"""Seconds after its timeout from which on a run hangs, whatever is usual."""
+
+
+class TaskState(StrEnum):
+    """The one word for how a task stands: of several that fit, the first one in this list."""
+
+    HUNG = "hung"
+    """A run is in progress for much longer than usual, or has outlived its timeout."""
+    DISABLED = "disabled"
+    """It is switched off, or left to another process."""
+    PAUSED = "paused"
+    """Somebody paused it."""
+    HELD = "held"
+    """It runs more seldom, after failures in a row."""
+    FAILING = "failing"
+    """The last run failed or timed out, or the schedule raised."""
+    STALE = "stale"
+    """Its last success is older than it promises."""
+    RUNNING = "running"
+    """A run is in progress, and all is well."""
+    NEW = "new"
+    """No run has ended."""
+    OK = "ok"
+    """The last run succeeded, had nothing to do, or was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStatus:
+    """The run in progress; of several the oldest."""
+
+    run_id: str
+    since: datetime
+    trigger: Trigger
+    attempt: int = 1
+    """Which attempt it is, the first one being 1."""
+    where: str | None = None
+    """The line of the user's code where it waits, ``Search.push at search.py:77``; `None` = that cannot be seen."""
+    progress: Progress | None = None
+    """What it told by `context.progress`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastStatus:
+    """The last run that ended."""
+
+    fate: Outcome
+    slot: datetime
+    lateness: float
+    """Seconds from the slot to the start; negative where the run started nearly due."""
+    duration: float
+    """Seconds."""
+    error: str | None = None
+    """What it failed with, as type and text."""
+
+
+@dataclass(frozen=True, slots=True)
+class PausedStatus:
+    """A pause."""
+
+    by: str
+    """Who paused it, for people: ``code``, ``ops (uid 1000)``, ``said to be ops``, ``policy``."""
+    since: datetime
+    until: datetime | None = None
+    """When it ends by itself; `None` = somebody has to resume the task."""
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """The state of one task at one moment. Times are aware, in UTC; durations are seconds."""
+
+    name: str
+    full_name: str
+    spacing: float | None
+    """Seconds between two slots; 0.0 = every pass, `None` for cron and for `at`."""
+    schedule: str
+    """The cron expression as written, or the spacing in words."""
+    last_run: datetime | None
+    """The start of the last run."""
+    next_due: datetime | None
+    """The next slot, by the present wall clock; `None` = nothing is going to start the task by itself."""
+    tz: str | None = None
+    """The time zone of a cron expression; `None` for a spacing."""
+    outcome: Outcome | None = None
+    """The outcome of the last run that ended; `None` = no run has ended."""
+    error: str | None = None
+    """The last failure as type and text; `None` = there are no failures in a row."""
+    duration: float | None = None
+    """Duration of the last run that ended, seconds."""
+    failures: int = 0
+    """The number of failures in a row."""
+    runs: int = 0
+    skipped: int = 0
+    missed: int = 0
+    running_since: datetime | None = None
+    """The start of the oldest run in progress; `None` = no run is in progress."""
+    paused: PausedStatus | None = None
+    """The pause; `None` = it is not paused."""
+    state: TaskState = TaskState.NEW
+    off: str | None = None
+    """Why it is switched off; `None` = it is switched on."""
+    running: RunningStatus | None = None
+    """The run in progress; of several the oldest. `None` = there is none."""
+    last: LastStatus | None = None
+    """The last run that ended; `None` = none has."""
+    last_success: datetime | None = None
+    """The end of the last run that succeeded or had nothing to do."""
+    failing_since: datetime | None = None
+    """The slot of the first of the failures in a row."""
+    owner: str | None = None
+    """Who runs the task, where only one process may; `None` = it is every process's own, or nobody is known."""
+    owner_since: datetime | None = None
+    """Since when it holds the task; `None` = that is not known."""
+    fencing_token: int | None = None
+    """The fencing token of that holder; `None` = it has none."""
+    keys: KeyCounts | None = None
+    """The keys of a task with `each=`; `None` = the task has none. `runs`, `last_run` and others are those of all keys
+    together."""
+    fresh: bool | None = None
+    """Whether the last success is as young as the task promises; `None` = it promises nothing."""
+
+
+def status_of(
+    task: ManagedTask,
+    moment: Moment,
+    *,
+    is_armed: bool,
+    run: Run | None = None,
+    age: float = 0.0,
+    paused: PausedStatus | None = None,
+    off: str | None = None,
+    holding: Holding | None = None,
+    keys: KeyCounts | None = None,
+) -> TaskStatus:
+    """Make the status of a task.
+
+    Parameters
+    ----------
+    is_armed
+        Whether the next slot of the plan is going to start the task.
+    run
+        The oldest run in progress, which is `age` seconds old.
+    """
+    plan, standing = task.plan, task.standing
+    schedule = plan.options.schedule
+    trouble = standing.trouble
+    remaining = plan.remaining(moment) if is_armed else None
+    error = (trouble.text or None) if trouble else None
+    since = None if run is None else to_datetime(moment.wall - round(age * SECOND))
+    return TaskStatus(
+        task.name,
+        task.full_name,
+        schedule.spacing,
+        schedule.expression if isinstance(schedule, Cron) else str(schedule),
+        _moment(standing.last_run),
+        None if remaining is None else to_datetime(moment.wall + max(0, remaining)),
+        schedule.tz if isinstance(schedule, Cron) else None,
+        outcome=standing.outcome,
+        error=error,
+        duration=None if standing.outcome is None else round(standing.duration, 6),
+        failures=trouble.failures if trouble else 0,
+        runs=standing.runs,
+        skipped=standing.skipped,
+        missed=standing.missed,
+        running_since=since,
+        paused=paused,
+        state=state_of_task(task, moment, run=run, age=age, is_paused=paused is not None, off=off),
+        off=off,
+        running=None if run is None or since is None else _running(run, since),
+        last=None if standing.outcome is None else _last(task, standing.outcome, error),
+        last_success=_moment(standing.last_success),
+        failing_since=None if trouble is None or trouble.episode is None else trouble.episode.since,
+        owner=None if holding is None else holding.owner,
+        owner_since=None if holding is None else holding.since,
+        fencing_token=None if holding is None else holding.token,
+        keys=keys,
+    )
+
+
+def state_of_task(
+    task: ManagedTask, moment: Moment, *, run: Run | None, age: float, is_paused: bool, off: str | None
+) -> TaskState:
+    """Choose the one word for how the task stands."""
+    standing = task.standing
+    if run is not None and age > hung_after(task, moment):
+        return TaskState.HUNG
+    if off is not None:
+        return TaskState.DISABLED
+    if is_paused:
+        return TaskState.PAUSED
+    if standing.trouble is not None and standing.trouble.failures:
+        return TaskState.FAILING
+    if run is not None:
+        return TaskState.RUNNING
+    return TaskState.NEW if standing.outcome is None else TaskState.OK
+
+
+def hung_after(task: ManagedTask, moment: Moment) -> float:
+    """Compute the age, in seconds, from which on a run of the task hangs."""
+    usual = HUNG_RUNS * (task.standing.usual or 0.0)
+    limit = max(usual, HUNG_SPACINGS * _spacing(task, moment), HUNG_AFTER)
+    timeout = task.plan.options.timeout
+    return limit if timeout is None else min(limit, timeout / SECOND + OVER_TIMEOUT)
+
+
+def _spacing(task: ManagedTask, moment: Moment) -> float:
+    """Seconds between two slots; of a cron expression between the present ones. 0 = there is no next slot."""
+    plan = task.plan
+    if plan.slot is None:
+        return 0.0
+    try:
+        return plan.grid.gap(plan.slot) / SECOND
+    except Exception:  # a zone or an expression that raises is reported at its slot
+        return 0.0
+
+
+def _running(run: Run, since: datetime) -> RunningStatus:
+    place = None if run.future is None else where_it_waits(_coroutine_of(run))
+    return RunningStatus(
+        run.run_id, since, run.trigger, where=None if place is None else str(place), progress=run.reported
+    )
+
+
+def _coroutine_of(run: Run) -> object:
+    get = getattr(run.future, "get_coro", None)
+    return None if get is None else get()
+
+
+def _last(task: ManagedTask, outcome: Outcome, error: str | None) -> LastStatus:
+    standing = task.standing
+    failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+    return LastStatus(
+        outcome,
+        to_datetime(standing.slot),
+        standing.lateness,
+        round(standing.duration, 6),
+        error if failed else None,
+    )
+
+
+def _moment(wall: int | None) -> datetime | None:
+    return None if wall is None else to_datetime(wall)

@@ -1,0 +1,79 @@
+"""The interface ``asyncmgr`` 1.1 over a transport: reading always, verbs where the service allows them (11)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from asyncmgr import Manager, RemoteError, RpcClient, RunContext, Service, Settings, periodic_task
+from asyncmgr._tasks.actions import RecentActions
+
+pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
+
+
+class Volumes(Manager):
+    @periodic_task(spacing=10)
+    async def sync(self, context: RunContext) -> None:
+        await asyncio.sleep(3)
+
+
+def service_of(**settings: Any) -> Service:
+    return Service(Volumes(), host="nyx", settings=Settings(seed=1, **settings))
+
+
+def client_of(service: Service) -> RpcClient:
+    return RpcClient(service.transport, "volumes", namespace="asyncmgr", version="1.1")
+
+
+async def test_reading_is_always_on() -> None:
+    """The status of all tasks or of one."""
+    async with service_of() as service:
+        client = client_of(service)
+        answer = await client.call("status")
+        assert [told["task"] for told in answer["tasks"]] == ["Volumes.sync"]
+        assert (answer["service"], answer["host"], answer["next"]) == ("volumes", "nyx", None)
+        assert (await client.call("status", task="sync"))["tasks"][0]["state"] == "new"
+
+
+@pytest.mark.parametrize("verb", ["trigger", "pause", "resume", "reschedule", "enable", "disable", "cancel"])
+async def test_verbs_are_off_unless_the_service_takes_them(verb: str) -> None:
+    """The error says which setting opens them, and nothing was done."""
+    async with service_of() as service:
+        with pytest.raises(RemoteError, match="set rpc_control = true there") as raised:
+            await client_of(service).call(verb, task="Volumes.sync")
+        assert raised.value.type == "NotAllowed"
+        assert isinstance(service.journal, RecentActions)
+        assert list(service.journal) == []
+
+
+async def test_the_verbs_over_calls() -> None:
+    """Each does what its handle does; the name that the caller gives is noted as its word."""
+    async with service_of(rpc_control=True) as service:
+        client = client_of(service)
+        ran = await client.call("trigger", task="sync", wait=True, by="ops")
+        assert ran["run"]["outcome"] == "succeeded"
+        paused = await client.call("pause", task="sync", note="moves", by="ops")
+        assert paused["task"]["paused"]["until"] == "2026-01-01T01:00:03+00:00"
+        assert paused["task"]["paused"]["by"].startswith("said to be ops on ")
+        assert (await client.call("pause", task="sync", seconds=60))["task"]["paused"]["by"].startswith(
+            "said to be "
+        )
+        assert (await client.call("resume", task="sync", by="ops"))["changed"] is True
+        assert (await client.call("reschedule", task="sync", spacing=20))["task"]["schedule"] == "every 20s"
+        assert "said to be ops" in (await client.call("disable", task="sync", by="ops"))["task"]["off"]
+        assert (await client.call("enable", task="sync"))["changed"] is True
+        begun = await client.call("trigger", task="sync")
+        assert (await client.call("cancel", task="sync"))["run_ids"] == [begun["run_id"]]
+        with pytest.raises(RemoteError, match="has no task 'nope'"):
+            await client.call("pause", task="nope")
+        assert isinstance(service.journal, RecentActions)
+        assert {action.via for action in service.journal} == {"rpc"}
+
+
+async def test_old_callers_are_still_served() -> None:
+    """`ping` and `info` of version 1.0."""
+    async with service_of() as service:
+        client = RpcClient(service.transport, "volumes", namespace="asyncmgr", version="1.0")
+        assert await client.call("ping") == {"service": "volumes", "host": "nyx"}
