@@ -6,7 +6,7 @@ float, moments are aware datetimes in UTC, and `task` is the full name, ``manage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -65,6 +65,8 @@ class _Facts(Protocol):
     def slot(self) -> datetime: ...  # pragma: no cover
     @property
     def lateness(self) -> float: ...  # pragma: no cover
+    @property
+    def key(self) -> Hashable | None: ...  # pragma: no cover
 
 
 class _Late(_Record):
@@ -84,7 +86,7 @@ class _Late(_Record):
             return value
 
 
-_READ_LATER = frozenset({"run_id", "trigger", "slot", "lateness"})
+_READ_LATER = frozenset({"run_id", "trigger", "slot", "lateness", "key"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -105,6 +107,8 @@ class RunFinished(_Late):
     outcome: Outcome
     error: BaseException | None
     """The exception that ended the run; `None` where it succeeded."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 def run_finished(
@@ -135,6 +139,8 @@ class RunLeaked(_Record):
     slot: datetime
     running_for: float
     """Seconds since the run's start."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -158,6 +164,8 @@ class SlotSkipped(_Record):
     reason: SkipReason
     holder: str | None = None
     """Who runs the task instead, where the reason is `not_owner` and it is known."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -175,6 +183,8 @@ class SlotsMissed(_Record):
     the task is run by passes."""
     run_id: str | None = None
     """The run that stands for them, or would have; `None` = none does."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
