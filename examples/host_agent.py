@@ -78,7 +78,7 @@ class Watch(Manager):
 
     async def _watch(self) -> None:
         assert self.service is not None
-        async with Hosts(self.service.transport) as hosts:
+        async with Hosts(self.service.store) as hosts:
             changes = hosts.changes()  # before the snapshot, so that nothing is missed between the two
             for state in hosts.snapshot():
                 tell("found", state)

@@ -28,10 +28,9 @@ class Placement(Manager):
 
     async def post_start_hook(self) -> None:
         assert self.service is not None
-        transport = self.service.transport
         self._open = contextlib.AsyncExitStack()
-        self._hosts = await self._open.enter_async_context(Hosts(transport, service="compute"))
-        self._compute = RpcClient(transport, "compute", timeout=5)
+        self._hosts = await self._open.enter_async_context(Hosts(self.service.store, service="compute"))
+        self._compute = RpcClient(self.service.transport, "compute", timeout=5)
 
     async def cleanup_host(self) -> None:
         await self._open.aclose()

@@ -9,12 +9,18 @@ import pytest
 
 pytest.register_assert_rewrite("asyncmgr.testing.conformance")
 
-pytest_plugins = ["asyncmgr.testing.plugin", "pytester", "tests.nats_servers"]
+pytest_plugins = [
+    "asyncmgr.testing.plugin",
+    "pytester",
+    "tests.nats_servers",
+    "tests.postgres_servers",
+    "tests.valkey_servers",
+]
 
 hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine is no failure
 hypothesis.settings.load_profile("suite")
 
-REAL_FIXTURES = {"pytester", "shared_nats_server"}
+REAL_FIXTURES = {"pytester", "shared_nats_server", "shared_postgres_server", "shared_valkey_server"}
 REAL_MODULES = {
     "test_completion",
     "test_control_socket",
@@ -30,9 +36,16 @@ REAL_MODULES = {
     "test_nats_permissions",
     "test_nats_server",
     "test_outage",
+    "test_postgres",
+    "test_postgres_contract",
     "test_readme",
     "test_run",
     "test_signals",
+    "test_valkey",
+    "test_valkey_contract",
+    "test_valkey_cluster",
+    "test_sqlite",
+    "test_sqlite_contract",
 }
 
 

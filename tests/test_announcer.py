@@ -21,8 +21,8 @@ from asyncmgr.capabilities._announcement import announcement_key
 from asyncmgr.capabilities._announcer import ANSWER_WITHIN, Announcer
 from asyncmgr.capabilities._board import Board
 from asyncmgr.events import HostDuplicated, Listeners
-from asyncmgr.transports._memory import Shelf
 from asyncmgr.transports._retries import RESUME_WITHIN
+from asyncmgr.transports._shelf import Shelf
 from tests.announcements import (
     Agent,
     Link,

@@ -24,7 +24,7 @@ async def test_from_start_to_end() -> None:
     async with NatsServer() as server:
         async with open_transport(server.url) as transport:
             store = await transport.store("s", ttl=60)
-            assert await store.put("key", b"x") == 1
+            assert await store.put("key", b"x") > 0
         home = server._home
         process = server._process
     assert process

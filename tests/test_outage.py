@@ -31,9 +31,10 @@ from asyncmgr import (
 )
 from asyncmgr.events import Event, RunFinished, SlotSkipped, SlotsMissed
 from asyncmgr.testing.nats import NatsServer
-from asyncmgr.transports._memory import MemoryTransport, Shelf
+from asyncmgr.transports._memory import MemoryTransport
 from asyncmgr.transports._nats import connection as nats_client
 from asyncmgr.transports._retries import RESUME_WITHIN
+from asyncmgr.transports._shelf import Shelf
 from tests.nats_servers import PATIENCE, eventually
 
 SPACING = 0.5

@@ -789,3 +789,24 @@ def test_json_in_settings_is_as_strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table in JSON is checked key by key like one in a file."""
     monkeypatch.setenv("ASYNCMGR_TASKS", json.dumps({"A.b": {"spacin": 1}}))
     assert refusal().startswith("ASYNCMGR_TASKS A.b.spacin: unknown key (did you mean 'spacing'?)")
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("postgresql://me:hunter2@h/jobs", "postgresql://***@h/jobs"),
+        ("postgresql://me:hun/ter2@h/jobs", "postgresql://***@h/jobs"),
+        (
+            "postgresql://h/jobs?user=me&password=hunter2&sslmode=require",
+            "postgresql://h/jobs?user=me&password=***&sslmode=require",
+        ),
+        ("redis://:hunter2@a,:hunter3@b/0", "redis://***@b/0"),
+        ("nats://me:hunter2@a,nats://me:hunter2@b", "nats://***@a,nats://***@b"),
+        ("sqlite:///var/lib/jobs.db?mode=rw", "sqlite:///var/lib/jobs.db?mode=rw"),
+    ],
+)
+def test_secrets_of_a_store_are_not_shown(url: str, text: str) -> None:
+    """A URL is shown without user and password, also where they are parameters or not written as they should be."""
+    shown = repr(Settings(store=url))
+    assert f"store='{text}'" in shown
+    assert "hunter" not in shown

@@ -31,7 +31,7 @@ from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Once
 YEAR = 365.25 * 86_400
 ACCEPTED = (
     "spacing, cron, tz, at, run_immediately, initial_delay, jitter, tolerance, timeout, misfire_grace, overlap, "
-    "phase, enabled, external_process_ok, name"
+    "phase, scope, persist, catch_up, catch_up_window, interrupted, enabled, external_process_ok, name"
 )
 
 untyped: Any = periodic_task

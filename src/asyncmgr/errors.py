@@ -16,6 +16,9 @@
     ├── ControlUnavailable                   there is no control socket, or none that answers
     ├── InvalidTarget (ValueError)           a ``module:attribute`` that names nothing usable
     ├── ManagerInUse                         a second driver for one manager
+    ├── NotOwner                             only one process may run the task, and it is another one
+    ├── LockUnavailable                      the files by which processes of a machine agree cannot be used
+    ├── LostLease                            the block of a lease was cancelled, since another process may hold it
     ├── TaskRemoved                          a handle of a task that was removed
     ├── AlreadyRunning                       a run is in progress, and the task allows no other
     ├── WrongThread                          a call from another thread than the service's
@@ -100,6 +103,14 @@ class ManagerInUse(AsyncmgrError):
 
 class NotOwner(AsyncmgrError):
     """Another process holds the task, which only one process may run; the text names that process."""
+
+
+class LostLease(AsyncmgrError):
+    """The block of a lease was cancelled: the lease was lost, and another process may hold it."""
+
+
+class LockUnavailable(AsyncmgrError):
+    """The processes of this machine cannot agree who runs what: a file or directory of their locks cannot be used."""
 
 
 class TaskRemoved(AsyncmgrError):

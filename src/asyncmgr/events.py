@@ -51,7 +51,7 @@ class RunFinished(_Record):
     run_id: str
     """Unique to this run."""
     trigger: str
-    """Why it was started: ``schedule``, ``catch_up`` or ``queue``."""
+    """Why it was started: ``schedule``, ``catch_up``, ``queue`` or ``manual``."""
     slot: datetime
     """The planned start of the run."""
     lateness: float
@@ -105,9 +105,13 @@ class SlotsMissed(_Record):
     slot: datetime
     """The slot of the run that stands for them; where this run is refused, a `SlotSkipped` follows."""
     count: int
-    """The number of older slots, for cron up to 10. Where the reason is `late`, the slot itself counts too."""
-    reason: Literal["late"] | None = None
-    """`late`: a run for `slot` would start later than `misfire_grace` allows, and no run stands for the slots."""
+    """The number of older slots, for cron up to 10. Where no run stands for them, the slot itself counts too."""
+    reason: Literal["late", "lease_lost", "down"] | None = None
+    """Why they got no run of their own, where it is known. `late`: a run would start later than `misfire_grace` allows.
+    `lease_lost`: no process held the task, or the one that did died during the run. `down`: no process was there to
+    run them."""
+    run_id: str | None = None
+    """The run that stands for them, or would have; `None` = none does."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -126,6 +130,41 @@ class ClockStepped(_Record):
     """``forward``: set forward, or the machine slept. ``back``: set back. ``stopped``: it stands still."""
     seconds: float
     """The size of the jump; for ``stopped`` how long the wall clock has stood still so far."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LeaseAcquired(_Record):
+    """This process holds a name now: a task of ``scope="cluster"``, or a lease."""
+
+    name: str
+    """The full name of the task, or the name of the lease."""
+    kind: Literal["task", "lease"]
+    token: int
+    """The fencing token."""
+    taken_from: str | None = None
+    """The session that held it before and was found dead; `None` = nobody held it."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LeaseLost(_Record):
+    """This process may act no more for a name that it held; what it did for it was cancelled."""
+
+    name: str
+    kind: Literal["task", "lease"]
+    token: int
+    reason: Literal["trust_ended", "taken", "session_lost", "closed"]
+    """``trust_ended``: the store could not be reached for three quarters of the TTL; where it can again before another
+    process takes the name, a `LeaseAcquired` follows. ``taken``: another process has it, or its
+    record is gone. ``session_lost``: others found this process dead. ``closed``: the service ended."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LeaseReleased(_Record):
+    """This process gave a name up; another one may hold it now."""
+
+    name: str
+    kind: Literal["task", "lease"]
+    token: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -168,6 +207,9 @@ Event: TypeAlias = (
     | SlotsMissed
     | ScheduleFailed
     | ClockStepped
+    | LeaseAcquired
+    | LeaseLost
+    | LeaseReleased
     | ServiceStarted
     | ServiceStopping
     | SettingsReloaded

@@ -94,7 +94,8 @@ class Elsewhere:
 
     def start(self, *managers: Manager, host: str, **settings: Any) -> Service:
         """Start a service with these managers; returns once it is announced."""
-        service = Service(*managers, host=host, transport=self.url, settings=Settings(**settings))
+        settings = {"transport": self.url, **settings}
+        service = Service(*managers, host=host, settings=Settings(**settings))
         self.run(service.start())
         self._services.append(service)
         return service

@@ -61,6 +61,34 @@ def test_nobody_is_an_answer(elsewhere: Elsewhere, invoke: Invoke) -> None:
     assert json.loads(invoke("hosts", "absent", "--json").stdout) == []
 
 
+def test_hosts_of_a_store(elsewhere: Elsewhere, invoke: Invoke) -> None:
+    """Hosts are looked for in the store that they are announced in, whatever carries their calls."""
+    elsewhere.start(Compute("kept", {"cpus": 4}), host="n1", store=elsewhere.url, transport="memory://")
+    for words in (
+        ("--store", elsewhere.url),
+        ("--store", elsewhere.url, "--transport", "memory://"),
+        ("--transport", elsewhere.url),
+    ):
+        result = invoke("hosts", "kept", *words)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "n1" in result.stdout
+    result = invoke("hosts", "absent", "--store", elsewhere.url.replace("//", "//me:hunter2@"))
+    place = elsewhere.url.replace("//", "//***@")
+    assert f"no hosts of the service 'absent' at {place}" in result.stderr
+    assert f"'asyncmgr run TARGET --store {place}'" in result.stderr
+
+
+def test_hosts_of_a_store_that_nobody_else_has(invoke: Invoke) -> None:
+    """A store in this process, or one of a scheme that nothing opens, is refused."""
+    result = invoke("hosts", "--store", "memory://")
+    assert result.exit_code == 1
+    assert "memory:// reaches nothing outside of this process" in result.stderr
+    result = invoke("hosts", "--store", "nosuch://me:hunter2@h")
+    assert result.exit_code == 1
+    assert "no store for nosuch://" in result.stderr
+    assert "hunter2" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

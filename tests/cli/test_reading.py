@@ -53,6 +53,15 @@ def test_list_marks_what_settings_override(invoke: Invoke) -> None:
     assert lines[2].startswith("Volumes.sync *     every 10m, jitter 5s      off: it is not enabled")
 
 
+def test_list_shows_scopes_where_there_are_any(invoke: Invoke) -> None:
+    """Also one that the settings give."""
+    assert "scope" not in invoke("list", "@Volumes").stdout
+    Path("asyncmgr.toml").write_text('[tasks."Volumes.sweep"]\nscope = "host"')
+    lines = invoke("list", "@Volumes").stdout.splitlines()
+    assert lines[0].split()[-1] == "scope"
+    assert [line.split()[-1] for line in lines[1:]] == ["process", "process", "host", *["process"] * 3]
+
+
 def test_list_as_json_is_exact(invoke: Invoke) -> None:
     """Programs get every option in seconds, and times in UTC."""
     tasks = json.loads(invoke("list", "@Volumes", "--json").stdout)
@@ -71,6 +80,7 @@ def test_list_as_json_is_exact(invoke: Invoke) -> None:
         "tolerance": 0.2,
         "timeout": 10.0,
         "overlap": "skip",
+        "scope": "process",
         "overridden": False,
         "first_slot": NOON,
         "in": 0.0,

@@ -81,10 +81,17 @@ def test_a_manager_without_tasks_says_so(invoke: Invoke) -> None:
 
 
 def test_a_password_is_not_shown(invoke: Invoke) -> None:
-    """The transport's URL is shown without its secrets."""
+    """The URLs of transport and store are shown without their secrets."""
     result = invoke("run", "@Stops", "--transport", "nope://me:hunter2@there")
     assert event(result, "service.loaded")["transport"] == "nope://***@there"
     assert "hunter2" not in result.stderr
+    for log_format in ("json", "console"):
+        result = invoke(
+            "run", "@Stops", "--store", "nope://there?password=hunter2", "--log-format", log_format
+        )
+        assert "nope://there?password=***" in result.stderr
+        assert "hunter2" not in result.stderr
+        assert "no store for nope://" in result.stderr
 
 
 def test_nothing_that_is_said_moves_the_cursor(invoke: Invoke) -> None:
@@ -187,7 +194,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(invoke: Invoke) -> None:
 # A service as target
 
 
-@pytest.mark.parametrize("option", ["--host", "--name", "--transport"])
+@pytest.mark.parametrize("option", ["--host", "--name", "--transport", "--store"])
 def test_a_service_keeps_what_it_was_built_with(invoke: Invoke, option: str) -> None:
     """Options that would change a finished service are refused."""
     result = invoke("run", "@service", option, "x")

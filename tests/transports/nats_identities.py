@@ -15,19 +15,19 @@ import nkeys  # type: ignore[import-untyped]
 
 @dataclass(frozen=True)
 class Certificates:
-    """A CA, and what it signed for ``nats.test``; valid for a day. Needs ``openssl``."""
+    """A CA, and what it signed for ``nats.test`` or other names; valid for a day. Needs ``openssl``."""
 
     ca: Path
     cert: Path
     key: Path
 
     @classmethod
-    def make(cls, home: Path) -> Certificates:
+    def make(cls, home: Path, names: str = "DNS:nats.test") -> Certificates:
         authority = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test-ca"
         _openssl(home, f"{authority} -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.pem")
         _openssl(home, "req -newkey rsa:2048 -nodes -subj /CN=nats.test -keyout server.key -out server.csr")
         (home / "names").write_text(
-            "subjectAltName=DNS:nats.test\nextendedKeyUsage=serverAuth,clientAuth\n"
+            f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n"
             "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
         )
         signed = "x509 -req -days 1 -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncmgr.testing.conformance import TransportConformance
-from asyncmgr.transports import open_transport
+from asyncmgr.testing.conformance import StoreConformance, TransportConformance
+from asyncmgr.transports import open_store, open_transport
 from asyncmgr.transports._memory import MemoryTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
-    from asyncmgr.transports import Transport
+    from asyncmgr.transports import StoreEngine, Transport
 
 
 @pytest.mark.virtual_time
@@ -26,11 +26,31 @@ class TestMemory(TransportConformance):
         """Open one more connection; the name is free again when the test has closed them all."""
         return open_transport("memory://contract")
 
+    async def wipe(self) -> None:
+        """Have all transports of the name lose their keys."""
+        async with self.connect() as transport:
+            assert isinstance(transport, MemoryTransport)
+            transport.wipe()
+
     @asynccontextmanager
     async def outage(self, transport: Transport) -> AsyncIterator[None]:
         """Let the transport pretend."""
         assert isinstance(transport, MemoryTransport)
         with transport.outage():
+            yield
+
+
+@pytest.mark.virtual_time
+class TestMemoryStores(StoreConformance):
+    """A transport is a store engine too."""
+
+    def connect(self) -> AbstractAsyncContextManager[StoreEngine]:
+        return open_store("memory://stores")
+
+    @asynccontextmanager
+    async def outage(self, engine: StoreEngine) -> AsyncIterator[None]:
+        assert isinstance(engine, MemoryTransport)
+        with engine.outage():
             yield
 
 
@@ -40,6 +60,7 @@ def test_no_check_hides_another() -> None:
         name for section in TransportConformance.__mro__ for name in vars(section) if name.startswith("test_")
     ]
     assert len(names) == len(set(names))
+    assert set(names) > {name for name in dir(StoreConformance) if name.startswith("test_")}
 
 
 def test_checks_need_a_transport() -> None:

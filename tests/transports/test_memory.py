@@ -7,15 +7,18 @@ import gc
 import weakref
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import time_machine
 
 from asyncmgr.errors import NoResponders, TransportError
 from asyncmgr.testing import VirtualTime, run_virtual
-from asyncmgr.transports import Entry, Transport, open_transport
+from asyncmgr.transports import SNAPSHOT_DONE, Entry, Transport, open_transport
 from asyncmgr.transports import _memory as memory
-from asyncmgr.transports._memory import Fabric, MemoryTransport, Shelf
+from asyncmgr.transports._memory import Fabric, MemoryTransport
+from asyncmgr.transports._shelf import Shelf
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +143,51 @@ async def test_expiry_is_exact(virtual_time: VirtualTime) -> None:
         assert entry.age == pytest.approx(59.999)
         await virtual_time.advance(0.001)
         assert await store.get("key") is None
+
+
+async def test_the_wall_is_set_back(virtual_time: VirtualTime) -> None:
+    """Clock and revisions of a fabric go on to grow, and keys age as ever, also over a loss of all keys."""
+    async with open_transport("memory://") as transport:
+        assert isinstance(transport, MemoryTransport)
+        store = await transport.store("s", ttl=60)
+        before = await transport.now()
+        revision = await store.put("key", b"")
+        assert revision == before
+        with time_machine.travel(virtual_time.now() - timedelta(hours=1), tick=False):
+            await virtual_time.advance(1)
+            assert await transport.now() == before + 1_000_000
+            transport.wipe()
+            assert await store.put("key", b"") == before + 1_000_000
+            await virtual_time.advance(60)
+            assert await store.get("key") is None
+
+
+async def test_a_wipe_ends_watches_and_rests() -> None:
+    """Watchers and who lets a key rest learn of the loss of all keys."""
+    async with open_transport("memory://a") as one:
+        assert isinstance(one, MemoryTransport)
+        store = await one.store("s", ttl=None)
+        await store.put("key", b"")
+        woken: list[str] = []
+        assert store.rest("key", lambda: woken.append("key"))
+        async with (await one.store("t", ttl=60)).watch() as watch:
+            one.wipe()
+            assert await anext(watch) is SNAPSHOT_DONE
+            with pytest.raises(TransportError, match="lost its data"):
+                await anext(watch)
+        assert woken == ["key"]
+        assert await store.get("key") is None
+
+
+async def test_another_ttl_is_refused_in_words() -> None:
+    """The error says how long the keys of the store live, and how long they were asked to."""
+    async with open_transport("memory://") as one:
+        await one.store("kept", ttl=None)
+        await one.store("s", ttl=60)
+        with pytest.raises(TransportError, match=r"kept keeps keys until they are deleted, not for 60 s"):
+            await one.store("kept", ttl=60)
+        with pytest.raises(TransportError, match=r"s keeps keys for 60 s, not until they are deleted"):
+            await one.store("s", ttl=None)
 
 
 async def test_expired_keys_take_no_memory(virtual_time: VirtualTime) -> None:

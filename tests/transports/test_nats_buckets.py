@@ -14,10 +14,12 @@ from structlog.testing import capture_logs
 from tests.nats_servers import PATIENCE
 from tests.transports.nats_peers import client_of, link_of
 
+from asyncmgr._common.clock import read_wall
 from asyncmgr._settings.model import Settings
 from asyncmgr.errors import MessageTooLarge, RevisionConflict, TransportError
 from asyncmgr.testing.nats import NatsServer
 from asyncmgr.transports import SNAPSHOT_DONE, Entry, Store, Transport, open_transport
+from asyncmgr.transports._nats import store as nats_store
 
 
 @pytest.fixture
@@ -188,3 +190,67 @@ async def test_replicas(nats_server: NatsServer) -> None:
             await one.store("three", ttl=60)
         await other.store("single", ttl=60)
         await one.store("single", ttl=60)
+
+
+async def test_bucket_of_an_earlier_version(other: Any, transport: Transport) -> None:
+    """A bucket whose sequences began at 1 goes on with them; once it is lost, the next one begins at the clock."""
+    js = other.jetstream()
+    await js.add_stream(StreamConfig(name="KV_early", subjects=["$KV.early.>"], max_msgs_per_subject=1))
+    store = await transport.store("early", ttl=None)
+    assert [await store.put("key", b"") for _ in range(2)] == [1, 2]
+    await js.delete_stream("KV_early")
+    before = await transport.now()
+    assert await store.create("key", b"") >= before - 1_000_000
+    await js.delete_stream("KV_early")
+
+
+async def test_bucket_that_expires_is_not_one_that_keeps(other: Any, transport: Transport) -> None:
+    """The error says that keys would expire, where they are to be kept."""
+    await transport.store("expiring", ttl=60)
+    with pytest.raises(TransportError, match=r"max_age \(the TTL\) is 60 s, not none"):
+        await transport.store("expiring", ttl=None)
+    await other.jetstream().delete_stream("KV_expiring")
+
+
+async def test_clock_without_a_bucket(transport: Transport) -> None:
+    """The server tells its time before any store was opened, and the same afterwards."""
+    before = read_wall()
+    told = [await transport.now()]
+    await transport.store("clock", ttl=60)
+    told.append(await transport.now())
+    assert before - 1_000 <= told[0] <= told[1] <= read_wall() + 1_000
+
+
+async def test_user_who_may_not_ask_for_the_time() -> None:
+    """Stores work all the same; their first revision is by the clock of whoever makes them."""
+    config = """
+        accounts { A { jetstream: enabled, users: [
+            { user: u, password: p, permissions: { publish: { deny: ["$SYS.>"] } } } ] } }
+    """
+    async with (
+        NatsServer(config) as server,
+        open_transport(f"nats://u:p@127.0.0.1:{server.port}") as transport,
+    ):
+        with pytest.raises(TransportError, match=r"\$SYS.REQ.USER.INFO"):
+            await transport.now()
+        before = read_wall()
+        store = await transport.store("s", ttl=None)
+        assert before <= await store.create("key", b"") <= read_wall()
+        assert before <= await transport.now() <= read_wall() + 1_000
+
+
+async def test_a_slow_server_is_not_waited_for(
+    nats_server: NatsServer, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a call takes many requests, they end together, before each has had its time."""
+    store = await transport.store("slow", ttl=60)
+    await store.create("key", b"")
+    monkeypatch.setattr(nats_store, "CALL_WITHIN", 0.05)
+    nats_server.pause()
+    try:
+        for call in (store.create("other", b""), transport.store("slow", ttl=60)):
+            with pytest.raises(TransportError, match=r"store slow: not done within 0.05 s"):
+                await call
+    finally:
+        nats_server.resume()
+    assert await store.get("key")

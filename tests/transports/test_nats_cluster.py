@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -99,6 +101,56 @@ async def test_no_call_is_lost_by_a_server_that_stops() -> None:
         assert events.count("transport.leaving") == events.count("transport.moved") == 2
         assert asking.connected
         assert serving.connected
+
+
+@asynccontextmanager
+async def three_keepers() -> AsyncIterator[list[NatsServer]]:
+    """A cluster whose JetStream keeps each key three times."""
+    ports = [_free_port() for _ in range(3)]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                NatsServer(
+                    f"server_name: n{port}\n"
+                    f'cluster {{ name: keepers, listen: "127.0.0.1:{port}", routes: [{routes}] }}'
+                )
+            )
+            for port in ports
+        ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_many_make_one_bucket_in_a_cluster() -> None:
+    """Services that start at once all get their store, though a bucket has no leader at first."""
+    settings = Settings(nats={"replicas": 3})
+    async with three_keepers() as servers, AsyncExitStack() as stack:
+        transports = [
+            await stack.enter_async_context(open_transport(server.url, settings)) for server in servers
+        ]
+        await _keeps(transports[0])
+        for number in range(10):
+            makers = [transport.store(f"s{number}", ttl=None) for transport in transports * 2]
+            stores = await asyncio.gather(*makers)
+            revision = await stores[0].create("key", b"")
+            assert await stores[-1].update("key", b"", revision) > revision
+        clocks = [await transport.now() for transport in transports]
+        assert clocks == sorted(clocks)
+
+
+async def _keeps(transport: Transport) -> None:
+    """Return when the servers have agreed who leads."""
+    async with asyncio.timeout(3 * PATIENCE):
+        while True:
+            with contextlib.suppress(TransportError):
+                await transport.store("first", ttl=60)
+                return
+            await asyncio.sleep(0.1)
 
 
 async def is_reached(messages: Subscription, writer: Transport) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,7 @@ from asyncmgr.testing.conformance import TransportConformance
 from asyncmgr.transports import open_transport
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from asyncmgr.testing.nats import NatsServer
@@ -26,6 +29,17 @@ class TestNats(TransportConformance):
 
     def connect(self) -> AbstractAsyncContextManager[Transport]:
         return open_transport(self.server.url)
+
+    @asynccontextmanager
+    async def freeze(self) -> AsyncIterator[None]:
+        self.server.pause()
+        try:
+            yield
+        finally:
+            self.server.resume()
+
+    async def wipe(self) -> None:
+        await asyncio.to_thread(self.server.restart, empty=True)
 
     def outage(self, transport: Transport) -> AbstractAsyncContextManager[None]:
         return killed(self.server, transport)

@@ -15,6 +15,7 @@ from asyncmgr._cli.commands.rpc_diff import rpc
 from asyncmgr._cli.commands.run import run
 from asyncmgr._cli.commands.status import status
 from asyncmgr._cli.commands.steer import VERBS
+from asyncmgr._cli.commands.store import store
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
 from asyncmgr._cli.output import lines_of
@@ -55,6 +56,7 @@ Examples:
   asyncmgr info compute                what can be called, and what runs there
   asyncmgr call compute ping --namespace asyncmgr
   asyncmgr rpc diff old.json new.json  which version number must move
+  asyncmgr store sql postgresql://...  the table that a store needs there
   asyncmgr demo                        all of this on this machine, live
 
 \b
@@ -79,7 +81,7 @@ def command() -> None:
     """Run periodic tasks of async Python services, and look at what would run."""
 
 
-for _command in (run, list_tasks, next_slots, check, status, *VERBS, hosts, info, call, rpc, demo):
+for _command in (run, list_tasks, next_slots, check, status, *VERBS, hosts, info, call, rpc, store, demo):
     command.add_command(_command)
 
 

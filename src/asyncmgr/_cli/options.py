@@ -98,6 +98,16 @@ def transport(function: Function) -> Function:
     return url(config(function))
 
 
+def store(function: Function) -> Function:
+    """Add the option for the store that services announce themselves in."""
+    return click.option(
+        "--store",
+        metavar="URL",
+        help="Where hosts are announced, as postgresql://user@host/database.  "
+        "[default: the setting 'store'; without it, the transport]",
+    )(function)
+
+
 def _use_config(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     # Set as a variable, so that targets which read settings themselves read the same file.
     if value is not None:

@@ -94,6 +94,7 @@ class TaskView:
             "tolerance": self.tolerance / SECOND,
             "timeout": None if options.timeout is None else options.timeout / SECOND,
             "overlap": options.overlap,
+            "scope": options.scope,
             "overridden": self.task.is_overridden,
             "first_slot": None if first is None else first.isoformat(),
             "in": None if first is None else self.seconds_to(first),
@@ -156,8 +157,10 @@ def _paragraph(view: TaskView, *, in_full: bool) -> str:
         lines.append(f"  first slot {local(first)} local, {away if away == 'now' else f'in {away}'}")
     if in_full:
         timeout = seconds_in_words(view.task.options.timeout)
+        scope = "" if view.task.options.scope == "process" else f", scope {view.task.options.scope}"
         lines.append(
-            f"  tolerance {seconds_in_words(view.tolerance)}, timeout {timeout}, overlap {view.task.options.overlap}"
+            f"  tolerance {seconds_in_words(view.tolerance)}, timeout {timeout}, "
+            f"overlap {view.task.options.overlap}{scope}"
         )
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asyncmgr._common.clock import Clock, Moment, WallClock, to_us
 from asyncmgr._common.functions import name_of
 from asyncmgr._common.log import log
+from asyncmgr._service.gates import Gates
 from asyncmgr._service.gather import refuse_reserved, tell_if_off
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._service.steering import LEFT_TO_OTHERS, Steering
@@ -56,6 +57,7 @@ class ManagerState:
         self._born = self._last = self.clock.read()
         self.service: Service | None = None
         self._runner: Runner | None = None
+        self._gates = Gates()
 
     # Settings and host
 
@@ -182,6 +184,7 @@ class ManagerState:
             age=0.0 if run is None or self._runner is None else self._runner.age(run),
             paused=paused,
             off=off,
+            holding=self._gates.holding(task),
         )
 
     def _is_armed(self, task: ManagedTask, *, is_here: bool) -> bool:
@@ -355,9 +358,19 @@ class ManagerState:
             self._plan_anew(task, options)
         else:
             task.plan.adopt(options)
+            self._gates.see(task, on=self.is_on(task))
+
+    def see(self, task: ManagedTask) -> None:
+        """Give the task the gate of its scope, or none where it is off."""
+        self._gates.see(task, on=self.has(task) and self.is_on(task))
+
+    def tell_gate(self, task: ManagedTask, *, is_paused: bool) -> None:
+        """Tell the gate of the task that it was paused here, or resumed."""
+        self._gates.pause(task, is_paused=is_paused)
 
     def arm(self, task: ManagedTask) -> None:
         """Have the service's runner start the task at its next slot, if it is switched on and not paused."""
+        self.see(task)
         if self._runner is not None and task.lane is None and self.runs_here(task):
             self._runner.lookout.add(task)
 
@@ -385,9 +398,9 @@ class ManagerState:
             self.apply(settings)
         self._settings = settings
 
-    def start(self, runner: Runner, journal: Journal) -> None:
+    def start(self, runner: Runner, journal: Journal, gates: Gates) -> None:
         """Let every task start at this moment, and hand the tasks to the service's runner."""
-        self._runner = runner
+        self._runner, self._gates = runner, gates
         self._last = runner.lookout.read()
         self.verbs.pauses.move(self.clock.read(), self._last)
         self.clock = runner.lookout
@@ -396,6 +409,8 @@ class ManagerState:
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)
             self.arm(task)
+            if task in self.verbs.pauses:
+                gates.pause(task, is_paused=True)
 
     def leave(self) -> None:
         """Leave the service; passes may follow, for which every task starts anew at this moment."""
@@ -406,7 +421,7 @@ class ManagerState:
         for task in self.tasks().values():
             self._runner.forget(task, "removed")
         self.verbs.leave()
-        self._runner = None
+        self._runner, self._gates = None, Gates()
         before, self.clock = self.clock.read(), WallClock()
         self._last = self.clock.read()
         self.verbs.pauses.move(before, self._last)

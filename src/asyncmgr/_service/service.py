@@ -12,22 +12,25 @@ import random
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, printable, safe_repr
 from asyncmgr._common.spans import without_spans
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import write_reports
+from asyncmgr._service.cluster_scope import ClusterScope
 from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
+from asyncmgr._service.gates import Gates
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.manager import Manager, state_of
 from asyncmgr._service.naming import check_manager, service_name
@@ -44,7 +47,7 @@ from asyncmgr.capabilities._announcer import Announcer
 from asyncmgr.capabilities._board import Board
 from asyncmgr.errors import AsyncmgrError, InvalidHook, ServiceStateError, ServiceStopped, WrongThread
 from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping, SettingsReloaded
-from asyncmgr.transports import Transport, open_transport
+from asyncmgr.transports import StoreEngine, Transport, open_store, open_transport
 from asyncmgr.transports._tokens import encode_token
 
 if TYPE_CHECKING:
@@ -99,6 +102,9 @@ class Service:
     transport
         A URL, or an open `Transport`, which the service uses and does not close. Default: the setting `transport`,
         ``memory://``.
+    store
+        Where capabilities, leases and slots are kept: a URL of `open_store`, or an open store engine, which the service
+        uses and does not close. Default: the setting `store`, and without it the transport.
     settings
         Default: the settings are read now, see `Settings`.
 
@@ -114,6 +120,7 @@ class Service:
         name: str | None = None,
         host: str | None = None,
         transport: str | Transport | None = None,
+        store: str | StoreEngine | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.settings: Settings = _read_settings() if settings is None else settings
@@ -123,6 +130,8 @@ class Service:
         encode_token(self.host, what="host name")
         self.given_transport: str | Transport = self.settings.transport if transport is None else transport
         """A URL, or an open transport, which the service does not close."""
+        self.given_store: str | StoreEngine | None = self.settings.store if store is None else store
+        """A URL, or an open store engine, which the service does not close; `None` = the transport."""
         self.board: Board = Board()
         """The capabilities that managers report; the announcer sends them."""
         self.journal: Journal = RecentActions()
@@ -139,14 +148,27 @@ class Service:
         self._entered: list[Step] = []
         self._managers: list[Manager] = []
         self._joined: list[Manager] = []
-        self._transports = AsyncExitStack()
+        self._connections = AsyncExitStack()
         self._transport: Transport | None = None
+        self._store: StoreEngine | None = None
         self._server: CallServer | None = None
         self._control: Control | None = None
         self._control_socket: ControlSocket | None = None
         self._announcer: Announcer | None = None
         self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
+        self._gates = Gates()
+        self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
+        self._gates.makers["host"] = self._host_scope.gate
+        self.cluster_scope: ClusterScope = ClusterScope(
+            self.settings.application or self.name,
+            self.host,
+            ttl=self.settings.lease.ttl,
+            store=lambda: self.store,
+            listeners=self._reporter.listeners,
+        )
+        """What this service holds alone in its application."""
+        self._gates.makers["cluster"] = self.cluster_scope.gate
         self._reload = Reload(
             self.name,
             read=self._read_settings_again,
@@ -177,6 +199,19 @@ class Service:
         if self._transport is None:
             raise ServiceStateError(f"the service {self.name} has no transport while it is {self._state}")
         return self._transport
+
+    @property
+    def store(self) -> StoreEngine:
+        """The open store engine, which keeps capabilities; the transport where no other one is set.
+
+        Raises
+        ------
+        ServiceStateError
+            The service is not connected.
+        """
+        if self._store is None:
+            raise ServiceStateError(f"the service {self.name} has no store while it is {self._state}")
+        return self._store
 
     @property
     def state(self) -> State:
@@ -283,6 +318,45 @@ class Service:
     def task_count(self) -> int:
         """The number of tasks, of those that are switched off too."""
         return sum(len(state_of(manager).tasks()) for manager in self._managers)
+
+    # Leases
+
+    def lease(
+        self,
+        name: str,
+        *,
+        on_lost: Literal["cancel", "tell"] = "cancel",
+        scope: Literal["cluster", "host"] = "cluster",
+    ) -> AbstractAsyncContextManager[Any]:
+        """Make a lease: the right to be the only one that does something, while an ``async with`` block lasts.
+
+        Entering waits until nobody else holds a lease of this name: no process of the application (`cluster`), or none
+        of this machine and user (`host`), and no other task of this process. What is entered has `fencing_token` and
+        `lost`.
+
+        Parameters
+        ----------
+        on_lost
+            What happens where the lease is lost, since the store is out of reach for too long: `cancel` cancels the
+            block, which then raises `LostLease`; `tell` only makes ``lease.lost`` true.
+
+        Raises
+        ------
+        InvalidName
+            The name takes more than 128 bytes.
+        ServiceStateError
+            The service is not connected, or not any more.
+        """
+        encode_token(name, what="lease")
+        if scope == "host":
+            from asyncmgr._leases.host_lease import host_lease
+
+            return host_lease(self._host_scope.locks(), name)
+        if self._state in (State.NEW, State.STOPPED):
+            raise ServiceStateError(
+                f"the service {self.name} is {self._state} and can hold no lease; start it first"
+            )
+        return self.cluster_scope.lease(name, on_lost)
 
     # Life cycle
 
@@ -450,7 +524,9 @@ class Service:
         yield Step("join managers", enter=self._join_managers)
         # Before all hooks, and after them at the stop: so it answers while one of them hangs, and during the drain.
         yield Step("open control", enter=self._open_control, leave=self._close_control)
-        yield Step("close transport", leave=self._close_transport)
+        yield Step("close transport", leave=self._disconnect)
+        # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
+        yield Step("end session", leave=self.cluster_scope.stop)
         for manager in self._managers:
             yield Step(
                 _init_step(manager),
@@ -459,8 +535,10 @@ class Service:
                 leaving=f"{manager.name}.cleanup_host",
             )
         yield Step("connect transport", enter=self._connect)
+        yield Step("connect store", enter=self._connect_store)
         for manager in self._managers:
             yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
+        yield Step("close gates", leave=self._close_gates)
         yield Step("cancel", leave=self._drain.cancel)
         yield Step("drain", leave=self._drain.wait)
         yield Step("refuse calls", leave=self._refuse_calls)
@@ -548,13 +626,23 @@ class Service:
     async def _connect(self) -> None:
         if isinstance(self.given_transport, str):
             opened = open_transport(self.given_transport, settings=self.settings)
-            self._transport = await self._transports.enter_async_context(opened)
+            self._transport = await self._connections.enter_async_context(opened)
         else:
             self._transport = self.given_transport
 
-    async def _close_transport(self) -> None:
-        self._transport = None
-        await self._transports.aclose()
+    async def _connect_store(self) -> None:
+        given = self.given_store
+        if given is None or given == self.given_transport:
+            self._store = self.transport
+        elif isinstance(given, str):
+            opened = open_store(given, settings=self.settings)
+            self._store = await self._connections.enter_async_context(opened)
+        else:
+            self._store = given
+
+    async def _disconnect(self) -> None:
+        self._transport = self._store = None
+        await self._connections.aclose()
 
     async def _serve_calls(self) -> None:
         from asyncmgr._rpc.server import (  # this module and the next load pydantic, which is slow to import
@@ -591,7 +679,7 @@ class Service:
 
     async def _announce(self) -> None:
         self._announcer = Announcer(
-            self.transport,
+            self.store,
             self.name,
             self.host,
             ttl=self.settings.capability_ttl,
@@ -634,6 +722,7 @@ class Service:
         matches.raise_problems()
         for foreign in matches.foreign:
             log.debug("settings.foreign", service=self.name, setting=str(foreign))
+        self._host_scope.check(self._tasks())
         runner = Runner(
             Site(self.host, self.name, secrets.token_hex(4)),
             self._reporter,
@@ -643,13 +732,18 @@ class Service:
             on_death=self._end_with,
             max_runs=self.settings.max_runs,
         )
+        self._gates.open(runner)
         for manager in self._managers:
-            state_of(manager).start(runner, self.journal)
+            state_of(manager).start(runner, self.journal, self._gates)
         runner.open()
         self._runner = runner
         self._state = State.RUNNING
         log.info("service.started", service=self.name, host=self.host, tasks=len(runner.lookout.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
+
+    async def _close_gates(self) -> None:
+        self._gates.close()
+        await self.cluster_scope.release_tasks()
 
     async def _refuse_runs(self) -> None:
         if self._runner is None:

@@ -51,6 +51,8 @@ class Tasks(Protocol):
     def arm(self, task: ManagedTask) -> None: ...  # pragma: no cover
     def plan_anew(self, task: ManagedTask, options: PeriodicTask) -> None: ...  # pragma: no cover
     def take_out(self, task: ManagedTask) -> None: ...  # pragma: no cover
+    def see(self, task: ManagedTask) -> None: ...  # pragma: no cover
+    def tell_gate(self, task: ManagedTask, *, is_paused: bool) -> None: ...  # pragma: no cover
 
 
 class Steering:
@@ -146,6 +148,7 @@ class Steering:
         self.pauses.put(task, pause)
         if self._tasks.runner is not None:
             self._tasks.runner.forget(task, "paused")
+        self._tasks.tell_gate(task, is_paused=True)
         end = pause.status(moment).until
         shown = None if end is None else end.isoformat()
         log.info("task.paused", task=task.full_name, until=shown, note=note, by=pause.by)
@@ -156,6 +159,7 @@ class Steering:
         if self.pauses.end(task):
             task.plan.skip_past(self._tasks.read_clock())
             self._tasks.arm(task)
+            self._tasks.tell_gate(task, is_paused=False)
             log.info("task.resumed", task=task.full_name, by=actor().name)
             self._note(task, "resume")
 
@@ -201,6 +205,7 @@ class Steering:
         task.plan.adopt(replace(task.options, switched_off=reason, enabled=False))
         if self._tasks.runner is not None:
             self._tasks.runner.forget(task, "disabled")
+        self._tasks.see(task)
         log.info("task.disabled", task=task.full_name, reason=reason, by=who)
         self._note(task, "disable", note)
 
@@ -227,4 +232,5 @@ class Steering:
         self.pauses.end(task)
         if self._tasks.runner is not None:
             self._tasks.runner.forget(task, "removed")
+        self._tasks.see(task)
         self._note(task, "remove")

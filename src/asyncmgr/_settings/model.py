@@ -217,12 +217,17 @@ _CREDENTIALS = ("user", "token", "nkey_seed_file", "credentials_file")
 
 
 class LeaseSettings(BaseModel):
-    """How long a host that does not answer keeps what it holds."""
+    """How processes agree who runs what only one of them may run."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     ttl: Annotated[_Length, Field(ge=1, le=3600)] = Field(default=10.0, description=f"{_SECONDS}; 1 s to 1 h")
     """Seconds after which others take over what a silent host holds. The host itself stops after three quarters."""
+    directory: Path | None = Field(
+        default=None,
+        description="a local directory of the user's own, which the processes of a machine share",
+    )
+    """Where the locks of this machine are; `None` = in the user's run-time directory, or that for temporary files."""
 
 
 class Settings(BaseModel):

@@ -24,7 +24,9 @@ _SECRET = re.compile(
     r"|(^|_)(pass|key|pin|auth|dsn)($|_)",
     re.IGNORECASE,
 )
-_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+# Up to the last @, since a password may have a slash in it that nobody has escaped.
+_USERINFO = re.compile(r"(?<=://)(?:(?!://)\S)*@")
+_PARAMETER = re.compile(r"(?<=[?&;])([^=&;#\s]+)=([^&;#\s]*)")
 
 _NO_TABLE = {"model_type", "model_attributes_type", "dict_type", "mapping_type"}
 
@@ -62,14 +64,22 @@ def looks_secret(path: tuple[object, ...]) -> bool:
 
 
 def redacted(value: Any, path: tuple[object, ...] = ()) -> Any:
-    """Replace by stars the user and password of a URL, and every value under a key that looks secret."""
+    """Replace by stars the user, password and secret parameters of a URL, and all values whose key looks secret."""
     if looks_secret(path):
         return "***"
     if isinstance(value, Mapping):
         return {key: redacted(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(item, path) for item in value]
-    return _USERINFO.sub("***@", value) if isinstance(value, str) else value
+    return _without_secrets(value) if isinstance(value, str) else value
+
+
+def _without_secrets(text: str) -> str:
+    return _PARAMETER.sub(_without_secret, _USERINFO.sub("***@", text))
+
+
+def _without_secret(parameter: re.Match[str]) -> str:
+    return f"{parameter[1]}=***" if _SECRET.search(parameter[1]) else parameter[0]
 
 
 def shown(value: object, path: tuple[object, ...]) -> str:
@@ -90,7 +100,7 @@ def fact(error: ErrorDetails, path: tuple[object, ...]) -> str:
     if looks_secret(path):
         return "the value (not shown) is not accepted"
     if own := own_error(error):
-        return _USERINFO.sub("***@", str(own))
+        return _without_secrets(str(own))
     if error["type"] in _NO_TABLE:
         return f"{shown(error['input'], path)} is no table"
     reason = error["msg"][:1].lower() + error["msg"][1:]

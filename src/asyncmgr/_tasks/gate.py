@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from asyncmgr._tasks.managed import Holding as Holding
+from asyncmgr._tasks.runs import Run
+from asyncmgr._tasks.runs import SlotClaim as SlotClaim
 from asyncmgr.events import Outcome
-
-if TYPE_CHECKING:
-    from asyncmgr._tasks.runs import Run
 
 Answer = Literal["run", "later", "not_owner", "lease_lost", "overlap"]
 """The answer of a gate: start the run; it comes later (`Runner.admit`, `Runner.refuse`); or why it may not start."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlotClaim:
-    """The right to run one slot."""
-
-    token: int | None = None
-    """The fencing token: it grows with each change of the holder. `None` = there is none, as with ``scope="host"``."""
-    number: int | None = None
-    """The number of the slot, the same for every holder; it only grows. `None` = the run is outside of the grid."""
 
 
 class Gate(ABC):
@@ -41,8 +30,23 @@ class Gate(ABC):
 
     @abstractmethod
     def ended(self, run: Run, outcome: Outcome | None) -> None:
-        """Learn how a run has ended for which the answer was `run`; `None` = it never started."""
+        """Learn how a run has ended for which the answer was `run`; `None` = it never started.
+
+        Each run that was admitted is told of once, also after `close`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the task up: this process runs it no more. A run in progress keeps its right to its end."""
 
     @abstractmethod
     def holder(self) -> str | None:
         """Name the present holder, for people; `None` = it is not known, or there is none."""
+
+    def holding(self) -> Holding | None:
+        """Say who holds the task, since when and with which token; `None` = nobody, as far as is known."""
+        owner = self.holder()
+        return None if owner is None else Holding(owner)
+
+    def paused(self, *, is_paused: bool) -> None:  # noqa: B027 - most gates have nothing to do
+        """Learn that the task was paused here, or resumed."""

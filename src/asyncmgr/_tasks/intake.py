@@ -44,7 +44,9 @@ class Intake:
         self._queued: dict[Standing, Run] = {}
         self.gates: dict[ManagedTask, Gate] = {}
         """The tasks that only one process may run, each with what says whether this one may."""
-        self._asking: set[Run] = set()
+        self._admitted: dict[Run, Gate] = {}
+        """Runs that their gate has admitted and that have not ended. The task may have another gate by now."""
+        self._asking: dict[Run, None] = {}
         """Runs that wait for the answer of their gate. Their tasks count as running already."""
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
@@ -73,20 +75,22 @@ class Intake:
         ------
         AlreadyRunning
             A run of the task is in progress, and the task's `overlap` neither allows nor queues another one.
+        NotOwner
+            Only one process may run the task, and it is another one.
         """
         run = Run(task, task.plan.reference(moment), 0)
         run.asked, run.look, run.number = "manual", self._look_at(moment), next(self._numbers)
         run.waiter = waiter
         standing, overlap = task.standing, task.options.overlap
-        gate = self.gates.get(task)
-        if gate is not None and (answer := gate.ask(run)) != "run":
-            raise _not_here(run, answer, gate.holder())
         if standing.running and overlap == "queue" and not standing.queued:
-            self._queue(run)
-        elif standing.running and (overlap != "allow" or standing.running >= MOST_AT_ONCE):
+            self._queue(run)  # and its gate is asked when its turn comes
+            return run
+        if standing.running and (overlap != "allow" or standing.running >= MOST_AT_ONCE):
             raise self._already_running(task)
-        else:
-            self._make_ready(run, moment.wall)
+        gate = self.gates.get(task)
+        if gate is not None and (answer := self._ask(gate, run)) != "run":
+            raise _not_here(run, answer, gate.holder())
+        self._make_ready(run, moment.wall)
         return run
 
     def start_queued(self, standing: Standing, moment: Moment) -> None:
@@ -109,7 +113,7 @@ class Intake:
     def give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that was handed out and has not started."""
         run.managed.standing.running -= 1
-        self._asking.discard(run)
+        self._asking.pop(run, None)
         self.tell_gate(run, None)
         if reason == "late":
             run.managed.standing.missed += 1
@@ -124,7 +128,7 @@ class Intake:
         while self.ready:
             self.give_up(self.ready.popleft(), "draining")
         while self._asking:
-            self.give_up(self._asking.pop(), "draining")
+            self.give_up(next(iter(self._asking)), "draining")
         for run in tuple(self._queued.values()):
             self.unqueue(run.managed, "draining")
 
@@ -133,17 +137,18 @@ class Intake:
         if gate is None:
             self._make_ready(run, moment.wall)
             return
-        answer = gate.ask(run)
+        answer = self._ask(gate, run)
         if answer == "run":
             self._make_ready(run, moment.wall)
         elif answer == "later":
             run.managed.standing.running += 1
-            self._asking.add(run)
+            self._asking[run] = None
         else:
             run.managed.standing.skipped += 1
             self._report.skipped(
                 run, answer, self._in_the_way(run) if answer == "overlap" else None, holder=gate.holder()
             )
+            _refuse_waiter(run, answer)
 
     def _make_ready(self, run: Run, wall: int) -> None:
         standing = run.managed.standing
@@ -154,11 +159,19 @@ class Intake:
 
     # Gates
 
+    def _ask(self, gate: Gate, run: Run) -> Answer:
+        answer = gate.ask(run)
+        if answer == "run":
+            self._admitted[run] = gate
+        return answer
+
     def admit(self, run: Run) -> bool:
         """Make a run ready that waited for the answer of its gate; False where it was given up meanwhile."""
         if run not in self._asking:
             return False
-        self._asking.discard(run)
+        self._asking.pop(run)
+        if (gate := self.gates.get(run.managed)) is not None:
+            self._admitted[run] = gate
         run.managed.standing.running -= 1
         self._make_ready(run, run.look.moment.wall)
         return True
@@ -169,13 +182,13 @@ class Intake:
 
     def tell_gate(self, run: Run, outcome: Outcome | None) -> None:
         """Tell the gate that admitted the run how it ended; `None` = it never started."""
-        gate = self.gates.get(run.managed) if self.gates else None
+        gate = self._admitted.pop(run, None) if self._admitted else None
         if gate is not None:
             gate.ended(run, outcome)
 
     def may_start(self, run: Run) -> bool:
         """Whether the gate that admitted the run still lets it start."""
-        gate = self.gates.get(run.managed)
+        gate = self._admitted.get(run)
         return gate is None or gate.still_holds(run)
 
     def _queue(self, run: Run) -> None:

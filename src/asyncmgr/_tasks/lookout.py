@@ -109,13 +109,15 @@ class Lookout:
         task.plan.reschedule(options, moment, by_service=True)
 
     def replan(self, task: ManagedTask, change: Callable[[Moment], object]) -> None:
-        """Change the plan of a task, and its place in the agenda where it has one."""
+        """Change the plan of a task, and its place in the agenda where it has one. An error of `change` is raised."""
         moment = self.read()
         is_planned = task.lane is not None
         self.agenda.remove(task)
-        change(moment)
-        if is_planned:
-            self.add(task)
+        try:
+            change(moment)
+        finally:
+            if is_planned:
+                self.add(task)
 
     def set_deadline(self, run: Run, timeout: int) -> None:
         """Let the run expire `timeout` microseconds after its start."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from asyncmgr._common.clock import SECOND, Moment
@@ -218,3 +220,14 @@ class Lane(LazyHeap[ManagedTask]):
         super().__init__()
         self.on_wall = on_wall
         self.window = window
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Who holds a task or a lease, as far as this process knows."""
+
+    owner: str
+    """The process, for people."""
+    since: datetime | None = None
+    token: int | None = None
+    """The fencing token; `None` = there is none."""

@@ -182,21 +182,38 @@ class Plan:
             return anchor
         return min(moment.now, anchor + moment.now - moment.wall)  # the wall may have been set back since
 
-    def continue_from(self, slot: int, moment: Moment) -> None:
+    def continue_from(self, slot: int, moment: Moment, *, own: int | None = None) -> tuple[int, int]:
         """Go on with the grid that another holder kept; `slot` is the last one it took, on this grid's scale.
 
-        The slots that are over get one run, where `catch_up` and `catch_up_window` allow it, else none.
+        The slots that are over get one run, where `catch_up` and `catch_up_window` allow it. Else they are dropped;
+        returns the latest of these and their number. `own` is the slot of this plan that is being handed out: a slot of
+        the other's grid at the same time is no catch-up.
         """
-        self.last_slot, self.delay, self.repeated_until = slot, 0, None
-        self.slot = self.grid.first(slot)
-        self._set_window()
+        first = self.grid.first(slot)  # it may raise: before anything changes
         reference = self.reference(moment)
-        if self.slot is None or self.slot > reference:
-            return
-        latest, _, _ = self.grid.turn(self.slot, reference, 0)
+        turn = None if first is None or first > reference else self.grid.turn(first, reference, 0)
+        self.last_slot, self.delay, self.repeated_until, self.slot = slot, 0, None, first
+        self._set_window()
+        if turn is None or self._catches_up(turn[0], reference, own):
+            return slot, 0
+        latest, passed, self.slot = turn
+        self.last_slot = latest
+        return latest, passed + 1
+
+    def _catches_up(self, latest: int, reference: int, own: int | None) -> bool:
+        if latest == own or reference - latest <= self.window:
+            return True
         window = self.options.catch_up_window
-        if self.options.catch_up == "none" or (window is not None and reference - latest > window):
-            self.skip_past(moment)
+        return self.options.catch_up == "one" and (window is None or reference - latest <= window)
+
+    def take_again(self, slot: int, moment: Moment) -> None:
+        """Make a slot that was taken the next one, unless a later one is over."""
+        if self.slot is None or self.slot > self.reference(moment):
+            self.slot = slot
+
+    def begin_now(self, moment: Moment) -> None:
+        """Make this moment the next slot, as for a task that begins at once."""
+        self.slot, self.delay = self.reference(moment), 0
 
     def set_back(self, moment: Moment) -> None:
         """Plan wall-clock slots from the new time, after the wall went back by more than a minute."""

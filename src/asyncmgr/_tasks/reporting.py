@@ -133,9 +133,36 @@ class Reporter:
 
     def missed(self, run: Run) -> None:
         """Report the missed slots for which this run stands, or would have stood."""
-        log.warning("slot.missed", **self._keys(run), count=run.missed)
+        why = None if run.claim is None else run.claim.stands_for
+        reason = {} if why is None else {"reason": why}
+        log.warning("slot.missed", **self._keys(run), count=run.missed, **reason)
         if self.listeners:
-            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed))
+            self.listeners.tell(
+                SlotsMissed(run.full_name, run.slot, run.missed, reason=why, run_id=run.run_id)
+            )
+
+    def lost(self, run: Run, slot: int, count: int, reason: Literal["lease_lost", "down"]) -> None:
+        """Report slots that got no whole run by any process, at the first run of the process that goes on with them.
+
+        `slot` is the latest of them, on the scale of `run`. `lease_lost`: its holder died during its run. `down`: no
+        process was there to run it, and the task catches up with none.
+        """
+        self.passed(run.managed, run.slot_at(slot), count, reason)
+
+    def passed(
+        self, managed: ManagedTask, slot: datetime, count: int, reason: Literal["lease_lost", "down"]
+    ) -> None:
+        """Report slots for which no run stands; `slot` is the latest of them."""
+        log.warning(
+            "slot.missed",
+            task=managed.full_name,
+            slot=slot.isoformat(),
+            host=self._host,
+            count=count,
+            reason=reason,
+        )
+        if self.listeners:
+            self.listeners.tell(SlotsMissed(managed.full_name, slot, count, reason=reason))
 
     def late(self, run: Run) -> None:
         """Report a slot that gets no run because `misfire_grace` has passed."""

@@ -160,14 +160,19 @@ class Runner:
 
     # Called by the gates of tasks that only one process may run
 
-    def set_gate(self, task: ManagedTask, gate: Gate) -> None:
-        """Ask `gate` before each run of the task, from now on."""
-        self._intake.gates[task] = gate
+    def set_gate(self, task: ManagedTask, gate: Gate | None) -> None:
+        """Ask `gate` before each run of the task, from now on; `None` = ask nothing."""
+        if gate is None:
+            self._intake.gates.pop(task, None)
+        else:
+            self._intake.gates[task] = gate
 
-    def admit(self, run: Run) -> None:
-        """Start a run for which the gate answered `later`. One that was given up meanwhile stays so."""
-        if self._intake.admit(run):
+    def admit(self, run: Run) -> bool:
+        """Start a run for which the gate answered `later`. False = it was given up meanwhile, and stays so."""
+        is_admitted = self._intake.admit(run)
+        if is_admitted:
             self._start_soon()
+        return is_admitted
 
     def refuse(self, run: Run, reason: Literal["not_owner", "lease_lost"]) -> None:
         """Refuse a run for which the gate answered `later`."""
@@ -195,9 +200,57 @@ class Runner:
             self.lookout.set_deadline(run, to_us(self.age(run) + LEAKED_AFTER))
         return bool(task.standing.running)
 
-    def continue_grid(self, task: ManagedTask, last_slot: int) -> None:
-        """Go on with the grid that another process kept for the task; `last_slot` is on the scale of the plan."""
-        self.lookout.replan(task, lambda moment: task.plan.continue_from(last_slot, moment))
+    def continue_grid(self, run: Run, last_slot: int) -> bool:
+        """Go on with the grid that another process kept for the run's task; `last_slot` is on the scale of the plan.
+
+        Where a slot of that grid is due or nearly due, the run becomes the run for this slot. Returns whether it has. A
+        run that a handle asked for stays what it is: the lookout hands out the slot.
+        """
+        task, plan = run.managed, run.managed.plan
+        taken = False
+
+        def change(moment: Moment) -> None:
+            nonlocal taken
+            own = run.planned if run.asked is None else None
+            latest, dropped = plan.continue_from(last_slot, moment, own=own)
+            if dropped:
+                self._report.lost(run, latest, dropped, "down")
+            if run.asked != "manual" and plan.is_due(moment):
+                run.planned, run.missed = plan.take(plan.reference(moment))
+                taken = True
+
+        self.lookout.replan(task, change)
+        return taken
+
+    def resume_grid(
+        self, task: ManagedTask, last_slot: int, why: Literal["lease_lost", "down"], *, again: bool = False
+    ) -> None:
+        """Go on with a grid whose last slot is known, outside of a run; `last_slot` is on the scale of the plan.
+
+        Slots that get no run are reported as missed, with `why` as the reason. With `again`, the last slot itself gets
+        a run, unless a later one is over too.
+        """
+
+        def change(moment: Moment) -> None:
+            latest, dropped = task.plan.continue_from(last_slot, moment)
+            if dropped:
+                self._report.passed(task, task.plan.datetime_of(latest, moment), dropped, why)
+            elif again:
+                task.plan.take_again(last_slot, moment)
+
+        self.lookout.replan(task, change)
+
+    def begin_now(self, task: ManagedTask) -> None:
+        """Make this moment the next slot of the task."""
+        self.lookout.replan(task, task.plan.begin_now)
+
+    def report_cut_off(self, task: ManagedTask, slot: int) -> None:
+        """Report a slot, on the scale of the plan, whose run was cut off when its holder died."""
+        self._report.passed(task, task.plan.datetime_of(slot, self.lookout.read()), 1, "lease_lost")
+
+    def lose(self, run: Run, slot: int) -> None:
+        """Report a slot whose run was cut off when its holder died; `run` is the first one of the next holder."""
+        self._report.lost(run, slot, 1, "lease_lost")
 
     def _give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""

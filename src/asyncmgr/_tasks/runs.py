@@ -12,7 +12,6 @@ from typing import Literal
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.heap import NO_PLACE, Place
 from asyncmgr._tasks.agenda import Due
-from asyncmgr._tasks.gate import SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.progress import Progress, read_progress
 from asyncmgr.errors import Skip
@@ -44,6 +43,18 @@ class CancelledBy:
 
     name: str
     """Who it was, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClaim:
+    """The right to run one slot."""
+
+    token: int | None = None
+    """The fencing token: it grows with each change of the holder. `None` = there is none, as with ``scope="host"``."""
+    number: int | None = None
+    """The number of the slot, the same for every holder; it only grows. `None` = the run is outside of the grid."""
+    stands_for: Literal["lease_lost", "down"] | None = None
+    """Why the older slots got no run that this run stands for too; `None` = nothing of the kind is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +172,7 @@ class Run(Due, RunContext):
         """The scale of `planned`: the wall clock's, or scheduling time; the task may change its own meanwhile."""
         self.place: Place | None = NO_PLACE
         """The place of its timeout in the heap of deadlines; `NO_PLACE` = no deadline is set."""
-        self.asked: Literal["queue", "manual", "pass"] | None = None
+        self.asked: Literal["queue", "manual", "pass", "catch_up"] | None = None
         """The trigger, where the run does not start at its slot; `None` = at its slot."""
         self.cause: Literal["timed_out", "cancelled", "lease_lost"] | CancelledBy | None = None
         """Why it was cancelled: by its own timeout, by the service that stops, since another host may run it now, or by
@@ -201,7 +212,11 @@ class Run(Due, RunContext):
 
     @property
     def slot(self) -> datetime:
-        return to_datetime(self.look.moment.wall + self.planned - self._handed_out)
+        return self.slot_at(self.planned)
+
+    def slot_at(self, planned: int) -> datetime:
+        """Convert a moment on the scale of `planned`."""
+        return to_datetime(self.look.moment.wall + planned - self._handed_out)
 
     @property
     def fencing_token(self) -> int | None:

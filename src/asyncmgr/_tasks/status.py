@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
-from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.managed import Holding, ManagedTask
 from asyncmgr._tasks.progress import Progress
 from asyncmgr._tasks.runs import Run, Trigger
 from asyncmgr._tasks.schedules import Cron
@@ -133,7 +133,11 @@ class TaskStatus:
     failing_since: datetime | None = None
     """The slot of the first of the failures in a row."""
     owner: str | None = None
-    """Who runs the task, where only one process may; `None` = it is every process's own, or nobody is known."""
+    """The process that holds the task, where only one may run it; `None` = each may, or no holder is known."""
+    owner_since: datetime | None = None
+    """Since when it holds the task; `None` = that is not known."""
+    fencing_token: int | None = None
+    """The fencing token of that holder; `None` = it has none."""
     fresh: bool | None = None
     """Whether the last success is as young as the task promises; `None` = it promises nothing."""
 
@@ -147,7 +151,7 @@ def status_of(
     age: float = 0.0,
     paused: PausedStatus | None = None,
     off: str | None = None,
-    owner: str | None = None,
+    holding: Holding | None = None,
 ) -> TaskStatus:
     """Make the status of a task.
 
@@ -187,7 +191,9 @@ def status_of(
         last=None if standing.outcome is None else _last(task, standing.outcome, error),
         last_success=_moment(standing.last_success),
         failing_since=None if trouble is None or trouble.episode is None else trouble.episode.since,
-        owner=owner,
+        owner=None if holding is None else holding.owner,
+        owner_since=None if holding is None else holding.since,
+        fencing_token=None if holding is None else holding.token,
     )
 
 

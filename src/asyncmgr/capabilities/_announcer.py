@@ -24,14 +24,14 @@ from asyncmgr.capabilities._board import Board
 from asyncmgr.capabilities._values import Node, same
 from asyncmgr.errors import RevisionConflict, TransportError
 from asyncmgr.events import HostDuplicated, Listeners
-from asyncmgr.transports import Entry, Store, Transport
+from asyncmgr.transports import Entry, Store, StoreEngine
 from asyncmgr.transports._retries import Retries
 
 AT_MOST_EVERY = 0.5
 """Seconds between two announcements of changes, so that a manager that updates all the time causes no storm."""
 
 ANSWER_WITHIN = 5.0
-"""Seconds that the transport gets for one announcement, and for the withdrawal."""
+"""Seconds that the engine gets for one announcement, and for the withdrawal."""
 
 _latest_incarnation = 0
 
@@ -39,7 +39,7 @@ _latest_incarnation = 0
 class Announcer:
     """Announces one service instance.
 
-    An outage of the transport costs only time: it is logged once, and so is its end, when the latest state of the
+    An outage of the engine costs only time: it is logged once, and so is its end, when the latest state of the
     host is announced again.
 
     Of several live instances with one name the latest start is announced. The others leave it the name, report it
@@ -47,6 +47,8 @@ class Announcer:
 
     Parameters
     ----------
+    engine
+        Keeps the announcement: the service's transport, or the engine of its setting `store`.
     ttl
         Seconds without a refresh after which readers take the host for gone. The host is announced again every third
         of that.
@@ -58,7 +60,7 @@ class Announcer:
 
     def __init__(
         self,
-        transport: Transport,
+        engine: StoreEngine,
         service: str,
         host: str,
         *,
@@ -67,7 +69,7 @@ class Announcer:
         listeners: Listeners,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._transport = transport
+        self._engine = engine
         self._service, self._host = service, host
         self._key = announcement_key(service, host)
         self._ttl = ttl
@@ -77,7 +79,7 @@ class Announcer:
         # Seeded by host, so that hosts that started together do not refresh together.
         self._spread = random.Random(zlib.crc32(self._key.encode()))
         self._retries = Retries(
-            transport,
+            engine,
             "announcement.failed",
             "announcement.resumed",
             spread=self._spread,
@@ -99,7 +101,7 @@ class Announcer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Announce the host, and keep it announced. While the transport is down, this is done as soon as it is back.
+        """Announce the host, and keep it announced. While the engine is down, this is done as soon as it is back.
 
         A start takes the name, even from a live instance: nobody can tell that from one that has just died.
         """
@@ -108,7 +110,7 @@ class Announcer:
         await self._tried.wait()
 
     async def stop(self) -> None:
-        """Withdraw the host. Where the transport fails, readers go by the TTL."""
+        """Withdraw the host. Where the engine fails, readers go by the TTL."""
         if self._task is None:
             return
         self._board.set_reader(None)
@@ -165,7 +167,7 @@ class Announcer:
                 self._tried.set()
 
     async def _announce(self) -> None:
-        """Try to write the announcement as it is now. Whatever the transport raises, the next try is planned."""
+        """Try to write the announcement as it is now. Whatever the engine raises, the next try is planned."""
         async with self._writing:
             try:
                 async with asyncio.timeout(self._answer_within):
@@ -202,7 +204,7 @@ class Announcer:
         self._sent = nodes
 
     async def _open_store(self) -> Store:
-        self._store = self._store or await self._transport.store(STORE, ttl=STORE_TTL)
+        self._store = self._store or await self._engine.store(STORE, ttl=STORE_TTL)
         return self._store
 
     async def _write(self, store: Store, nodes: tuple[Node, ...]) -> None:

@@ -20,7 +20,7 @@ from asyncmgr.capabilities._registry import Registry
 from asyncmgr.capabilities._selection import choose
 from asyncmgr.capabilities._states import Filter, HostChange, HostState, Weigher
 from asyncmgr.errors import ServiceStateError, TransportClosed
-from asyncmgr.transports import SNAPSHOT_DONE, Deleted, Entry, Transport, Watch, open_transport
+from asyncmgr.transports import SNAPSHOT_DONE, Deleted, Entry, StoreEngine, Watch, open_store
 from asyncmgr.transports._retries import RETRY_MOST, Retries
 from asyncmgr.transports._tokens import encode_token
 
@@ -48,8 +48,9 @@ class Hosts:
 
     Parameters
     ----------
-    transport
-        An open `Transport`, or a URL that is opened and closed with this.
+    engine
+        Where the hosts are announced: an open store engine such as ``service.store``, an open transport, or the URL
+        of either, which is opened and closed with this. Only keys are read; messages are not needed.
     service
         The service to watch; `None` means all of them.
 
@@ -65,8 +66,8 @@ class Hosts:
     _ageing: Ageing
     _ended: bool
 
-    def __init__(self, transport: Transport | str, service: str | None = None) -> None:
-        self._given = transport
+    def __init__(self, engine: StoreEngine | str, service: str | None = None) -> None:
+        self._given = engine
         self._service = service
         self._prefix = "" if service is None else encode_token(service, "service name")
         self._registry = Registry()
@@ -85,10 +86,10 @@ class Hosts:
         self._ageing = Ageing(self._age)
         async with AsyncExitStack() as stack:
             stack.callback(self._forget)
-            transport = self._given
-            if isinstance(transport, str):
-                transport = await stack.enter_async_context(open_transport(transport))
-            await self._begin_following(transport, stack)
+            engine = self._given
+            if isinstance(engine, str):
+                engine = await stack.enter_async_context(open_store(engine))
+            await self._begin_following(engine, stack)
             self._open = stack.pop_all()
         return self
 
@@ -99,19 +100,17 @@ class Hosts:
         if stack is not None:
             await stack.aclose()
 
-    async def _begin_following(self, transport: Transport, stack: AsyncExitStack) -> None:
+    async def _begin_following(self, engine: StoreEngine, stack: AsyncExitStack) -> None:
         """Return when the first snapshot has been taken in."""
         self._complete = asyncio.get_running_loop().create_future()
         keys = {} if self._service is None else {"service": self._service}
-        self._retries = Retries(
-            transport, "hosts.interrupted", "hosts.resumed", spread=random.Random(), **keys
-        )
-        task = asyncio.create_task(self._follow(transport), name="asyncmgr hosts")
+        self._retries = Retries(engine, "hosts.interrupted", "hosts.resumed", spread=random.Random(), **keys)
+        task = asyncio.create_task(self._follow(engine), name="asyncmgr hosts")
         stack.push_async_callback(_cancel, task)
         await asyncio.wait({task, self._complete}, return_when=asyncio.FIRST_COMPLETED)
         if not self._complete.done():
             task.result()
-            raise TransportClosed("the transport was closed before the hosts were read; open a new one")
+            raise TransportClosed("the connection was closed before the hosts were read; open a new one")
 
     # Reading
 
@@ -146,7 +145,7 @@ class Hosts:
     def changes(self) -> AsyncIterator[HostChange]:
         """What becomes different from this call on, so that ``snapshot()`` right after it misses nothing.
 
-        The iteration ends when this view is left or its transport is closed. A slow reader gets the net difference
+        The iteration ends when this view is left or its engine is closed. A slow reader gets the net difference
         of each node, and so at most one change of it at once.
         """
         self._check_open()
@@ -167,23 +166,23 @@ class Hosts:
 
     # Following the store
 
-    async def _follow(self, transport: Transport) -> None:
+    async def _follow(self, engine: StoreEngine) -> None:
         """Take in snapshot and changes; watch again after a loss of the connection."""
         with self._retries:
-            while not await self._watched_to_the_end(transport):
+            while not await self._watched_to_the_end(engine):
                 await self._retries.due()
         self._end()
 
-    async def _watched_to_the_end(self, transport: Transport) -> bool:
+    async def _watched_to_the_end(self, engine: StoreEngine) -> bool:
         try:
-            store = await transport.store(STORE, ttl=STORE_TTL)
+            store = await engine.store(STORE, ttl=STORE_TTL)
             async with store.watch(self._prefix) as watch:
                 await self._take_snapshot(watch)
                 await self._take_changes(watch)
         except TransportClosed:
             return True
         except Exception as exc:
-            # Whatever a transport raises, the view is completed later.
+            # Whatever an engine raises, the view is completed later.
             if not self._complete.done():
                 raise
             self._feed = None

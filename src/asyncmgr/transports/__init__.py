@@ -6,8 +6,8 @@ implementation: a scheme comes from `register_scheme`, or from an entry point of
 
 Read the modules in this order. `_stores` is the interface of stores, with its rules, and `_base` that of transports.
 `_streams` has the subscriptions and watches that all implementations fill, `_given` checks what callers give, and
-`_tokens` writes names as tokens of subjects and keys. `_memory` implements both interfaces inside one process, and
-`_nats` for NATS servers. `_retries` schedules retries for other packages. This
+`_tokens` writes names as tokens of subjects and keys. `_memory` implements both interfaces inside one process (its keys
+are in `_shelf`), and `_nats` for NATS servers. `_retries` schedules retries for other packages. This
 package may import `_common`, `errors`, `wire`, `events`, `_tasks` and `_settings`; it knows nothing of calls and
 capabilities.
 """
@@ -46,6 +46,7 @@ __all__ = [
     "StateListener",
     "Store",
     "StoreEngine",
+    "StoreOpener",
     "Subscription",
     "Transport",
     "Watch",
@@ -65,7 +66,8 @@ STORE_ENTRY_POINTS = "asyncmgr.stores"
 Opener: TypeAlias = Callable[[str, Any], AbstractAsyncContextManager[Transport]]
 """Called with the URL and the settings (or None). The context manager connects on entering and closes on leaving.
 
-Entering raises `TransportError` where the connection fails, and `InvalidSettings` for a wrong URL.
+Entering raises `TransportError` where the connection fails, and `InvalidSettings` for a wrong URL. Where the setting
+`connect` is ``wait``, a connection that fails is no error: `connected` is false then, and the engine is sought.
 """
 
 StoreOpener: TypeAlias = Callable[[str, Any], AbstractAsyncContextManager[StoreEngine]]

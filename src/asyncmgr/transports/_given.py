@@ -71,6 +71,11 @@ def check_store(name: str, ttl: float | None) -> None:
         )
 
 
+def lasting(ttl: float | None) -> str:
+    """Say how long the keys of a store live, for errors."""
+    return "until they are deleted" if ttl is None else f"for {ttl:g} s"
+
+
 def to_bytes(data: Data, name: str, limit: int = MESSAGE_LIMIT) -> bytes:
     """Copy `data` to immutable bytes; `name` is its subject or key, for errors.
 

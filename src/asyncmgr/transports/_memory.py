@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from asyncmgr._common.clock import read_wall
-from asyncmgr.errors import NoResponders, RevisionConflict, TransportClosed, TransportError
+from asyncmgr.errors import NoResponders, TransportClosed, TransportError
 from asyncmgr.transports._base import Transport
 from asyncmgr.transports._given import (
     VALUE_LIMIT,
@@ -25,19 +23,12 @@ from asyncmgr.transports._given import (
     check_optional,
     check_prefix,
     check_store,
+    lasting,
     to_bytes,
 )
+from asyncmgr.transports._shelf import EngineClock, Shelf
 from asyncmgr.transports._stores import Store
-from asyncmgr.transports._streams import (
-    PENDING_LIMIT,
-    SNAPSHOT_DONE,
-    Change,
-    Deleted,
-    Entry,
-    Message,
-    Subscription,
-    Watch,
-)
+from asyncmgr.transports._streams import PENDING_LIMIT, Entry, Message, Subscription, Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -103,15 +94,14 @@ class MemoryTransport(Transport):
     async def store(self, name: str, *, ttl: float | None, watched: bool = True) -> MemoryStore:
         check_store(name, ttl)
         await self._ready()
-        lasts = math.inf if ttl is None else ttl
-        shelf = self._fabric.shelves.setdefault(name, Shelf(name, lasts))
-        if shelf.ttl != lasts:
-            raise TransportError(f"store {name} has a TTL of {shelf.ttl:g} s, not {lasts:g}; use one")
+        shelf = self._fabric.shelf(name, math.inf if ttl is None else ttl)
+        if shelf.lasts != (lasts := lasting(ttl)):
+            raise TransportError(f"store {name} keeps keys {shelf.lasts}, not {lasts}; open it with one ttl")
         return MemoryStore(shelf, self._ready, self._watches, self._resting)
 
     async def now(self) -> int:
         await self._ready()
-        return read_wall()
+        return self._fabric.now()
 
     async def aclose(self) -> None:
         if self._closed:
@@ -152,6 +142,11 @@ class MemoryTransport(Transport):
             if self._connected:
                 self._attach_all(lambda subscription: subscription.subject == subject)
             self._note_trouble()
+
+    def wipe(self) -> None:
+        """For tests: lose all keys of the fabric, as an engine that starts again without its data."""
+        for shelf in self._fabric.shelves.values():
+            shelf.wipe()
 
     def problems(self) -> dict[str, str]:
         lost = {each.subject for each in self._subscriptions} & self._taken_away
@@ -280,10 +275,17 @@ class Fabric:
         self.users = 0
         self.inboxes: itertools.count[int] = itertools.count(1)
         self.shelves: dict[str, Shelf] = {}
+        self.now = EngineClock()
         self._name = name
         self._neighbours = {} if neighbours is None else neighbours
         # By subject, then by group. A subscription without a group is the only member of a group of its own.
         self._routes: dict[str, dict[object, deque[Subscription]]] = {}
+
+    def shelf(self, name: str, ttl: float) -> Shelf:
+        """Return the shelf of this name, whose TTL may be another; make it where it is missing."""
+        if name not in self.shelves:
+            self.shelves[name] = Shelf(name, ttl, self.now)
+        return self.shelves[name]
 
     def attach(self, subscription: Subscription, group: str | None) -> None:
         groups = self._routes.setdefault(subscription.subject, {})
@@ -315,124 +317,8 @@ class Fabric:
             self._neighbours.pop(self._name, None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    value: bytes
-    revision: int
-    written: float
-
-
-@dataclass(eq=False, slots=True)
-class Shelf:
-    """The keys of one store, shared by all transports that have opened it."""
-
-    name: str
-    ttl: float
-    watches: dict[Watch, str] = field(default_factory=dict)
-    """The watches, each with the first characters of the keys that it covers."""
-    _revision: int = 0
-    # In the order of writing. This is the order of expiry too, since all keys have one TTL: expired ones are in front.
-    _records: OrderedDict[str, _Record] = field(default_factory=OrderedDict)
-    _resting: dict[str, Callable[[], object]] = field(default_factory=dict)
-    """The keys that do not age, each with the function to call when it ages again."""
-
-    def get(self, key: str) -> Entry | None:
-        self._purge()
-        record = self._records.get(key)
-        return self._entry(key, record) if record else None
-
-    def require_none(self, key: str) -> None:
-        if (entry := self.get(key)) is not None:
-            raise RevisionConflict(f"{self.name}: {key} is there, at revision {entry.revision}; update it")
-
-    def require(self, key: str, revision: int) -> None:
-        entry = self.get(key)
-        if entry is None or entry.revision != revision:
-            found = f"at revision {entry.revision}" if entry else "not there"
-            raise RevisionConflict(f"{self.name}: {key} is {found}, not at {revision}; read it again")
-
-    def write(self, key: str, value: bytes) -> int:
-        self._purge()
-        self._wake(key)
-        self._revision = self._next_revision()
-        record = self._records[key] = _Record(value, self._revision, _now())
-        self._records.move_to_end(key)
-        self._announce(self._entry(key, record))
-        return self._revision
-
-    def delete(self, key: str) -> None:
-        self._purge()
-        self._wake(key)
-        if self._records.pop(key, None):
-            self._revision = self._next_revision()
-            self._announce(Deleted(key, self._revision))
-
-    def _next_revision(self) -> int:
-        """The engine's microseconds, so that revisions grow after the loss of all data too."""
-        return max(self._revision + 1, read_wall())
-
-    def follow(self, watch: Watch, start: str) -> None:
-        """Deliver the entries whose keys begin with `start`, then their changes until the watch leaves `watches`."""
-        self._purge()
-        for key in [key for key in self._resting if key.startswith(start)]:
-            self._wake(key)
-        for key, record in self._records.items():
-            if key.startswith(start):
-                watch.deliver(self._entry(key, record))
-        watch.deliver(SNAPSHOT_DONE)
-        self.watches[watch] = start
-
-    def rest(self, key: str, wake: Callable[[], object]) -> bool:
-        """Stop the ageing of a key until it is watched or written; return False where it is watched or missing."""
-        self._purge()
-        if key not in self._records or any(key.startswith(start) for start in self.watches.values()):
-            return False
-        self._resting[key] = wake
-        return True
-
-    def end_rest(self, key: str, wake: Callable[[], object]) -> None:
-        """Let the key age again from now on, if it rests by a call with this `wake`."""
-        if self._resting.get(key) is wake:
-            del self._resting[key]
-            self._renew(key)
-
-    def _wake(self, key: str) -> None:
-        if (wake := self._resting.get(key)) is not None:
-            self.end_rest(key, wake)
-            wake()
-
-    def _renew(self, key: str) -> None:
-        record = self._records[key]
-        self._records[key] = _Record(record.value, record.revision, _now())
-        self._records.move_to_end(key)
-
-    def _announce(self, change: Change) -> None:
-        for watch, start in self.watches.items():
-            if not isinstance(change, Entry | Deleted) or change.key.startswith(start):
-                watch.deliver(change)
-
-    def _purge(self) -> None:
-        horizon = _now() - self.ttl
-        while self._records:
-            key, record = next(iter(self._records.items()))
-            if record.written > horizon:
-                return
-            if key in self._resting:
-                self._renew(key)
-            else:
-                del self._records[key]
-
-    def _entry(self, key: str, record: _Record) -> Entry:
-        age = 0.0 if key in self._resting else _now() - record.written
-        return Entry(key, record.value, record.revision, age)
-
-
 Resting: TypeAlias = dict[tuple[Shelf, str], "Callable[[], object]"]
 """The keys that one transport lets rest, each with the function to call when it ages again."""
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 _shared: dict[asyncio.AbstractEventLoop, dict[str, Fabric]] = {}

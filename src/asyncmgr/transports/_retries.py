@@ -1,4 +1,4 @@
-"""Schedules retries of work that needs the transport; logs once when it starts failing and once when it recovers."""
+"""Schedules retries of work that needs an engine; logs once when it starts failing and once when it recovers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Self
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text
 from asyncmgr.errors import TransportError
-from asyncmgr.transports._base import Transport
+from asyncmgr.transports._stores import StoreEngine
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds between failing tries: they double from the first value to the second, and are jittered."""
@@ -26,8 +26,8 @@ class Retries:
 
     Parameters
     ----------
-    transport
-        The transport that the tries need.
+    engine
+        The transport or store engine that the tries need.
     failed, resumed
         Names of the log events for the change from success to failure, and for the change back.
     spread
@@ -37,9 +37,9 @@ class Retries:
     """
 
     def __init__(
-        self, transport: Transport, failed: str, resumed: str, *, spread: random.Random, **keys: str | None
+        self, engine: StoreEngine, failed: str, resumed: str, *, spread: random.Random, **keys: str | None
     ) -> None:
-        self._transport = transport
+        self._engine = engine
         self._failed, self._resumed = failed, resumed
         self._spread = spread
         self._keys = keys
@@ -49,7 +49,7 @@ class Retries:
         self._moved = asyncio.Event()
 
     def __enter__(self) -> Self:
-        self._remove_listener = self._transport.add_state_listener(self._note_state)
+        self._remove_listener = self._engine.add_state_listener(self._note_state)
         return self
 
     def __exit__(

@@ -127,7 +127,7 @@ def call(transport: str | None, *, cast: bool, fanout: bool, **what: Any) -> Non
 
 async def _call(wanted: Wanted, connection: Connection) -> None:
     client = RpcClient(
-        connection.transport,
+        connection.engine,
         wanted.service,
         version=wanted.version,
         namespace=wanted.namespace,

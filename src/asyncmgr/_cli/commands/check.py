@@ -22,7 +22,7 @@ from asyncmgr._service.plugins import load_plugins
 from asyncmgr._service.service import Service
 from asyncmgr._settings.model import Settings
 from asyncmgr.errors import AsyncmgrError
-from asyncmgr.transports import open_transport
+from asyncmgr.transports import open_store, open_transport
 
 Value = TypeVar("Value")
 
@@ -125,6 +125,8 @@ def _check_service(findings: Findings, service: Service) -> None:
     if isinstance(transport, str):
         # Made and not entered: nothing is connected.
         findings.trying("transport", partial(open_transport, transport, service.settings))
+    if isinstance(service.given_store, str):
+        findings.trying("store", partial(open_store, service.given_store, service.settings))
     findings.trying("settings", partial(_check_tasks, findings, service))
 
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ import click
 
 from asyncmgr._cli import options
 from asyncmgr._cli.capability_text import capabilities_in_short
-from asyncmgr._cli.connect import Connection, Conversation, talk
+from asyncmgr._cli.connect import Keeper, read_store
+from asyncmgr._cli.exit import INTERRUPTED
 from asyncmgr._cli.logs import configure
 from asyncmgr._cli.output import (
     LONGEST,
@@ -52,13 +53,17 @@ _KIND_WIDTH = max(map(len, _KINDS))
         "asyncmgr hosts --transport nats://127.0.0.1:4222",
         "asyncmgr hosts compute --watch",
         "asyncmgr hosts compute --json",
+        "asyncmgr hosts --store postgresql://agent@db.example/jobs",
     ),
 )
 @click.argument("service", required=False)
 @click.option("--watch", is_flag=True, help="Go on, and show what changes, until Ctrl-C.")
 @options.as_json
 @options.transport
-def hosts(service: str | None, transport: str | None, *, watch: bool, as_json: bool) -> None:
+@options.store
+def hosts(
+    service: str | None, transport: str | None, store: str | None, *, watch: bool, as_json: bool
+) -> None:
     """List the hosts that announce themselves, of one SERVICE or of all.
 
     "age" is how long ago a host announced itself; after half of the time that it asked for (the setting
@@ -66,10 +71,13 @@ def hosts(service: str | None, transport: str | None, *, watch: bool, as_json: b
     of them. --watch on a terminal shows the table live, elsewhere a line for each change; with --json each line is
     an object whose "kind" is found (there from the beginning), joined, updated, stale or left.
     """
-    talk(transport, _conversation(service, watch=watch, as_json=as_json), interrupted=0 if watch else 130)
+    conversation = _conversation(service, watch=watch, as_json=as_json)
+    read_store(transport, store, conversation, interrupted=0 if watch else INTERRUPTED)
 
 
-def _conversation(service: str | None, *, watch: bool, as_json: bool) -> Conversation:
+def _conversation(
+    service: str | None, *, watch: bool, as_json: bool
+) -> Callable[[Keeper], Awaitable[object]]:
     if not watch:
         return functools.partial(_list, service, as_json)
     if as_json:
@@ -81,8 +89,8 @@ def _conversation(service: str | None, *, watch: bool, as_json: bool) -> Convers
 # Once
 
 
-async def _list(service: str | None, as_json: bool, connection: Connection) -> None:
-    async with Hosts(connection.transport, service) as view:
+async def _list(service: str | None, as_json: bool, keeper: Keeper) -> None:
+    async with Hosts(keeper.engine, service) as view:
         states = view.snapshot()
     if as_json:
         write_json([_as_json(state) for state in states])
@@ -90,14 +98,14 @@ async def _list(service: str | None, as_json: bool, connection: Connection) -> N
         headers, rows = _table(states, _width(sys.stdout))
         write_table(headers, rows, sys.stdout, dim=_stale(states), paragraphs=[*map(_paragraph, states)])
     else:
-        _say_nobody(service, connection)
+        _say_nobody(service, keeper)
 
 
-def _say_nobody(service: str | None, connection: Connection) -> None:
+def _say_nobody(service: str | None, keeper: Keeper) -> None:
     whose = "" if service is None else f" of the service {safe_repr(service)}"
     click.echo(
-        f"no hosts{whose} at {connection.url}; does the service run there "
-        f"('asyncmgr run TARGET --transport {connection.url}'), under this name?",
+        f"no hosts{whose} at {keeper.url}; does the service run there "
+        f"('asyncmgr run TARGET {keeper.option} {keeper.url}'), under this name?",
         err=True,
     )
 
@@ -165,13 +173,13 @@ def _as_json(state: HostState) -> dict[str, Any]:
 # Live
 
 
-async def _follow(service: str | None, write: Any, connection: Connection) -> None:
+async def _follow(service: str | None, write: Any, keeper: Keeper) -> None:
     """Write a line for each host that is there, and then for each change."""
-    async with Hosts(connection.transport, service) as view:
+    async with Hosts(keeper.engine, service) as view:
         changes = view.changes()
         states = view.snapshot()
         if not states:
-            _say_nobody(service, connection)
+            _say_nobody(service, keeper)
         for state in states:
             write("found", state)
         async for change in changes:
@@ -188,12 +196,12 @@ def _write_change(kind: str, state: HostState) -> None:
     click.echo(f"{at}  {kind:<{_KIND_WIDTH}}  {printable(text, LONGEST)}".rstrip())
 
 
-async def _redraw(service: str | None, connection: Connection) -> None:
+async def _redraw(service: str | None, keeper: Keeper) -> None:
     """Draw the table again at each change, and each second, as ages grow."""
     from rich.live import Live  # optional, and only a terminal needs it
 
-    async with Hosts(connection.transport, service) as view:
-        title = f"{'all services' if service is None else service} at {connection.url}"
+    async with Hosts(keeper.engine, service) as view:
+        title = f"{'all services' if service is None else service} at {keeper.url}"
         with Live(auto_refresh=False) as live, _log_above():
             changes = view.changes()
             while True:

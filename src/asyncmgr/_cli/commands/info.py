@@ -47,7 +47,7 @@ def info(service: str, host: str | None, transport: str | None, *, as_json: bool
 
 
 async def _ask(service: str, host: str | None, as_json: bool, connection: Connection) -> None:
-    client = RpcClient(connection.transport, service, namespace=NAMESPACE, timeout=_TIMEOUT).at(host=host)
+    client = RpcClient(connection.engine, service, namespace=NAMESPACE, timeout=_TIMEOUT).at(host=host)
     told = await client.call("info")
     if as_json:
         write_json(told)

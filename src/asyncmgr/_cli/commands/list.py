@@ -45,8 +45,12 @@ def list_tasks(targets: Sequence[str], app_dir: str, *, as_json: bool) -> None:
         write_json([view.as_json() for view in views])
     elif views:
         cells = [_row(view, row) for view, row in zip(views, rows(views), strict=True)]
+        headers: tuple[str, ...] = _HEADERS
+        if any(view.task.options.scope != "process" for view in views):
+            headers = (*headers, "scope")
+            cells = [(*row, view.task.options.scope) for view, row in zip(views, cells, strict=True)]
         said = paragraphs(views, in_full=True)
-        write_table(_HEADERS, cells, sys.stdout, dim=off_rows(views), paragraphs=said)
+        write_table(headers, cells, sys.stdout, dim=off_rows(views), paragraphs=said)
     else:
         click.echo("no tasks: nothing here has @periodic_task", err=True)
 

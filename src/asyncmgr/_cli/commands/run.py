@@ -45,6 +45,7 @@ from asyncmgr._settings.model import LogLevel, Settings
 from asyncmgr._settings.problems import listed, redacted, suggestion
 from asyncmgr.errors import AsyncmgrError
 from asyncmgr.events import Event, Outcome, RunFinished, ServiceStarted, ServiceStopping, SettingsReloaded
+from asyncmgr.transports import StoreEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Wishes:
     name: str | None
     host: str | None
     transport: str | None
+    store: str | None
     drain_timeout: float | None
     log_level: str | None
     log_format: str | None
@@ -65,6 +67,7 @@ class Wishes:
         return Settings(
             host=self.host,
             transport=self.transport,
+            store=self.store,
             drain_timeout=self.drain_timeout,
             log_level=self.log_level,
             log_format=self.log_format,
@@ -89,6 +92,7 @@ class Wishes:
 @click.option("--host", help="Name under which this instance is known.  [default: the machine's]")
 @click.option("--name", help="Name of the service.  [default: its first manager's, in lower case]")
 @click.option("--transport", metavar="URL", help="What carries messages.  [default: memory://]")
+@click.option("--store", metavar="URL", help="What keeps capabilities.  [default: the transport]")
 @click.option(
     "--drain-timeout",
     metavar="DURATION",
@@ -191,7 +195,7 @@ def _load(targets: Sequence[str], wanted: Wishes, settings: Settings) -> Service
 
 
 def _refuse_for_service(target: str, wanted: Wishes) -> None:
-    for option in ("name", "host", "transport"):
+    for option in ("name", "host", "transport", "store"):
         if getattr(wanted, option) is not None:
             raise click.UsageError(
                 f"{target} is a Service, which has its {option} already; "
@@ -219,11 +223,19 @@ def keep_only(patterns: Sequence[str], service: Service) -> None:
 def _introduce(service: Service, log_format: LogFormat) -> None:
     views = view_tasks(service, WallClock().read())
     transport = transport_of(service)
+    store = {} if service.given_store is None else {"store": shown_place(service.given_store)}
     if log_format == "json":
         tasks = [_brief(view) for view in views]
-        log.info("service.loaded", service=service.name, host=service.host, transport=transport, tasks=tasks)
+        log.info(
+            "service.loaded",
+            service=service.name,
+            host=service.host,
+            transport=transport,
+            **store,
+            tasks=tasks,
+        )
     else:
-        _write_banner(service, transport, views)
+        _write_banner(service, {"transport": transport, **store}, views)
 
 
 def _brief(view: TaskView) -> dict[str, str]:
@@ -233,8 +245,8 @@ def _brief(view: TaskView) -> dict[str, str]:
     return {**facts, "first_slot": OVER if view.first_slot is None else view.first_slot.isoformat()}
 
 
-def _write_banner(service: Service, transport: str, views: Sequence[TaskView]) -> None:
-    facts = {"service": service.name, "host": service.host, "transport": transport}
+def _write_banner(service: Service, places: dict[str, str], views: Sequence[TaskView]) -> None:
+    facts = {"service": service.name, "host": service.host, **places}
     if service.settings.start_delay:
         facts["start"] = f"delayed by up to {format_duration(service.settings.start_delay)}"
     said = [f"  {name:<9}  {printable(value)}\n" for name, value in facts.items()]
@@ -248,7 +260,11 @@ def _write_banner(service: Service, transport: str, views: Sequence[TaskView]) -
 
 def transport_of(service: Service) -> str:
     """Return the transport's URL without secrets, or the kind of an open transport."""
-    given = service.given_transport
+    return shown_place(service.given_transport)
+
+
+def shown_place(given: str | StoreEngine) -> str:
+    """Return a URL without secrets, or the kind of what is open already."""
     return str(redacted(given)) if isinstance(given, str) else f"an open {type(given).__name__}"
 
 

@@ -100,9 +100,8 @@ class Placement(Manager):
     async def post_start_hook(self) -> None:
         self._stack = contextlib.AsyncExitStack()
         assert self.service is not None
-        transport = self.service.transport
-        self._hosts = await self._stack.enter_async_context(Hosts(transport, service=HOSTS))
-        self._compute = RpcClient(transport, HOSTS, timeout=2)
+        self._hosts = await self._stack.enter_async_context(Hosts(self.service.store, service=HOSTS))
+        self._compute = RpcClient(self.service.transport, HOSTS, timeout=2)
 
     async def cleanup_host(self) -> None:
         await self._stack.aclose()

@@ -7,11 +7,12 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import pytest
 
 from asyncmgr.transports._given import NAME_LIMIT
+from asyncmgr.transports._stores import StoreEngine
 from asyncmgr.transports._streams import SNAPSHOT_DONE, Entry, Message, Subscription, Watch
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from asyncmgr.transports._stores import Store
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StoreEngine)
+"""What the checks connect to: a store engine, or a transport."""
 
-Operation: TypeAlias = "Callable[[Transport, Store, str], Awaitable[object]]"
-"""One call of the interface. Takes a transport, a store of it, and a fresh name for a subject or key."""
+Operation: TypeAlias = "Callable[[Any, Store, str], Awaitable[object]]"
+"""One call of the interface. Takes an engine or transport, a store of it, and a fresh name for a subject or key."""
 
 PATIENCE = 20.0
 """Seconds of the loop's time after which an expected event counts as missing."""
@@ -80,11 +83,11 @@ async def ends(stream: AsyncIterator[object]) -> None:
             await soon(anext(stream))
 
 
-async def connected(transport: Transport) -> None:
-    """Return once `transport` has its connection."""
+async def connected(engine: StoreEngine) -> None:
+    """Return once `engine` has its connection."""
     back = asyncio.Event()
-    remove = transport.add_state_listener(lambda is_back: back.set() if is_back else None)
-    if not transport.connected:
+    remove = engine.add_state_listener(lambda is_back: back.set() if is_back else None)
+    if not engine.connected:
         await soon(back.wait())
     remove()
 
@@ -147,11 +150,16 @@ async def enter(manager: AbstractAsyncContextManager[Any]) -> None:
         pass
 
 
-OPERATIONS: dict[str, Operation] = {
+MESSAGE_OPERATIONS: dict[str, Operation] = {
     "publish": lambda transport, _, name: transport.publish(name, b"x"),
     "request": lambda transport, _, name: transport.request(name, b"x", timeout=PATIENCE),
     "subscribe": lambda transport, _, name: enter(transport.subscribe(name)),
-    "store": lambda transport, _, name: transport.store(name, ttl=TTL),
+}
+"""Every call of a transport that waits. Some checks hold for each of them."""
+
+STORE_OPERATIONS: dict[str, Operation] = {
+    "store": lambda engine, _, name: engine.store(name, ttl=TTL),
+    "now": lambda engine, _, __: engine.now(),
     "get": lambda _, store, name: store.get(name),
     "put": lambda _, store, name: store.put(name, b"x"),
     "create": lambda _, store, name: store.create(name, b"x"),
@@ -160,44 +168,70 @@ OPERATIONS: dict[str, Operation] = {
     "watch": lambda _, store, name: enter(store.watch(name)),
     "keys": lambda _, store, name: store.keys(),
 }
-"""Every call that waits. Some checks hold for each of them."""
+"""Every call of a store engine that waits."""
 
-EACH_OPERATION = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+EACH_MESSAGE_OPERATION = pytest.mark.parametrize(
+    "operation", MESSAGE_OPERATIONS.values(), ids=MESSAGE_OPERATIONS.keys()
+)
+EACH_STORE_OPERATION = pytest.mark.parametrize(
+    "operation", STORE_OPERATIONS.values(), ids=STORE_OPERATIONS.keys()
+)
 
 
-class Checks(ABC):
+class Checks(ABC, Generic[E]):
     """What an implementation provides for its checks."""
 
     @abstractmethod
-    def connect(self) -> AbstractAsyncContextManager[Transport]:
-        """Open one more connection to the fabric of this test; called several times in a test."""
+    def connect(self) -> AbstractAsyncContextManager[E]:
+        """Open one more connection to the engine of this test; called several times in a test."""
 
     @abstractmethod
-    def outage(self, transport: Transport) -> AbstractAsyncContextManager[None]:
-        """Take the connection of `transport` away during the block; other connections and stores may suffer too.
+    def outage(self, engine: E) -> AbstractAsyncContextManager[None]:
+        """Take the connection of `engine` away during the block; other connections and stores may suffer too.
 
-        The block begins once `transport.connected` is false. It ends once `connected` is true again, or at once if the
-        transport was closed meanwhile. May call `pytest.skip` if the connection cannot be lost.
+        The block begins once `engine.connected` is false. It ends once `connected` is true again, or at once if the
+        engine was closed meanwhile. May call `pytest.skip` if the connection cannot be lost.
         """
+
+    @asynccontextmanager
+    async def freeze(self) -> AsyncIterator[None]:
+        """Stop the engine during the block, with connections open: it takes what is sent, and answers nothing.
+
+        Override it if there is a way, such as SIGSTOP to a server; the checks that need it are skipped otherwise.
+        """
+        pytest.skip("freeze() is not given: the engine cannot be stopped with connections open")
+        yield  # pragma: no cover
+
+    async def wipe(self) -> None:
+        """Have the engine lose all its data; return once it can be reached again. Connections may be lost by it.
+
+        Override it if there is a way; the checks that need it are skipped otherwise.
+        """
+        pytest.skip("wipe() is not given: the engine cannot lose its data")
 
     async def pass_time(self, seconds: float) -> None:
         """Let this many seconds pass for the engine; override it if the engine has a clock of its own."""
         await asyncio.sleep(seconds)
 
     @asynccontextmanager
-    async def peers(self) -> AsyncIterator[tuple[Transport, Transport]]:
-        """Open two connections to one fabric; check at the end that they left no task behind."""
+    async def peers(self) -> AsyncIterator[tuple[E, E]]:
+        """Open two connections to one engine; check at the end that they left no task behind."""
         before = asyncio.all_tasks()
         async with self.connect() as one, self.connect() as other:
             yield one, other
         await until(lambda: asyncio.all_tasks() <= before)
 
     @asynccontextmanager
-    async def stores(self) -> AsyncIterator[tuple[Store, Store]]:
+    async def stores(
+        self, *, ttl: float | None = TTL, watched: bool = True
+    ) -> AsyncIterator[tuple[Store, Store]]:
         """Open one new store over two connections."""
         async with self.peers() as (one, other):
             name = self.fresh()
-            yield await one.store(name, ttl=TTL), await other.store(name, ttl=TTL)
+            yield (
+                await one.store(name, ttl=ttl, watched=watched),
+                await other.store(name, ttl=ttl, watched=watched),
+            )
 
     def fresh(self) -> str:
         """Make a name that nothing else uses, for a subject or a store."""

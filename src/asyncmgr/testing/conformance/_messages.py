@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,14 +24,12 @@ from asyncmgr.testing.conformance._checks import (
     texts,
     until,
 )
+from asyncmgr.transports._base import Transport
 from asyncmgr.transports._given import MESSAGE_LIMIT
 from asyncmgr.transports._streams import Message
 
-if TYPE_CHECKING:
-    from asyncmgr.transports._base import Transport
 
-
-class MessageChecks(Checks):
+class MessageChecks(Checks[Transport]):
     """Publish, subscribe, groups and slow readers."""
 
     async def test_message_reaches_peer(self) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from asyncmgr.errors import NoResponders, RevisionConflict, TransportClosed, TransportError
 from asyncmgr.testing.conformance._checks import (
-    EACH_OPERATION,
+    EACH_MESSAGE_OPERATION,
+    EACH_STORE_OPERATION,
     PATIENCE,
     TTL,
     Checks,
+    E,
     Operation,
     as_coroutine,
     connected,
@@ -22,9 +25,10 @@ from asyncmgr.testing.conformance._checks import (
     soon,
     take,
 )
+from asyncmgr.transports._base import Transport
 
 
-class OutageChecks(Checks):
+class StoreOutageChecks(Checks[E]):
     """The connection is lost and comes back."""
 
     async def test_state_is_told(self) -> None:
@@ -45,7 +49,7 @@ class OutageChecks(Checks):
         assert not one.connected
 
     async def test_listener_raises(self) -> None:
-        """A listener that raises harms neither the transport nor the next listener."""
+        """A listener that raises harms neither the engine nor the next listener."""
         told: list[bool] = []
 
         def broken(connected: bool) -> None:
@@ -58,29 +62,19 @@ class OutageChecks(Checks):
                 pass
             assert told == [False, True]
 
-    @EACH_OPERATION
-    async def test_call_without_connection(self, operation: Operation) -> None:
+    @EACH_STORE_OPERATION
+    async def test_store_without_connection(self, operation: Operation) -> None:
         """Calls fail at once with TransportError, which is not TransportClosed, and work again afterwards."""
-        async with self.connect() as one:
-            store = await one.store(self.fresh(), ttl=TTL)
-            async with self.outage(one):
-                with pytest.raises(TransportError) as caught:
-                    await soon(operation(one, store, self.fresh()))
-                assert type(caught.value) is TransportError
-            with suppress(
-                NoResponders, RevisionConflict
-            ):  # with a fresh name, requests and updates raise these
-                await soon(operation(one, store, self.fresh()))
+        await _check_without_connection(self, operation)
 
-    async def test_subscription_goes_on(self) -> None:
-        """A subscription gets messages again after an outage, without a call of its owner."""
-        subject = self.fresh()
-        async with self.peers() as (one, other), other.subscribe(subject) as messages:
-            async with self.outage(other):
-                reader = asyncio.ensure_future(as_coroutine(anext(messages)))
-            await connected(one)
-            await one.publish(subject, b"after")
-            assert (await soon(reader)).data == b"after"
+    async def test_store_outlives_an_outage(self) -> None:
+        """A store that was opened before an outage works after it, at growing revisions."""
+        async with self.connect() as one:
+            store = await one.store(self.fresh(), ttl=None)
+            revision = await store.put("key", b"before")
+            async with self.outage(one):
+                pass
+            assert await soon(store.put("key", b"after")) > revision
 
     async def test_watch_is_interrupted(self) -> None:
         """A watch reports once that it may have missed changes, and ends; a new watch works."""
@@ -94,6 +88,35 @@ class OutageChecks(Checks):
                     await ends(watch)
             async with store.watch() as watch:
                 await snapshot(watch)
+
+    async def test_store_close_without_connection(self) -> None:
+        """An engine can be closed while the connection is lost, and stays closed."""
+        async with self.connect() as one:
+            store = await one.store(self.fresh(), ttl=TTL)
+            async with self.outage(one):
+                await soon(one.aclose())
+            assert not one.connected
+            with pytest.raises(TransportClosed):
+                await store.put("key", b"")
+
+
+class MessageOutageChecks(Checks[Transport]):
+    """Messages while the connection is lost, and afterwards."""
+
+    @EACH_MESSAGE_OPERATION
+    async def test_message_without_connection(self, operation: Operation) -> None:
+        """Calls fail at once with TransportError, which is not TransportClosed, and work again afterwards."""
+        await _check_without_connection(self, operation)
+
+    async def test_subscription_goes_on(self) -> None:
+        """A subscription gets messages again after an outage, without a call of its owner."""
+        subject = self.fresh()
+        async with self.peers() as (one, other), other.subscribe(subject) as messages:
+            async with self.outage(other):
+                reader = asyncio.ensure_future(as_coroutine(anext(messages)))
+            await connected(one)
+            await one.publish(subject, b"after")
+            assert (await soon(reader)).data == b"after"
 
     async def test_request_under_way(self) -> None:
         """A request whose answer is lost with the connection ends within its timeout."""
@@ -131,7 +154,7 @@ class OutageChecks(Checks):
             with pytest.raises(TransportClosed):
                 await soon(reply)
 
-    async def test_close_without_connection(self) -> None:
+    async def test_message_close_without_connection(self) -> None:
         """A transport can be closed while the connection is lost, and stays closed."""
         async with self.connect() as one, one.subscribe(self.fresh()) as messages:
             async with self.outage(one):
@@ -140,3 +163,14 @@ class OutageChecks(Checks):
             assert not one.connected
             with pytest.raises(TransportClosed):
                 await one.publish(self.fresh(), b"")
+
+
+async def _check_without_connection(checks: Checks[Any], operation: Operation) -> None:
+    async with checks.connect() as one:
+        store = await one.store(checks.fresh(), ttl=TTL)
+        async with checks.outage(one):
+            with pytest.raises(TransportError) as caught:
+                await soon(operation(one, store, checks.fresh()))
+            assert type(caught.value) is TransportError
+        with suppress(NoResponders, RevisionConflict):  # with a fresh name, requests and updates raise these
+            await soon(operation(one, store, checks.fresh()))

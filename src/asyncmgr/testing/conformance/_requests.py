@@ -8,10 +8,11 @@ import pytest
 
 from asyncmgr.errors import MessageTooLarge, NoResponders
 from asyncmgr.testing.conformance._checks import PATIENCE, Checks, answering, enter, running, soon, take
+from asyncmgr.transports._base import Transport
 from asyncmgr.transports._given import MESSAGE_LIMIT
 
 
-class RequestChecks(Checks):
+class RequestChecks(Checks[Transport]):
     """Requests and their answers."""
 
     async def test_request_answer(self) -> None:

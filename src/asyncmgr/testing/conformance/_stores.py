@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncmgr.errors import InvalidName, MessageTooLarge, RevisionConflict, TransportError
-from asyncmgr.testing.conformance._checks import BAD_NAMES, BINARY, SLACK, TTL, Checks, soon
+from asyncmgr.testing.conformance._checks import BAD_NAMES, BINARY, SLACK, TTL, Checks, E, soon
 from asyncmgr.transports._given import VALUE_LIMIT
 
 if TYPE_CHECKING:
     from asyncmgr.transports._stores import Store
 
 
-class StoreChecks(Checks):
+class StoreChecks(Checks[E]):
     """Keys, revisions and their expiry."""
 
     @pytest.mark.parametrize("value", BINARY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from asyncmgr.errors import TransportError
@@ -24,6 +24,7 @@ OPERATION = "KV-Operation"
 DELETED = {"DEL", "PURGE"}
 
 _LAST_CHANCE = 1.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Feed:
@@ -160,3 +161,8 @@ class Feed:
 def seconds(text: str) -> float:
     """A time stamp of the server's."""
     return datetime.fromisoformat(text).timestamp()
+
+
+def microseconds(text: str) -> int:
+    """A time stamp of the server's, in microseconds since 1970."""
+    return (datetime.fromisoformat(text) - _EPOCH) // timedelta(microseconds=1)

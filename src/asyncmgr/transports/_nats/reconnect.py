@@ -29,6 +29,9 @@ once: doubled from the first to the most."""
 RETAKE_FIRST, RETAKE_MOST = 1.0, 30.0
 """Seconds between tries to have a subscription again that the server took away: likewise."""
 
+CONFIRM_WITHIN = 5.0
+"""Seconds that the server gets to confirm that a subscription was made."""
+
 LEAVE_WITHIN = 5.0
 """Seconds that the server gets to confirm that a subscription was left."""
 
@@ -209,12 +212,27 @@ class Link:
         """Return when the server has done all that was sent; raises where it refused to subscribe to `subject`."""
         client = self.check()
         with self._refusals(client) as refused:
-            if not await client.round_trip():
+            try:
+                async with asyncio.timeout(CONFIRM_WITHIN):
+                    alive = await client.round_trip()
+            except TimeoutError:
+                raise TransportError(
+                    f"{subject}: the server did not confirm the subscription within {CONFIRM_WITHIN:g} s; see its log"
+                ) from None
+            if not alive:
                 self.check()
                 raise TransportError(f"{subject}: the connection was lost meanwhile; try again")
             if number in refused:
                 raise TransportError(_not_let(subject))
         self._routes.confirm(number)
+
+    def drop(self, number: int) -> None:
+        """Unsubscribe at once; what the server sends until it knows reaches nobody. Never raises."""
+        if self._routes.remove(number):
+            for client in (*self._leaving, self._client):
+                if client and client.alive:
+                    client.unsubscribe_now(number)
+        self._routes.forget(number)
 
     async def detach(self, number: int) -> None:
         """Unsubscribe; what the server had sent by then still reaches the handler. Never raises."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from asyncmgr._common.clock import read_wall
 from asyncmgr.errors import RevisionConflict, TransportError
 from asyncmgr.transports._given import MESSAGE_LIMIT, VALUE_LIMIT, Data, check_name, check_prefix, to_bytes
-from asyncmgr.transports._nats.feed import DELETED, HEARTBEAT, NANO, OPERATION, Feed, seconds
+from asyncmgr.transports._nats.bucket import Bucket
+from asyncmgr.transports._nats.feed import DELETED, HEARTBEAT, NANO, OPERATION, Feed, microseconds, seconds
 from asyncmgr.transports._nats.protocol import Msg, decode_headers, encode_headers
 from asyncmgr.transports._nats.reconnect import Link
 from asyncmgr.transports._nats.routes import Route
@@ -25,8 +28,13 @@ T = TypeVar("T")
 ANSWER_WITHIN = 5.0
 """Seconds that JetStream gets for one request."""
 
-_DUPLICATES_KNOWN_FOR = 120.0
+CALL_WITHIN = 12.0
+"""Seconds that one call of a store takes at most, of however many requests it consists."""
+
 _CREATE_ATTEMPTS = 3
+_READY_ATTEMPTS, _READY_POLL = 20, 0.1
+_INFO_WITHIN = (0.5, 1.5)
+_CLOCK_WITHIN = 2.0
 
 # Codes of https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _CONFLICT = (10071, 10164)
@@ -34,24 +42,20 @@ _NO_STREAM = 10059
 _NO_JETSTREAM = (10039, 10076)
 _NO_REPLICAS = (10005, 10074)
 _STREAM_EXISTS = 10058
-
+_NOT_READY = 10008  # of a stream that has no leader yet
 _NO_MESSAGE = 10037
+
+_TIME = "$SYS.REQ.USER.INFO"
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
-# Of a stream's configuration: what would have writes go unanswered, refused, or lost to readers.
-_WANTED = {
-    "retention": "limits",
-    "no_ack": False,
-    "sealed": False,
-    "discard_new_per_subject": False,
-    "mirror": None,
-}
-
-
 class _Gone(Exception):
     """Nothing keeps the keys of this store: the server has lost it, or never had it."""
+
+
+class _NoAnswer(TransportError):
+    """JetStream did not answer in time."""
 
 
 class _Refused(TransportError):
@@ -78,11 +82,11 @@ class _Found(NamedTuple):
 class NatsStore(Store):
     """One bucket. Where the server has lost it, it is made again at the next use, empty."""
 
-    def __init__(self, link: Link, name: str, ttl: float) -> None:
+    def __init__(self, link: Link, name: str, ttl: float | None) -> None:
         self._link = link
-        self._name, self._ttl = name, ttl
-        self._stream = f"KV_{name}"
-        self._subjects = f"$KV.{name}."
+        self._name = name
+        self._bucket = bucket = Bucket(name, ttl)
+        self._stream, self._subjects = bucket.stream, bucket.subjects
         self._api = f"$JS.{link.options.domain}.API" if link.options.domain else "$JS.API"
         # Where JetStream is another domain's, its own subjects are reached through its API's.
         self._writes = f"{self._api}.{self._subjects}" if link.options.domain else self._subjects
@@ -91,7 +95,8 @@ class NatsStore(Store):
     async def make(self) -> None:
         """Make the bucket where there is none; raises `TransportError` where there is one that does not serve."""
         try:
-            await self._find_or_make()
+            async with self._deadline():
+                await self._find_or_make()
         except _Gone:
             raise self._no_jetstream() from None
         except _Refused as exc:
@@ -104,13 +109,22 @@ class NatsStore(Store):
     async def _find_or_make(self) -> None:
         with suppress(_Gone):
             return await self._check_bucket()
+        first = await self._first_revision()
         try:
-            await self._manage("STREAM.CREATE", self._config())
+            await self._manage("STREAM.CREATE", self._bucket.config(first, self._link.options.replicas))
         except _Refused as exc:
             if exc.code != _STREAM_EXISTS:
                 raise
-            await self._check_bucket()  # somebody else made it meanwhile
+            await self._check_made_meanwhile()
         return None
+
+    async def _first_revision(self) -> int:
+        """The server's microseconds, so that revisions grow over a loss of the bucket too."""
+        try:
+            return await server_clock(self._link, _CLOCK_WITHIN)
+        except TransportError:
+            self._link.check()
+            return read_wall()  # a user who may not ask for the time; the clocks are alike
 
     async def get(self, key: str) -> Entry | None:
         check_name(key, "key")
@@ -125,6 +139,10 @@ class NatsStore(Store):
 
     async def create(self, key: str, value: Data) -> int:
         raw = to_bytes(value, check_name(key, "key"), VALUE_LIMIT)
+        async with self._deadline():
+            return await self._create(key, raw)
+
+    async def _create(self, key: str, raw: bytes) -> int:
         revision = 0
         for _ in range(_CREATE_ATTEMPTS):
             with suppress(RevisionConflict):
@@ -164,7 +182,7 @@ class NatsStore(Store):
             feed.stop()
             watch.end()
             self._forget(feed.consumer)
-            await self._link.detach(number)
+            self._link.drop(number)
 
     def _refuse_no_revision(self, key: str, revision: int) -> None:
         """To JetStream 0 means that there is no such key, and a negative number nothing at all."""
@@ -225,6 +243,10 @@ class NatsStore(Store):
         if left_out:
             self._link.note_too_large(f"{self._name}: {key}", left_out)
 
+    async def now(self) -> int:
+        """Microseconds since 1970 by the clock of the server that leads this bucket."""
+        return microseconds((await self._kept(lambda: self._manage("STREAM.INFO")))["ts"])
+
     async def _server_time(self) -> float:
         return seconds((await self._manage("STREAM.INFO"))["ts"])
 
@@ -248,50 +270,30 @@ class NatsStore(Store):
             if consumer:
                 self._link.check().publish_now(f"{self._api}.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
 
-    def _config(self) -> dict[str, Any]:
-        """As NATS' own clients make a bucket with one value for each key."""
-        return {
-            "name": self._stream,
-            "subjects": [f"{self._subjects}>"],
-            "max_msgs_per_subject": 1,
-            "max_age": self._max_age,
-            "duplicate_window": int(min(self._ttl, _DUPLICATES_KNOWN_FOR) * NANO),
-            "retention": "limits",
-            "storage": "file",
-            "discard": "new",
-            "num_replicas": self._link.options.replicas,
-            "max_msgs": -1,
-            "max_bytes": -1,
-            "max_msg_size": -1,
-            "max_consumers": -1,
-            "allow_direct": True,
-            "allow_rollup_hdrs": True,
-            "deny_delete": True,
-        }
-
-    @property
-    def _max_age(self) -> int:
-        return round(self._ttl * NANO)
+    async def _check_made_meanwhile(self) -> None:
+        """Check the bucket that somebody else has just made: in a cluster it takes a moment to be there."""
+        for _ in range(_READY_ATTEMPTS):
+            try:
+                return await self._check_bucket()
+            except _Gone:
+                pass
+            except _Refused as exc:
+                if exc.code != _NOT_READY:
+                    raise
+            await asyncio.sleep(_READY_POLL)
+        return await self._check_bucket()
 
     async def _check_bucket(self) -> None:
         """Somebody else made it, perhaps with another program: use it as it is, or say what is in the way."""
-        config = (await self._manage("STREAM.INFO"))["config"]
+        config = (await self._info())["config"]
         self._is_direct = bool(config.get("allow_direct"))
-        if wrong := [f"{key} is {found}, not {wanted}" for key, found, wanted in self._differences(config)]:
+        if wrong := [
+            f"{key} is {found}, not {wanted}" for key, found, wanted in self._bucket.differences(config)
+        ]:
             raise TransportError(
                 f"store {self._name} cannot be used: of its stream {self._stream} {', '.join(wrong)}; "
                 "change that there, or let this service make it by removing it"
             )
-
-    def _differences(self, config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-        """What does not serve: the setting of the stream, as it is, as it should be."""
-        if (kept := config.get("max_age", 0)) != self._max_age:
-            yield "max_age (the TTL)", f"{kept / NANO:g} s" if kept else "none", f"{self._ttl:g} s"
-        if f"{self._subjects}>" not in config.get("subjects", ()):
-            yield "subjects", json.dumps(config.get("subjects", [])), f'["{self._subjects}>"]'
-        for key, wanted in _WANTED.items():
-            if (found := config.get(key) or wanted) != wanted:
-                yield key, json.dumps(found), json.dumps(wanted)
 
     def _no_jetstream(self) -> TransportError:
         options = self._link.options
@@ -309,32 +311,70 @@ class NatsStore(Store):
         try:
             return await ask()
         except _Gone:
-            await self.make()
+            pass
         try:
-            return await ask()
+            async with self._deadline():
+                await self.make()
+                return await ask()
         except _Gone:
             raise TransportError(f"store {self._name} is gone from the server; see its log") from None
 
-    async def _manage(self, what: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
-        data = json.dumps(config).encode() if config else b""
-        return await self._result(f"{self._api}.{what}.{self._stream}", data)
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """Let the block take `CALL_WITHIN`: a server that is slow with each of many requests is not waited for."""
+        try:
+            async with asyncio.timeout(CALL_WITHIN):
+                yield
+        except TimeoutError:
+            raise TransportError(
+                f"store {self._name}: not done within {CALL_WITHIN:g} s; see the server's log"
+            ) from None
 
-    async def _result(self, subject: str, data: bytes, headers: bytes = b"") -> dict[str, Any]:
-        result = _parsed((await self._ask(subject, data, headers)).data)
+    async def _info(self) -> dict[str, Any]:
+        """Ask for the bucket, and once more where nobody answers: a cluster's that has just been made has no leader."""
+        for within in _INFO_WITHIN:
+            with suppress(_NoAnswer):
+                return await self._manage("STREAM.INFO", within=within)
+        return await self._manage("STREAM.INFO", within=ANSWER_WITHIN - sum(_INFO_WITHIN))
+
+    async def _manage(
+        self, what: str, config: dict[str, Any] | None = None, within: float = ANSWER_WITHIN
+    ) -> dict[str, Any]:
+        data = json.dumps(config).encode() if config else b""
+        return await self._result(f"{self._api}.{what}.{self._stream}", data, within=within)
+
+    async def _result(
+        self, subject: str, data: bytes, headers: bytes = b"", within: float = ANSWER_WITHIN
+    ) -> dict[str, Any]:
+        result = _parsed((await self._ask(subject, data, headers, within)).data)
         if error := result.get("error"):
             raise _Gone if error.get("err_code") == _NO_STREAM else _Refused(self._name, error)
         return result
 
-    async def _ask(self, subject: str, data: bytes = b"", headers: bytes = b"") -> Msg:
+    async def _ask(
+        self, subject: str, data: bytes = b"", headers: bytes = b"", within: float = ANSWER_WITHIN
+    ) -> Msg:
         try:
-            reply = await self._link.ask(subject, data, ANSWER_WITHIN, headers=headers, until_lost=True)
+            reply = await self._link.ask(subject, data, within, headers=headers, until_lost=True)
         except TimeoutError:
-            raise TransportError(
+            raise _NoAnswer(
                 f"store {self._name}: no answer from JetStream within {ANSWER_WITHIN:g} s; see the server's log"
             ) from None
         if reply.status == b"503":
             raise _Gone
         return reply
+
+
+async def server_clock(link: Link, within: float = ANSWER_WITHIN) -> int:
+    """Microseconds since 1970 by the clock of the connected server."""
+    try:
+        reply = await link.ask(_TIME, b"", within, until_lost=True)
+    except TimeoutError:
+        raise TransportError(f"no answer from the server within {within:g} s; see its log") from None
+    time = _parsed(reply.data).get("server", {}).get("time") if reply.data else None
+    if not time:
+        raise TransportError(f"the server does not tell its time by {_TIME}; open a store first")
+    return microseconds(time)
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

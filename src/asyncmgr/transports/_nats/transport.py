@@ -16,7 +16,7 @@ from asyncmgr.transports._nats.options import Options, read_options
 from asyncmgr.transports._nats.protocol import Msg
 from asyncmgr.transports._nats.reconnect import Link
 from asyncmgr.transports._nats.routes import Route
-from asyncmgr.transports._nats.store import NatsStore
+from asyncmgr.transports._nats.store import NatsStore, server_clock
 from asyncmgr.transports._streams import PENDING_LIMIT, Message, Subscription
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class NatsTransport(Transport):
     def __init__(self, options: Options) -> None:
         super().__init__()
         self._link = Link(options, self._set_connected, self._note_trouble)
+        self._latest: NatsStore | None = None
+        """The store that was opened last."""
 
     async def open(self) -> None:
         """Connect; raises `TransportError` where no server of the URL accepts, unless `connect` is ``wait``."""
@@ -83,6 +85,11 @@ class NatsTransport(Transport):
         number = self._link.attach(Route(subject, check_optional(group, "group"), subscription), receive)
         try:
             await self._link.confirm(number, subject)
+        except BaseException:  # also of a caller that is cancelled, who does not wait for the server
+            self._link.drop(number)
+            subscription.end()
+            raise
+        try:
             yield subscription
         finally:
             try:
@@ -102,12 +109,16 @@ class NatsTransport(Transport):
 
     async def store(self, name: str, *, ttl: float | None, watched: bool = True) -> NatsStore:
         check_store(name, ttl)
-        store = NatsStore(self._link, name, ttl or 0.0)
+        store = NatsStore(self._link, name, ttl)
         await store.make()
+        self._latest = store
         return store
 
     async def now(self) -> int:
-        raise NotImplementedError
+        # A cluster's servers have a clock each: that of a bucket's leader stamps what is written.
+        if self._latest:
+            return await self._latest.now()
+        return await server_clock(self._link)
 
     async def aclose(self) -> None:
         self._note_closed()

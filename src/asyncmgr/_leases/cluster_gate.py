@@ -1,0 +1,273 @@
+"""`ClusterGate`: says for one task of ``scope="cluster"`` whether its slots run here; keeps its grid in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from asyncmgr._common.clock import SECOND
+from asyncmgr._common.log import log
+from asyncmgr._leases.cluster import Cluster
+from asyncmgr._leases.holder import Hold, Holder, LostWhy
+from asyncmgr._leases.keys import task_key
+from asyncmgr._leases.slots import CLAIMED, NEW, SEVERAL, UNSTARTED, Slots
+from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
+from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.runner import Runner
+from asyncmgr._tasks.runs import Run
+from asyncmgr._tasks.schedules import Every
+from asyncmgr.events import Outcome
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A run whose slot is being claimed."""
+
+    run: Run
+    number: int
+    until: int
+    """The number of the last slot that is claimed with it."""
+    ahead: int
+    """Microseconds from the run's slot to that one."""
+
+
+class ClusterGate(Gate, Holder):
+    """The gate of one task, and the holder of its name.
+
+    A holder that is paused keeps the name, so that the task runs nowhere; others that are paused do not claim it.
+    """
+
+    kind: ClassVar[Literal["task", "lease"]] = "task"
+    is_shared_out: ClassVar[bool] = True
+
+    def __init__(self, task: ManagedTask, runner: Runner, cluster: Cluster) -> None:
+        self.name = task.full_name
+        self.key = task_key(cluster.application, task.full_name)
+        self._task, self._runner, self._cluster = task, runner, cluster
+        self._rules = cluster.rules
+        self._slots = Slots(self.key, cluster.calls, cluster.stores, cluster.rules, cluster.clock)
+        self._hold: Hold | None = None
+        self._is_suspended = self._is_paused = False
+        self._anchor = (0, 0)
+        """The number of the last slot that was claimed or handed out, and its moment on the scale of the plan."""
+        self._claimed_until = 0
+        self._again: int | None = None
+        """The number of the last slot, where it gets a run although it was claimed before."""
+        self._gained_at = 0
+        self._is_first = False
+        """Whether the next run is the first one since this process became the holder."""
+        self._waiting: deque[_Waiting] = deque()
+        self._outcome: tuple[int, str] | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to claim the name."""
+        self._cluster.claims.want(self.key, self)
+
+    # Gate
+
+    def ask(self, run: Run) -> Answer:
+        hold = self._hold
+        if hold is None or not hold.is_active:
+            return "lease_lost" if self._is_suspended else "not_owner"
+        if not self._rules.still_starts(trusted=self._cluster.trusted):
+            self._cluster.keeper.hasten()
+            return "lease_lost"
+        if run.asked == "manual":
+            run.claim = SlotClaim(hold.token)
+            return "run"
+        number = self._number(run.planned)
+        if not self._rules.is_new_slot(number, self._anchor[0]):
+            return "not_owner"  # it ran already, before the wall clock was set back or elsewhere
+        self._anchor, self._again = (number, run.planned), None
+        return self._claim(run, number, hold)
+
+    def _claim(self, run: Run, number: int, hold: Hold) -> Answer:
+        run_now = number <= self._claimed_until
+        if not run_now:
+            more = self._more_at_once()
+            waiting = _Waiting(run, number, number + more, more * self._spacing)
+            self._waiting.append(waiting)
+            self._write_soon()
+            run_now = self._rules.may_start(slot_written=False, trusted=True)
+        if run_now:
+            self._let_run(run, number, hold)
+            return "run"
+        return "later"
+
+    def _let_run(self, run: Run, number: int, hold: Hold) -> None:
+        is_late = run.planned < self._gained_at
+        if is_late and run.asked is None:
+            run.asked = "catch_up"
+        stands_for_others = is_late or (run.missed and self._is_first)
+        self._is_first = False
+        run.claim = SlotClaim(hold.token, number, "lease_lost" if stands_for_others else None)
+
+    def still_holds(self, run: Run) -> bool:
+        hold, claim = self._hold, run.claim
+        if hold is None or claim is None or claim.token != hold.token:
+            return False
+        return hold.is_active and self._rules.still_starts(trusted=self._cluster.trusted)
+
+    def ended(self, run: Run, outcome: Outcome | None) -> None:
+        claim = run.claim
+        if claim is not None and claim.number is not None and self._is_noted(outcome):
+            self._outcome = (claim.number, UNSTARTED if outcome is None else str(outcome))
+            self._write_soon()
+        if self._cluster.claims.is_open(self.key):
+            # The standing counts the run until this call is over.
+            asyncio.get_running_loop().call_soon(self._cluster.claims.touch, self.key)
+
+    def holder(self) -> str | None:
+        held = self._cluster.holder_of(self.key)
+        return None if held is None else held.owner
+
+    def holding(self) -> Holding | None:
+        held = self._cluster.holder_of(self.key)
+        return None if held is None else Holding(held.owner, held.since, held.token)
+
+    def paused(self, *, is_paused: bool) -> None:
+        self._is_paused = is_paused
+        self._cluster.claims.touch(self.key)
+
+    def close(self) -> None:
+        self._cluster.claims.leave(self.key, self)
+
+    # Numbers
+
+    @property
+    def _spacing(self) -> int:
+        """Microseconds between two slots; 0 = they are moments of the wall clock."""
+        grid = self._task.plan.grid
+        return grid.step if isinstance(grid, Every) else 0
+
+    def _is_noted(self, outcome: Outcome | None) -> bool:
+        """Whether the end of a run is written: not for very many, and not where the next holder is to run it again."""
+        if 0 < self._spacing < SECOND:
+            return False
+        return outcome is not Outcome.CANCELLED or self._task.options.interrupted == "skip"
+
+    def _more_at_once(self) -> int:
+        """Return how many later slots are claimed together with one: those of one second."""
+        return SECOND // self._spacing - 1 if 0 < self._spacing < SECOND else 0
+
+    def _number(self, planned: int) -> int:
+        """Number a slot: by its moment on the wall clock, or by its distance from the last one."""
+        last, at = self._anchor
+        if self._task.plan.grid.on_wall:
+            if planned == self._again:
+                self._anchor = (planned - 1, at)
+            return planned
+        steps = round((planned - at) / max(1, self._spacing))
+        if steps <= 0 and self._again is not None:
+            self._anchor = (last - 1, at)
+            return last
+        return last + max(1, steps)
+
+    # Writing slots
+
+    def _write_soon(self) -> None:
+        if self._writer is None:
+            self._writer = asyncio.ensure_future(self._write())
+            self._writer.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writer = None
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            log.error("lease.step_failed", name=self.name, kind="task", exc_info=error)
+            while self._waiting:
+                self._runner.refuse(self._waiting.popleft().run, "lease_lost")
+        if self._hold is not None and (self._waiting or self._outcome):
+            self._write_soon()
+
+    async def _write(self) -> None:
+        """Claim the slots that wait, in their order; then note the outcome of the last one."""
+        while (hold := self._hold) is not None and (self._waiting or self._outcome):
+            if self._waiting:
+                await self._write_claim(self._waiting[0], hold)
+                continue
+            assert self._outcome is not None
+            (number, state), self._outcome = self._outcome, None
+            await self._slots.note(hold, number, state)
+
+    async def _write_claim(self, waiting: _Waiting, hold: Hold) -> None:
+        run = waiting.run
+        moment = self._runner.lookout.read()
+        lag = self._task.plan.reference(moment) - run.planned - waiting.ahead
+        state = CLAIMED if waiting.until == waiting.number else SEVERAL
+        written = await self._slots.claim(hold, waiting.until, lag, self._spacing, state)
+        if not self._waiting or self._waiting[0] is not waiting:
+            return  # withdrawn meanwhile
+        self._waiting.popleft()
+        trusted = hold is self._hold and hold.is_active and self._cluster.trusted
+        if written:
+            self._claimed_until = max(self._claimed_until, waiting.until)
+        if not self._rules.may_start(slot_written=written, trusted=trusted):
+            self._runner.refuse(run, "lease_lost")
+            return
+        if run.claim is None:
+            self._let_run(run, waiting.number, hold)
+            if not self._runner.admit(run) and self._is_noted(None):
+                self._outcome = (waiting.number, UNSTARTED)
+
+    # Holder
+
+    @property
+    def is_wanted(self) -> bool:
+        return not self._is_paused or self._hold is not None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._task.standing.running > 0
+
+    async def prepare(self) -> int:
+        return await self._slots.prepare()
+
+    async def take(self, hold: Hold) -> bool:
+        return await self._slots.take(hold, self._spacing)
+
+    def gained(self, hold: Hold) -> None:
+        self._hold, self._is_suspended, self._again, self._is_first = hold, False, None, True
+        record = self._slots.record
+        assert record is not None
+        moment = self._runner.lookout.read()
+        plan = self._task.plan
+        now = self._gained_at = plan.reference(moment)
+        is_moment = plan.grid.on_wall and record.spacing == 0 and record.state != NEW
+        last = record.n if is_moment else now - self._slots.since
+        self._anchor, self._claimed_until = (record.n, last), record.n
+        if record.state == NEW:
+            if self._task.options.run_immediately:
+                self._runner.begin_now(self._task)
+            elif record.token != record.n:
+                self._runner.resume_grid(self._task, last, "lease_lost")
+            return
+        is_cut_off = record.state == CLAIMED and record.inc != hold.session.inc
+        again = record.state == UNSTARTED or (is_cut_off and self._task.options.interrupted == "rerun")
+        if again:
+            self._again = last if plan.grid.on_wall else record.n
+        elif is_cut_off:
+            self._runner.report_cut_off(self._task, last)
+        self._runner.resume_grid(self._task, last, "lease_lost", again=again)
+
+    def lost(self, why: LostWhy) -> None:
+        self._is_suspended = why == "trust_ended"
+        self._waiting.clear()
+        self._outcome = None
+        self._runner.withdraw(self._task)
+        if not self._is_suspended:
+            self._hold = None
+
+    async def settle(self, hold: Hold) -> None:
+        while self._writer is not None and hold.session.trusted:
+            await asyncio.wait({self._writer})
+        self._hold = None
+
+    def left(self) -> None:
+        self._hold = None
+        if self._writer is not None:
+            self._writer.cancel()

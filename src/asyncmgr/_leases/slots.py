@@ -1,0 +1,168 @@
+"""`Slots`: how far the grid of one task has come, in the store, over all its holders.
+
+A slot is claimed before its run, on condition that nobody has written since. So no slot starts twice, whoever believes
+to hold the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from asyncmgr._common.clock import to_us
+from asyncmgr._leases.calls import Calls, Doubt, Stores
+from asyncmgr._leases.elapsed import HostClock
+from asyncmgr._leases.holder import Hold
+from asyncmgr._leases.records import Foreign, SlotRecord, decode
+from asyncmgr._leases.rules import Rules
+from asyncmgr.errors import RevisionConflict
+from asyncmgr.transports import Entry
+
+NEW, CLAIMED, SEVERAL, UNSTARTED = "new", "claimed", "several", "unstarted"
+"""States of a record beside the outcomes: no slot was claimed yet; the run of the slot goes on or was cut off; slots
+were claimed together, whose runs are not written down; the holder knows for sure that no run of the slot started."""
+
+
+class Slots:
+    """The slot record of one task, as this process wrote it last."""
+
+    def __init__(self, key: str, calls: Calls, stores: Stores, rules: Rules, clock: HostClock) -> None:
+        self._key = key
+        self._calls, self._stores, self._rules, self._clock = calls, stores, rules, clock
+        self.record: SlotRecord | None = None
+        """The record that this process wrote or took over; `None` = it never held the task."""
+        self._revision = 0
+        self._at = 0.0
+        """The moment of the record's writing, by the clock that nobody sets."""
+
+    @property
+    def since(self) -> int:
+        """Microseconds since the last slot; negative where it is still to come."""
+        if self.record is None:
+            return 0
+        return self.record.lag + to_us(self._clock.observed() - self._at)
+
+    async def prepare(self) -> int:
+        """Look before the claim; return the token of the last holder. Raises `Doubt`.
+
+        Where the store went back, slots that this process had claimed are written anew, before anybody claims them.
+        """
+        entry, found = await self._read()
+        if isinstance(found, Foreign):
+            return 0
+        if self._is_ahead(found):
+            await self._restore(entry)
+        return 0 if found is None else found.token
+
+    def _is_ahead(self, found: SlotRecord | None) -> bool:
+        """Whether this process remembers a later slot than the store does."""
+        if self.record is None:
+            return False
+        last = 0 if found is None else found.n
+        return self._rules.remembered(last, self.record.n) > last
+
+    async def _restore(self, entry: Entry | None) -> None:
+        assert self.record is not None
+        store, remembered = await self._stores.slots(), replace(self.record, lag=self.since)
+        try:
+            await self._calls.write(store, self._key, remembered, entry.revision if entry else 0)
+        except RevisionConflict:
+            return  # somebody else has written, who claims now
+
+    async def _read(self) -> tuple[Entry | None, SlotRecord | Foreign | None]:
+        entry = await self._calls.get(await self._stores.slots(), self._key)
+        return entry, None if entry is None else decode(SlotRecord, entry.value, self._rules.knows)
+
+    async def take(self, hold: Hold, spacing: int) -> bool:
+        """Write our token over the record, then read the grid from it; False = a newer program wrote it.
+
+        Raises
+        ------
+        Doubt
+            The store gave no answer; try again.
+        """
+        while hold.session.trusted:
+            entry, found = await self._read()
+            if isinstance(found, Foreign):
+                return False
+            at, record = self._clock.observed(), self._succeed(entry, found, hold, spacing)
+            revision = 0 if entry is None else entry.revision
+            try:
+                if self._rules.takes_slots(found, hold.token):
+                    condition = self._rules.slot_condition(revision)
+                    revision = await self._calls.write(
+                        await self._stores.slots(), self._key, record, condition
+                    )
+            except RevisionConflict:
+                await asyncio.sleep(self._rules.retry_in())
+                continue
+            self._keep(record, revision, at)
+            return True
+        raise Doubt("trust has ended")
+
+    def _succeed(self, entry: Entry | None, found: SlotRecord | None, hold: Hold, spacing: int) -> SlotRecord:
+        """Make the record of a new holder: the grid goes on where the last one left it."""
+        if self.record is not None and self._is_ahead(found):
+            return replace(self.record, token=hold.token, lag=self.since)
+        if entry is None or found is None:
+            # Numbers begin at the token: they grow over the loss of all records too.
+            return SlotRecord(hold.token, hold.token, 0, spacing, NEW, hold.session.inc)
+        return replace(found, token=hold.token, lag=found.lag + to_us(entry.age))
+
+    def _keep(self, record: SlotRecord, revision: int, at: float) -> None:
+        self.record, self._revision, self._at = record, revision, at
+
+    async def claim(self, hold: Hold, number: int, lag: int, spacing: int, state: str) -> bool:
+        """Claim a slot before its run; False = it is another holder's, or trust ended before that was known.
+
+        `lag` is the microseconds from the slot to now; `state` is `CLAIMED` or `SEVERAL`.
+        """
+        began = self._clock.observed()
+        while hold.is_active and hold.session.trusted:
+            at = self._clock.observed()
+            passed = lag + to_us(at - began)
+            record = SlotRecord(hold.token, number, passed, spacing, state, hold.session.inc)
+            try:
+                condition = self._rules.slot_condition(self._revision)
+                revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
+            except RevisionConflict:
+                verdict = await self._look(record, at)
+                if verdict is not None:
+                    return verdict
+                await asyncio.sleep(self._rules.retry_in())
+            except Doubt:
+                await asyncio.sleep(self._rules.retry_in())
+            else:
+                self._keep(record, revision, at)
+                return True
+        return False
+
+    async def _look(self, record: SlotRecord, at: float) -> bool | None:
+        """Find out why a claim met another revision: it is ours, or it is not; `None` = try again."""
+        try:
+            entry, found = await self._read()
+        except Doubt:
+            return None
+        if entry is None or not isinstance(found, SlotRecord) or found.token != record.token:
+            return False  # never written anew: whoever wiped or overwrote it is not to be undone
+        if (found.n, found.state, found.inc) == (record.n, record.state, record.inc):
+            self._keep(record, entry.revision, at)
+            return True
+        if found.n > record.n:
+            return False
+        self._revision = entry.revision  # a write of ours whose answer got lost
+        return None
+
+    async def note(self, hold: Hold, number: int, state: str) -> None:
+        """Note the outcome of a slot's run, where it is still the last one. Nothing depends on it: one try."""
+        if self.record is None or self.record.n != number or self.record.token != hold.token:
+            return
+        at, record = self._clock.observed(), replace(self.record, lag=self.since, state=state)
+        try:
+            store = await self._stores.slots()
+            revision = await self._calls.write(
+                store, self._key, record, self._rules.slot_condition(self._revision)
+            )
+        except (RevisionConflict, Doubt):
+            return
+        self._keep(record, revision, at)

@@ -1,0 +1,85 @@
+"""`ClusterScope`: gives a service the gates of tasks of ``scope="cluster"``, and leases; else it imports nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from asyncmgr._tasks.gate import Gate
+from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.runner import Runner
+
+if TYPE_CHECKING:
+    from asyncmgr._leases.cluster import Cluster
+    from asyncmgr._leases.lease import Lease, OnLost
+    from asyncmgr._leases.rules import Rules
+    from asyncmgr.events import Listeners
+    from asyncmgr.transports import StoreEngine
+
+
+class ClusterScope:
+    """What one service holds alone in its application: tasks and leases.
+
+    Parameters
+    ----------
+    store
+        Returns the open store engine.
+    """
+
+    def __init__(
+        self,
+        application: str,
+        host: str,
+        *,
+        ttl: float,
+        store: Callable[[], StoreEngine],
+        listeners: Listeners,
+    ) -> None:
+        self.application = application
+        self.rules: Rules | None = None
+        """The rules that are followed; a simulation sets others before the start. `None` = the usual ones."""
+        self._host, self._ttl = host, ttl
+        self._store = store
+        self._listeners = listeners
+        self._cluster: Cluster | None = None
+
+    def cluster(self) -> Cluster:
+        """Return the part of this process in its application; the first call begins it, in the running loop."""
+        if self._cluster is None:
+            from asyncmgr._leases.cluster import Cluster
+
+            self._cluster = Cluster(
+                self._store(),
+                application=self.application,
+                host=self._host,
+                ttl=self._ttl,
+                rules=self.rules,
+                tell=self._listeners.tell,
+            )
+            self._cluster.start()
+        return self._cluster
+
+    def gate(self, task: ManagedTask, runner: Runner) -> Gate:
+        """Make the gate of a task."""
+        from asyncmgr._leases.cluster_gate import ClusterGate
+
+        gate = ClusterGate(task, runner, self.cluster())
+        gate.open()
+        return gate
+
+    def lease(self, name: str, on_lost: OnLost) -> Lease:
+        """Make a lease, which is asked for when it is entered."""
+        from asyncmgr._leases.lease import Lease
+
+        return Lease(self.cluster, name, on_lost)
+
+    async def release_tasks(self) -> None:
+        """Release the tasks, for whose runs have ended."""
+        if self._cluster is not None:
+            await self._cluster.release(lambda holder: holder.kind == "task")
+
+    async def stop(self) -> None:
+        """Release all that is left, and end the session."""
+        if self._cluster is not None:
+            cluster, self._cluster = self._cluster, None
+            await cluster.stop()

@@ -1,0 +1,64 @@
+"""`Gates`: sets the gate of each task that only one process may run, whatever adds, changes or removes the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from asyncmgr._tasks.gate import Gate, Holding
+from asyncmgr._tasks.managed import ManagedTask
+from asyncmgr._tasks.options import Scope
+from asyncmgr._tasks.runner import Runner
+
+Maker = Callable[[ManagedTask, Runner], Gate]
+"""Makes the gate of a task. It raises nothing: a gate that cannot work refuses its runs, and logs why."""
+
+
+class Gates:
+    """The gates of one service.
+
+    The managers call `see` whenever a task comes, goes or changes. A scope without a maker has no gates.
+    """
+
+    def __init__(self) -> None:
+        self.makers: dict[Scope, Maker] = {}
+        self._runner: Runner | None = None
+        self._set: dict[ManagedTask, tuple[Scope, Gate]] = {}
+
+    def open(self, runner: Runner) -> None:
+        """Set the gates of this runner, as tasks are seen."""
+        self._runner = runner
+
+    def pause(self, task: ManagedTask, *, is_paused: bool) -> None:
+        """Tell the gate of the task that it was paused here, or resumed."""
+        _, gate = self._set.get(task, (None, None))
+        if gate is not None:
+            gate.paused(is_paused=is_paused)
+
+    def see(self, task: ManagedTask, *, on: bool) -> None:
+        """Give the task the gate of its scope, and close the gate of another scope; one that is off has no gate."""
+        if self._runner is None:
+            return
+        scope: Scope = task.options.scope if on else "process"
+        before, gate = self._set.get(task, ("process", None))
+        if scope == before:
+            return
+        if gate is not None:
+            del self._set[task]
+            self._runner.set_gate(task, None)
+            gate.close()
+        maker = self.makers.get(scope)
+        if maker is not None:
+            gate = maker(task, self._runner)
+            self._set[task] = scope, gate
+            self._runner.set_gate(task, gate)
+
+    def holding(self, task: ManagedTask) -> Holding | None:
+        """Say who holds the task; `None` = it has no gate, or no holder is known."""
+        _, gate = self._set.get(task, (None, None))
+        return None if gate is None else gate.holding()
+
+    def close(self) -> None:
+        """Close all gates, once no run is in progress."""
+        gates, self._set, self._runner = self._set, {}, None
+        for _, gate in gates.values():
+            gate.close()
