@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,8 +12,10 @@ import pytest
 
 from asyncmgr import Manager, periodic_task
 from asyncmgr._cli.commands.steer import _moment
-from asyncmgr._cli.doors import Door, Reach, Refused
+from asyncmgr._cli.doors import Door, Reach, Refused, complete_running_task
 from asyncmgr._cli.status_text import line_of, sheet, table, took
+from asyncmgr._service import control_client
+from asyncmgr._service.control_client import Found
 from asyncmgr.errors import ControlUnavailable
 from tests.cli.conftest import Elsewhere, Invoke
 
@@ -95,6 +98,20 @@ def test_which_service_a_verb_goes_to() -> None:
         chosen(Fake("n1"), Fake("n2"))
     with pytest.raises(ControlUnavailable, match="no service has a task 'sync'; looked at s on n1, s on n2"):
         chosen(Fake("n1", has_it=False), Fake("n2", has_it=False))
+
+
+def test_a_shell_completes_the_tasks_of_running_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that begin so; a service that does not answer costs nothing."""
+    found = [ControlUnavailable("blocked"), Found(Path("x"), "s", "n1", 7, {})]
+    monkeypatch.setattr(control_client, "find", lambda *, timeout: iter(found))
+    monkeypatch.setattr(
+        control_client,
+        "ask",
+        lambda path, request, *, timeout: {"ok": True, "tasks": [told(), told(task="A.b")], "next": None},
+    )
+    command = click.Command("pause")
+    items = complete_running_task(click.Context(command), click.Argument(["task"]), "Vol")
+    assert [item.value for item in items] == ["Volumes.sync"]
 
 
 # How it reads
