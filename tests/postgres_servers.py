@@ -192,7 +192,8 @@ class PostgresServer:
             process.kill()
             process.wait()
         self._process = None
-        while any(Path(f"/proc/{child}").exists() for child in children):
+        deadline = time.monotonic() + STARTS_WITHIN
+        while any(map(_runs, children)) and time.monotonic() < deadline:
             time.sleep(_POLL)
 
     def _signal_all(self, how: signal.Signals) -> None:
@@ -211,6 +212,14 @@ class PostgresServer:
 def _send(pid: int, how: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, how)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z"  # ended, and nobody has asked how
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ from asyncmgr._tasks.declare import declare
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import RETRY
-from asyncmgr._tasks.schedules import SLOTS_COUNTED, Cron, Every, EveryPass, Schedule
+from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Schedule
 
 WALL = 1_767_225_600 * SECOND
 TOLERANCE = 200_000
@@ -329,8 +329,6 @@ class Model:
         slot, missed = self.slot, 0
         while (later := self.following(slot)) <= until:
             slot, missed = later, missed + 1
-        if self.cron:
-            missed = min(missed, SLOTS_COUNTED)
         self.last, self.slot = slot, self.following(slot)
         self.missed += missed
         return slot, missed

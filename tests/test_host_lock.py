@@ -92,13 +92,15 @@ mine.write(b"mine")
 ready, go = os.pipe(), os.pipe()
 child = os.fork()
 if not child:
+    os.close(go[1])                # so that neither waits for one that has failed
     assert not mine.held           # it has closed what it got
     assert not mine.acquire()      # and competes like any process
     assert mine.read() == b"mine"
     os.write(ready[1], b"x")
-    os.read(go[0], 1)
+    assert os.read(go[0], 1)
     os._exit(0 if mine.acquire() else 1)
-os.read(ready[0], 1)
+os.close(ready[1])
+assert os.read(ready[0], 1)
 assert not other.acquire()         # the parent has it still: the child has not unlocked it
 mine.close()
 os.write(go[1], b"x")              # and nothing of it is left in the child
@@ -166,6 +168,52 @@ def test_a_holder_whose_file_was_exchanged_notices(path: Path) -> None:
     assert first.acquire()
     assert first.gained
     first.close()
+
+
+@posix
+def test_another_process_makes_the_removed_file_anew_first(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the holder, and this one has nothing."""
+    first, newcomer = HostLock(path), HostLock(path)
+    first.acquire()
+    path.unlink()
+    at_path = HostLock._at_path
+
+    def late(self: HostLock) -> Any:
+        found = at_path(self)
+        if self is first and found is None:
+            assert newcomer.acquire()
+        return found
+
+    monkeypatch.setattr(HostLock, "_at_path", late)
+    assert not first.acquire()
+    assert not first.held
+    assert newcomer.acquire()
+    newcomer.close()
+    first.close()
+
+
+COUNTS = """
+import sys
+from pathlib import Path
+from asyncmgr._leases.host_lock import HostLock
+lock, counter = HostLock(Path(sys.argv[1])), Path(sys.argv[2])
+for _ in range(int(sys.argv[3])):
+    lock.acquire(wait=True)
+    counter.write_text(str(int(counter.read_text()) + 1))
+    lock.close()
+"""
+
+
+def test_processes_take_turns(path: Path, tmp_path: Path) -> None:
+    """None of their steps, which no system call makes whole, is lost."""
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    command = [sys.executable, "-c", COUNTS, str(path), str(counter), "50"]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0] * 3
+    assert counter.read_text() == "150"
 
 
 @posix
@@ -262,6 +310,20 @@ def test_a_file_system_without_locks_is_told(path: Path, monkeypatch: pytest.Mon
         HostLock(path).acquire()
 
 
+def test_what_cannot_be_written_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the disk is gone."""
+
+    def refuse(file: int, data: bytes) -> None:
+        raise OSError(5, "Input/output error")
+
+    lock = HostLock(path)
+    lock.acquire()
+    monkeypatch.setattr(host_lock_module, "write_at_start", refuse)
+    with pytest.raises(LockUnavailable, match="cannot be used for locks: Input/output error"):
+        lock.write(b"x")
+    lock.close()
+
+
 def test_reading_what_is_not_there(tmp_path: Path) -> None:
     """Nobody is known to hold it."""
     lock = HostLock(tmp_path / "no" / "such" / "a.lock")
@@ -280,7 +342,7 @@ def test_the_default_is_the_run_time_directory_of_the_user(
     assert find_directory(None) == tmp_path / "asyncmgr"
     assert stat.S_IMODE((tmp_path / "asyncmgr").stat().st_mode) == 0o700
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    for no in ("", "relative/path"):
+    for no in ("", "relative/path", str(tmp_path / "gone")):
         monkeypatch.setenv("XDG_RUNTIME_DIR", no)
         assert default_directory() == tmp_path / "tmp" / f"asyncmgr-{os.getuid()}"
     monkeypatch.delenv("TMPDIR")
@@ -309,11 +371,26 @@ def test_a_default_directory_that_others_could_use_is_refused(
         find_directory(None)
     found.chmod(0o700)
     assert find_directory(None) == found
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    (tmp_path / "asyncmgr-12345").mkdir(mode=0o700)
     with pytest.raises(
         LockUnavailable, match=r"belongs to the user \d+, and this process is of the user 12345"
     ):
         find_directory(None)
+
+
+@posix
+def test_the_run_time_directory_of_another_user_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers inherit it from a parent that has changed its user since."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert default_directory() == tmp_path / "asyncmgr"
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert default_directory() == tmp_path / "asyncmgr-12345"
 
 
 @posix

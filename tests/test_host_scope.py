@@ -258,6 +258,36 @@ async def test_nearly_due_slots_are_no_slots_of_the_future() -> None:
     assert [context.slot.second for context in machine.contexts] == [30, 0]
 
 
+async def test_a_slot_of_the_future_is_of_another_boot() -> None:
+    """Where the system does not tell boots apart: the grid starts over, and numbers go on."""
+    machine = Machine()
+    lock = machine.locks.lock("task", "M.work")
+    lock.acquire()
+    record = HostRecord(machine.locks.boot.id, 7, number=5, slot=10**12, wall=10**15, state="ended")
+    lock.write(record.encode())
+    lock.close()
+    a = machine.start("A")
+    await until(31)
+    a.kill()
+    assert machine.runs == [("A", 30, 6)]
+
+
+async def test_cron_after_a_wall_that_was_set_back_by_an_hour() -> None:
+    """The next holder does as the one before would have done: the times come a second time."""
+    machine = Machine(cron="* * * * *")
+    machine.options.pop("spacing")
+    a = machine.start("A")
+    await until(61)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    a.kill()
+    loop._wall.shift(-3600 * 1_000_000)
+    b = machine.start("B")
+    await until(125)
+    b.kill()
+    assert machine.runs == [("A", 60, 1), ("B", 120, 2)]
+
+
 # Under services
 
 
@@ -586,6 +616,28 @@ async def test_a_lock_that_cannot_be_used_any_more(
     assert [log["error"] for log in of(logs, "lock.failed")] == ["the disk is gone"]
     assert len(of(logs, "lock.recovered")) == 1
     assert [event.reason for event in a.events if isinstance(event, SlotSkipped)] == ["not_owner"] * 2
+    a.kill()
+
+
+async def test_an_end_that_cannot_be_written(
+    tmp_path: Path, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged, others may have the lock, and the run is what it was."""
+    files = Files(tmp_path)
+    a = files.start("A", lasts=2)
+    await until(11)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise LockUnavailable("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HostLock, "write", fail)
+        await until(13)
+    assert [log["error"] for log in of(logs, "lock.failed")] == ["the disk is gone"]
+    assert [event.outcome for event in a.events if isinstance(event, RunFinished)] == [Outcome.SUCCEEDED]
+    assert not a.holds
+    await until(25)
+    assert files.runs == [("A", 10), ("A", 20)]
     a.kill()
 
 

@@ -20,7 +20,7 @@ from asyncmgr import (
     ServiceStateError,
     TaskFailed,
 )
-from asyncmgr._tasks.actions import Action, Actor, RecentActions, acting_as
+from asyncmgr._tasks.actions import Action, Actor, acting_as
 from asyncmgr._tasks.status import TaskState
 from asyncmgr.events import RunFinished, RunLeaked, RunProgressed, SlotSkipped
 from asyncmgr.testing import context as context_of
@@ -39,8 +39,7 @@ async def noop(context: RunContext) -> None: ...
 
 
 def actions(service: Service) -> list[Action]:
-    assert isinstance(service.journal, RecentActions)
-    return list(service.journal)
+    return service.journal.actions()
 
 
 def verbs(service: Service) -> list[tuple[str, str]]:

@@ -33,6 +33,17 @@ class Outcome(StrEnum):
     """A cancellation ended the run: a requested one, or a stray `CancelledError` that the body raised itself."""
 
 
+SkipReason: TypeAlias = Literal[
+    "overlap", "paused", "disabled", "not_owner", "lease_lost", "backoff", "draining", "removed"
+]
+"""Why a slot got no run although the service looked at it, or could have."""
+
+MissReason: TypeAlias = Literal["suspended", "clock", "blocked", "stopped", "down", "late", "lease_lost"]
+"""Why slots passed before anybody could look at them: the machine slept, the wall clock was set forward, the event loop
+was blocked, the process got no CPU, the service was down; a start would have come too late; or no process ran the
+task, since its holder had lost it."""
+
+
 class _Record:
     """A record whose `repr` shows all fields, and does not raise where the `repr` of one raises."""
 
@@ -92,7 +103,7 @@ class SlotSkipped(_Record):
     task: str
     slot: datetime
     """The slot that got no run."""
-    reason: Literal["overlap", "draining", "removed", "paused", "disabled", "not_owner", "lease_lost"]
+    reason: SkipReason
     holder: str | None = None
     """Who runs the task instead, where the reason is `not_owner` and it is known."""
 
@@ -105,11 +116,11 @@ class SlotsMissed(_Record):
     slot: datetime
     """The slot of the run that stands for them; where this run is refused, a `SlotSkipped` follows."""
     count: int
-    """The number of older slots, for cron up to 10. Where no run stands for them, the slot itself counts too."""
-    reason: Literal["late", "lease_lost", "down"] | None = None
-    """Why they got no run of their own, where it is known. `late`: a run would start later than `misfire_grace` allows.
-    `lease_lost`: no process held the task, or the one that did died during the run. `down`: no process was there to
-    run them."""
+    """The number of older slots. Where no run stands for them, the slot itself counts too."""
+    reason: MissReason | None = None
+    """Why they got no run of their own. `late`: a run would start later than `misfire_grace` allows. `lease_lost`: no
+    process held the task, or the one that did died during the run. `down`: no process was there to run them. `None` =
+    the task is run by passes."""
     run_id: str | None = None
     """The run that stands for them, or would have; `None` = none does."""
 

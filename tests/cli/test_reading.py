@@ -81,6 +81,7 @@ def test_list_as_json_is_exact(invoke: Invoke) -> None:
         "timeout": 10.0,
         "overlap": "skip",
         "scope": "process",
+        "persist": False,
         "overridden": False,
         "first_slot": NOON,
         "in": 0.0,

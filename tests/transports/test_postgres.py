@@ -15,7 +15,7 @@ from tests.nats_servers import eventually
 from tests.postgres_servers import PostgresServer
 from tests.transports.store_lives import contend, until_seen
 
-from asyncmgr.errors import InvalidSettings, RevisionConflict, TransportError
+from asyncmgr.errors import InvalidSettings, RevisionConflict, TransportClosed, TransportError
 from asyncmgr.transports import VALUE_LIMIT, Deleted, Store, StoreEngine, Watch, open_store
 from asyncmgr.transports._postgres.engine import PostgresEngine
 
@@ -191,18 +191,41 @@ async def test_watch_hears_at_once(url: str) -> None:
         assert time.monotonic() - begun < 1.9
 
 
-async def test_unwatched_store_tells_nobody(url: str) -> None:
+async def test_unwatched_store_tells_nobody(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes to an unwatched store notify nobody; a watch sees them when it looks again."""
-    async with opened(url, watched=False) as (_, one), opened(url) as (_, other), other.watch() as watch:
-        await one.put("key", b"x")
-        feed = other._follower._feeds[0]  # type: ignore[attr-defined]
-        assert (await until_seen(watch, "key")).value == b"x"
-        revision = await one.put("key", b"y")
-        await one.delete("key", revision)
-        assert not feed.hints
-        async for change in watch:
-            if isinstance(change, Deleted):
-                break
+    heard: list[str] = []
+    async with opened(url, watched=False) as (_, one), opened(url) as (engine, other):
+        monkeypatch.setattr(type(engine._follower), "_hear", lambda _, __, text: heard.append(text))
+        async with other.watch() as watch:
+            last = await one.put("key", b"x")
+            assert (await until_seen(watch, "key")).value == b"x"
+            assert not heard
+            last = await other.update("key", b"y", last)
+            assert (await until_seen(watch, "key", b"y")).revision == last
+            await eventually(lambda: heard == [f"{last} key"])
+
+
+@pytest.mark.parametrize("verb", ["create", "update", "delete"])
+async def test_decided_on_what_was_committed_last(
+    postgres_server: PostgresServer, url: str, schema: str, verb: str
+) -> None:
+    """Writes that begin together, and wait for one another, each see what the one before has committed."""
+    async with opened(url) as (engine, one), opened(url) as (_, other):
+        revision = 0 if verb == "create" else await one.put("key", b"")
+        calls = {
+            "create": lambda store: store.create("key", b"x"),
+            "update": lambda store: store.update("key", b"x", revision),
+            "delete": lambda store: store.delete("key", revision),
+        }
+        held = await engine._link.connect()
+        await held._connection.execute(f"BEGIN; UPDATE {schema}.asyncmgr_store SET ttl = ttl WHERE key = ''")
+        writes = asyncio.gather(*(calls[verb](store) for store in (one, other)), return_exceptions=True)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        await eventually(lambda: postgres_server.run(waiting) == "2")
+        await held._connection.execute("COMMIT")
+        engine._link.discard(held)
+        results = await writes
+        assert sorted(isinstance(result, RevisionConflict) for result in results) == [False, True], results
 
 
 async def test_watch_without_notifications(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +298,24 @@ async def test_frozen_server_and_idle_watch(postgres_server: PostgresServer, url
             await eventually(lambda: not engine.connected)
         await eventually(lambda: engine.connected)
         await store.put("key", b"")
+
+
+async def test_frozen_server_with_a_call_is_closed(postgres_server: PostgresServer, url: str) -> None:
+    """Closing ends a call that waits for a frozen server, and does not wait until its statement is cancelled."""
+    async with opened(url) as (engine, store), store.watch() as watch:
+        await anext(watch)
+        with frozen(postgres_server):
+            call = asyncio.ensure_future(store.put("key", b""))
+            await asyncio.sleep(0)
+            call_of_another = asyncio.ensure_future(store.put("key", b""))
+            await asyncio.wait([call_of_another], timeout=0.1)
+            call_of_another.cancel()
+            begun = time.monotonic()
+            async with asyncio.timeout(ENOUGH):
+                await engine.aclose()
+            assert time.monotonic() - begun < 4
+            with pytest.raises(TransportClosed):
+                await call
 
 
 async def test_expired_keys_are_removed(

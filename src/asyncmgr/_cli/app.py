@@ -7,8 +7,10 @@ import click
 from asyncmgr._cli.commands.call import call
 from asyncmgr._cli.commands.check import check
 from asyncmgr._cli.commands.demo import demo
+from asyncmgr._cli.commands.explain import explain, history
 from asyncmgr._cli.commands.hosts import hosts
 from asyncmgr._cli.commands.info import info
+from asyncmgr._cli.commands.leases import leases
 from asyncmgr._cli.commands.list import list_tasks
 from asyncmgr._cli.commands.next import next_slots
 from asyncmgr._cli.commands.rpc_diff import rpc
@@ -53,6 +55,7 @@ Examples:
   asyncmgr status --watch              how the tasks of running services stand
   asyncmgr pause Volumes.sync --for 2h start no run of one for a while
   asyncmgr hosts --watch               who announces itself, live
+  asyncmgr leases                      who holds what only one process may have
   asyncmgr info compute                what can be called, and what runs there
   asyncmgr call compute ping --namespace asyncmgr
   asyncmgr rpc diff old.json new.json  which version number must move
@@ -81,7 +84,23 @@ def command() -> None:
     """Run periodic tasks of async Python services, and look at what would run."""
 
 
-for _command in (run, list_tasks, next_slots, check, status, *VERBS, hosts, info, call, rpc, store, demo):
+for _command in (
+    run,
+    list_tasks,
+    next_slots,
+    check,
+    status,
+    explain,
+    history,
+    *VERBS,
+    hosts,
+    leases,
+    info,
+    call,
+    rpc,
+    store,
+    demo,
+):
     command.add_command(_command)
 
 

@@ -55,7 +55,9 @@ class TaskView:
         """The schedule in words."""
         options = self.task.options
         words = _words(options.schedule)
-        return f"{words}, jitter {seconds_in_words(options.jitter)}" if options.jitter else words
+        if options.jitter:
+            words = f"{words}, jitter {seconds_in_words(options.jitter)}"
+        return words if options.scope == "process" else f"{words}, one a {options.scope}"
 
     @property
     def tolerance(self) -> int:
@@ -95,6 +97,7 @@ class TaskView:
             "timeout": None if options.timeout is None else options.timeout / SECOND,
             "overlap": options.overlap,
             "scope": options.scope,
+            "persist": options.persist,
             "overridden": self.task.is_overridden,
             "first_slot": None if first is None else first.isoformat(),
             "in": None if first is None else self.seconds_to(first),

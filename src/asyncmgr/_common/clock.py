@@ -33,6 +33,14 @@ def to_datetime(wall: int) -> datetime:
     return _EPOCH + timedelta(microseconds=wall)
 
 
+def read_asleep() -> int:
+    """Read how long the machine has slept since it was booted, microseconds; 0 where the system does not tell."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0
+    slept = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return slept // 1000
+
+
 def read_wall() -> int:
     """Read the wall clock in microseconds since 1970; rounded, since fakes shift it by floats."""
     return (time.time_ns() + 500) // 1000
@@ -99,6 +107,8 @@ class Step:
     """`forward`: the wall was set forward, or the machine slept. `back`: it was set back. `stopped`: it stands."""
     seconds: float
     """The size of the jump, always positive; for `stopped` how long the wall has stood still so far."""
+    is_sleep: bool = False
+    """Whether the machine slept meanwhile, for most of a jump forward."""
 
 
 class LoopClock:
@@ -120,7 +130,16 @@ class LoopClock:
     SELDOM = 24 * 3600 * SECOND
     """Microseconds between two looks where the loop moves the wall itself and reports when it stops doing so."""
 
-    __slots__ = ("_behind", "_loop", "_loop_seen", "_mover", "_skipped", "_stopped", "_wall_seen")
+    __slots__ = (
+        "_asleep_seen",
+        "_behind",
+        "_loop",
+        "_loop_seen",
+        "_mover",
+        "_skipped",
+        "_stopped",
+        "_wall_seen",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -132,6 +151,7 @@ class LoopClock:
         self._stopped = False
         self._loop_seen = to_us(loop.time())
         self._wall_seen = read_wall()
+        self._asleep_seen = read_asleep()
 
     def read(self) -> Moment:
         return Moment(to_us(self._loop.time()) + self._skipped, read_wall())
@@ -163,7 +183,10 @@ class LoopClock:
         self._loop_seen, self._wall_seen, self._stopped = loop, wall, False
         jump = moved - elapsed
         self._take(jump)
-        return Step("forward" if jump > 0 else "back", abs(jump) / SECOND)
+        if jump < 0:
+            return Step("back", -jump / SECOND)
+        asleep_before, self._asleep_seen = self._asleep_seen, read_asleep()
+        return Step("forward", jump / SECOND, is_sleep=2 * (self._asleep_seen - asleep_before) >= jump)
 
     def _take(self, jump: int) -> None:
         ahead = jump - self._behind

@@ -49,9 +49,6 @@ class Board:
     def get(self, key: str) -> Seen:
         return self._seen.get(key, NOTHING)
 
-    def keys(self) -> list[str]:
-        return list(self._seen)
-
     def of(self, owner: str) -> list[str]:
         """List the keys of the claims that name a session."""
         return list(self._by_owner.get(owner, ()))
@@ -59,9 +56,6 @@ class Board:
     def count(self, owner: str) -> int:
         """Count the claims that name a session."""
         return len(self._by_owner.get(owner, ()))
-
-    def owners(self) -> list[str]:
-        return list(self._by_owner)
 
     def revisions(self) -> dict[str, int]:
         return {key: seen.revision for key, seen in self._seen.items()}

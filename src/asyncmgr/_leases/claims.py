@@ -117,9 +117,21 @@ class Claims:
     def find(self, key: str) -> Name | None:
         return self._names.get(key)
 
+    def recheck(self, key: str) -> None:
+        """Stop acting for a name until its claim is written anew: something else says that another process has it."""
+        name = self._names.get(key)
+        if name is not None and name.hold is not None and name.hold.is_active:
+            name.hold.is_stale = True
+            self._stop(name, name.hold, "taken")
+            self._evaluate(name)
+
     def is_open(self, key: str) -> bool:
         """Whether something is to be done for a name, or may be soon."""
         return key in self._open
+
+    def is_busy(self) -> bool:
+        """Whether a body goes on here for a name that is held."""
+        return any(name.hold is not None and name.holder.is_busy for name in self._names.values())
 
     def held(self) -> list[Name]:
         """List the names that are held and active."""
@@ -293,18 +305,19 @@ class Claims:
     def _suspend(self, name: Name, hold: Hold) -> None:
         """Trust has ended: stop. The claim may still be ours when trust comes back."""
         if self._rules.must_cancel(trusted=False):
-            hold.is_active = False
-            name.holder.lost("trust_ended")
-            self._tell(LeaseLost(name.holder.name, name.holder.kind, hold.token, "trust_ended"))
+            self._stop(name, hold, "trust_ended")
+
+    def _stop(self, name: Name, hold: Hold, why: LostWhy) -> None:
+        hold.is_active = False
+        name.holder.lost(why)
+        self._tell(LeaseLost(name.holder.name, name.holder.kind, hold.token, why))
 
     def _lose(self, name: Name, why: LostWhy) -> None:
         hold, name.hold = name.hold, None
         if hold is None or not hold.is_active:
             return
-        hold.is_active = False
-        name.holder.lost(why)
         log.warning("lease.lost", **self._keys(name), token=hold.token, reason=why)
-        self._tell(LeaseLost(name.holder.name, name.holder.kind, hold.token, why))
+        self._stop(name, hold, why)
 
     # Operations
 

@@ -142,6 +142,8 @@ class Cluster:
     async def stop(self) -> None:
         """Release everything, and end the session."""
         await self.release(lambda _: True)
+        # Else others would take over at once: what still goes on here keeps them away until the TTL is over.
+        goes_on = self.claims.is_busy()
         await self.claims.close()
         tasks = tuple(self._tasks)
         for task in tasks:
@@ -149,7 +151,8 @@ class Cluster:
         if tasks:
             await asyncio.wait(tasks)
         self.peers.close()
-        await self.keeper.end()
+        if not goes_on:
+            await self.keeper.end()
         self.keeper.close()
         await self.calls.close()
 

@@ -208,6 +208,8 @@ class ClusterGate(Gate, Holder):
             self._claimed_until = max(self._claimed_until, waiting.until)
         if not self._rules.may_start(slot_written=written, trusted=trusted):
             self._runner.refuse(run, "lease_lost")
+            if trusted:  # somebody else wrote over the slots
+                self._cluster.claims.recheck(self.key)
             return
         if run.claim is None:
             self._let_run(run, waiting.number, hold)
@@ -251,7 +253,7 @@ class ClusterGate(Gate, Holder):
         if again:
             self._again = last if plan.grid.on_wall else record.n
         elif is_cut_off:
-            self._runner.report_cut_off(self._task, last)
+            self._runner.report_cut_off(self._task, last, "lease_lost")
         self._runner.resume_grid(self._task, last, "lease_lost", again=again)
 
     def lost(self, why: LostWhy) -> None:

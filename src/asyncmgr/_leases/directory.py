@@ -11,7 +11,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from asyncmgr._common.safe_text import printable
 from asyncmgr.errors import LockUnavailable
 
 CURE = (
@@ -29,8 +28,8 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 def find_directory(given: Path | None) -> Path:
     """Return the directory of the locks; make it where it is missing.
 
-    That is the one of the settings, or ``asyncmgr`` in the user's run-time directory (``$XDG_RUNTIME_DIR``), or
-    ``asyncmgr-UID`` in the directory for temporary files.
+    That is the one of the settings, or ``asyncmgr`` in the user's run-time directory (``$XDG_RUNTIME_DIR``, where that
+    is there and the user's own), or ``asyncmgr-UID`` in the directory for temporary files.
 
     Raises
     ------
@@ -54,11 +53,19 @@ def default_directory() -> Path:
     if sys.platform == "win32":
         return Path(tempfile.gettempdir()) / "asyncmgr"
     run_time = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(run_time):  # noqa: PTH117 - the variable is text, and may be empty
+    # That of another user is what workers inherit whose parent has changed its user; none is there without a session.
+    if os.path.isabs(run_time) and _is_own(run_time):  # noqa: PTH117 - the variable is text, and may be empty
         return Path(run_time) / "asyncmgr"
     # Not `tempfile.gettempdir`, which takes the working directory where no other can be written: processes that were
     # started in different directories would not meet.
-    return Path(os.environ.get("TMPDIR") or "/tmp") / f"asyncmgr-{os.getuid()}"
+    return Path(os.environ.get("TMPDIR") or "/tmp") / f"asyncmgr-{os.geteuid()}"
+
+
+def _is_own(path: str) -> bool:
+    try:
+        return os.stat(path).st_uid == os.geteuid()  # noqa: PTH116 - the same
+    except OSError:
+        return False
 
 
 def _check(path: Path, *, follow: bool) -> None:
@@ -103,8 +110,3 @@ def file_name(application: str, kind: Kind, name: str) -> str:
 
 def _safe(text: str) -> str:
     return _UNSAFE.sub("_", text)[:80]
-
-
-def shown(path: Path) -> str:
-    """Write a path for a log line."""
-    return printable(str(path))

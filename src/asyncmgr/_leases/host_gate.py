@@ -65,6 +65,10 @@ class HostGate(Gate):
         """Runs that were admitted and have not ended."""
         self._is_closing = False
         self._trouble: str | None = None
+        self._seen = b""
+        """What stood in the lock when it was last refused."""
+        self._is_strange = False
+        """Whether that was written on another machine."""
         self._strangers = 0
         """How often in a row another machine had the lock."""
 
@@ -132,10 +136,12 @@ class HostGate(Gate):
         self._runner.withdraw(self._task)
 
     def _look_for_strangers(self, lock: Lock) -> None:
-        record = decode(lock.read())
-        is_strange = record is not None and self._boot.id and record.boot not in ("", self._boot.id)
+        data = lock.read()
+        if data != self._seen:  # read only then: it takes longer than all else
+            self._seen, record = data, decode(data)
+            self._is_strange = record is not None and record.boot not in ("", self._boot.id)
         # Once may be a holder that has not written yet, since a reboot.
-        self._strangers = self._strangers + 1 if is_strange else 0
+        self._strangers = self._strangers + 1 if self._is_strange and self._boot.id else 0
         if self._strangers == 2:
             log.error(
                 "lock.shared",

@@ -65,7 +65,9 @@ async def host_lease(locks: HostLocks, name: str) -> AsyncIterator[HostLease]:
 
 def holder_of_lease(locks: HostLocks, name: str) -> str | None:
     """Name the process that holds a lease, or held it last, for people; `None` = it is not known."""
-    record = decode(locks.lock("lease", name).read())
+    lock = locks.lock("lease", name)
+    record = decode(lock.read())
+    lock.close()
     return None if record is None or not record.pid else f"pid {record.pid}"
 
 

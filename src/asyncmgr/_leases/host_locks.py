@@ -54,7 +54,7 @@ class HostLocks:
         loop = asyncio.get_running_loop()
         self.application = application
         self.boot: Boot = boot_of(loop)
-        self.directory = directory
+        self.directory = None if directory is None else directory.absolute()
         self._in_memory = loop if directory is None and isinstance(loop, MovesWall) else None
 
     @property

@@ -69,6 +69,10 @@ class Rules:
         """Return the seconds for which a session trusts itself; what is left of the TTL is for bodies to unwind."""
         return 0.75 * ttl
 
+    def unwinding_lasts(self, ttl: float) -> float:
+        """Return the seconds that cancelled bodies get before others may take over what a session held."""
+        return ttl - self.trust_lasts(ttl)
+
     def is_trusted(self, elapsed: float, ttl: float) -> bool:
         """Whether a session that was renewed `elapsed` seconds ago may act on what it holds."""
         return elapsed < self.trust_lasts(ttl)

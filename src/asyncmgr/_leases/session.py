@@ -144,9 +144,14 @@ class SessionKeeper:
             self._note_trouble(exc)
             return self._rules.retry_in()
         if session is self.session:
-            session.confirm(record.n, revision)
-            self._note_end_of_trouble()
+            self._confirm(session, record.n, revision)
         return self._rules.renew_in(self._ttl)
+
+    def _confirm(self, session: Session, n: int, revision: int) -> None:
+        if not session.trusted:
+            self._changed()  # trust ended a moment ago, and no look has noticed: what runs is stopped first
+        session.confirm(n, revision)
+        self._note_end_of_trouble()
 
     async def _look(self, session: Session) -> float:
         """Find out by a read why a renewal met another revision."""
@@ -164,8 +169,7 @@ class SessionKeeper:
             self.drop("killed" if not isinstance(found, Foreign) else found.reason)
             return 0.0
         if self._rules.adopts(found, session.inc, session.doubtful):
-            session.confirm(found.n, entry.revision)
-            self._note_end_of_trouble()
+            self._confirm(session, found.n, entry.revision)
             return max(
                 0.0,
                 self._rules.renew_in(self._ttl) - (self._rules.trust_lasts(self._ttl) - session.trust_left),
@@ -190,12 +194,17 @@ class SessionKeeper:
         lost.is_lost = True
         log.warning("session.lost", application=self._application, session=lost.inc, reason=reason)
         if reason != "killed":
-            task = asyncio.ensure_future(self._end(lost))
+            task = asyncio.ensure_future(self._end_later(lost))
             self._ending[task] = None
             task.add_done_callback(self._ending.pop)
         self.session = self._new()
         self._changed()
         self.hasten()
+
+    async def _end_later(self, session: Session) -> None:
+        """Write that a lost session is dead, when the bodies that it had cancelled have unwound."""
+        await asyncio.sleep(self._rules.unwinding_lasts(self._ttl))
+        await self._end(session)
 
     async def _end(self, session: Session) -> None:
         """Write that a session is dead. Where that fails, others do it after the TTL."""

@@ -43,31 +43,16 @@ class Slots:
         return self.record.lag + to_us(self._clock.observed() - self._at)
 
     async def prepare(self) -> int:
-        """Look before the claim; return the token of the last holder. Raises `Doubt`.
-
-        Where the store went back, slots that this process had claimed are written anew, before anybody claims them.
-        """
-        entry, found = await self._read()
-        if isinstance(found, Foreign):
-            return 0
-        if self._is_ahead(found):
-            await self._restore(entry)
-        return 0 if found is None else found.token
+        """Look before the claim; return the token of the last holder. Raises `Doubt`."""
+        _, found = await self._read()
+        return found.token if isinstance(found, SlotRecord) else 0
 
     def _is_ahead(self, found: SlotRecord | None) -> bool:
-        """Whether this process remembers a later slot than the store does."""
+        """Whether this process remembers a later slot than the store does, which then has lost it."""
         if self.record is None:
             return False
         last = 0 if found is None else found.n
         return self._rules.remembered(last, self.record.n) > last
-
-    async def _restore(self, entry: Entry | None) -> None:
-        assert self.record is not None
-        store, remembered = await self._stores.slots(), replace(self.record, lag=self.since)
-        try:
-            await self._calls.write(store, self._key, remembered, entry.revision if entry else 0)
-        except RevisionConflict:
-            return  # somebody else has written, who claims now
 
     async def _read(self) -> tuple[Entry | None, SlotRecord | Foreign | None]:
         entry = await self._calls.get(await self._stores.slots(), self._key)
@@ -103,7 +88,9 @@ class Slots:
     def _succeed(self, entry: Entry | None, found: SlotRecord | None, hold: Hold, spacing: int) -> SlotRecord:
         """Make the record of a new holder: the grid goes on where the last one left it."""
         if self.record is not None and self._is_ahead(found):
-            return replace(self.record, token=hold.token, lag=self.since)
+            # The store lost slots, perhaps those of a later holder too: the number is higher than any that was given.
+            number = max(self.record.n, hold.token) if self.record.spacing else self.record.n
+            return replace(self.record, token=hold.token, n=number, lag=self.since)
         if entry is None or found is None:
             # Numbers begin at the token: they grow over the loss of all records too.
             return SlotRecord(hold.token, hold.token, 0, spacing, NEW, hold.session.inc)

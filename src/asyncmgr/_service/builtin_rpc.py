@@ -78,7 +78,8 @@ class Inside:
         dict
             ``service``, ``host``, ``version`` (of asyncmgr) and ``managers``: for each its ``name``, ``namespace``,
             ``version`` (of its interface), ``tasks`` (``name``, ``schedule``, ``spacing`` in seconds, ``tz`` of a cron
-            expression, ``last_run``, ``next_due``) and ``methods`` (``name``, ``summary``, JSON Schemas of
+            expression, ``last_run``, ``next_due``; ``owner``, ``owner_since`` and ``fencing_token`` of a task that only
+            one process may run) and ``methods`` (``name``, ``summary``, JSON Schemas of
             ``arguments`` and ``result``).
         """
         return {
@@ -92,6 +93,19 @@ class Inside:
     async def status(self, task: str | None = None, after: int = 0) -> dict[str, Any]:
         """Tell how one task stands, or all: 50 at a time, from number `after` on; ``next`` is the next number."""
         return await self._control.perform("status", {"task": task, "after": after}, self._caller(None))
+
+    @rpc
+    async def explain(self, task: str, at: str | None = None) -> dict[str, Any]:
+        """Explain in ``text`` what became of the slot at a moment in ISO 8601; default: how the task stands."""
+        return await self._control.perform("explain", {"task": task, "at": at}, self._caller(None))
+
+    @rpc
+    async def history(
+        self, task: str | None = None, since: str | None = None, until: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """List what became of the slots of one task, or of all, in ``records``, the newest first."""
+        given = {"task": task, "since": since, "until": until, "limit": limit}
+        return await self._control.perform("history", given, self._caller(None))
 
     # Verbs, only with the setting `rpc_control`. `by` is the caller's word for who asks; nothing proves it.
 
@@ -179,4 +193,7 @@ def _describe_task(status: TaskStatus) -> Mapping[str, Any]:
         "tz": status.tz,
         "last_run": status.last_run,
         "next_due": status.next_due,
+        "owner": status.owner,
+        "owner_since": status.owner_since,
+        "fencing_token": status.fencing_token,
     }

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from asyncmgr._tasks.gate import Gate, Holding
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import Scope
 from asyncmgr._tasks.runner import Runner
 
-Maker = Callable[[ManagedTask, Runner], Gate]
-"""Makes the gate of a task. It raises nothing: a gate that cannot work refuses its runs, and logs why."""
+Kind = Scope | Literal["persist"]
+"""What a gate is for: the scope of a task, or that the slots of a task of every process are written down."""
+
+Maker = Callable[[ManagedTask, Runner], Gate | None]
+"""Makes the gate of a task; `None` = it needs none. It raises nothing: a gate that cannot work refuses its runs, and
+logs why."""
 
 
 class Gates:
@@ -20,9 +25,9 @@ class Gates:
     """
 
     def __init__(self) -> None:
-        self.makers: dict[Scope, Maker] = {}
+        self.makers: dict[Kind, Maker] = {}
         self._runner: Runner | None = None
-        self._set: dict[ManagedTask, tuple[Scope, Gate]] = {}
+        self._set: dict[ManagedTask, tuple[Kind, Gate]] = {}
 
     def open(self, runner: Runner) -> None:
         """Set the gates of this runner, as tasks are seen."""
@@ -38,19 +43,19 @@ class Gates:
         """Give the task the gate of its scope, and close the gate of another scope; one that is off has no gate."""
         if self._runner is None:
             return
-        scope: Scope = task.options.scope if on else "process"
+        kind = _kind_of(task) if on else "process"
         before, gate = self._set.get(task, ("process", None))
-        if scope == before:
+        if kind == before:
             return
         if gate is not None:
             del self._set[task]
             self._runner.set_gate(task, None)
             gate.close()
-        maker = self.makers.get(scope)
-        if maker is not None:
-            gate = maker(task, self._runner)
-            self._set[task] = scope, gate
-            self._runner.set_gate(task, gate)
+        maker = self.makers.get(kind)
+        made = None if maker is None else maker(task, self._runner)
+        if made is not None:
+            self._set[task] = kind, made
+            self._runner.set_gate(task, made)
 
     def holding(self, task: ManagedTask) -> Holding | None:
         """Say who holds the task; `None` = it has no gate, or no holder is known."""
@@ -62,3 +67,8 @@ class Gates:
         gates, self._set, self._runner = self._set, {}, None
         for _, gate in gates.values():
             gate.close()
+
+
+def _kind_of(task: ManagedTask) -> Kind:
+    scope = task.options.scope
+    return "persist" if scope == "process" and task.options.persist else scope

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from asyncmgr._common.clock import Clock, Moment, WallClock, to_us
 from asyncmgr._common.functions import name_of
@@ -29,6 +29,7 @@ from asyncmgr._tasks.runs import Run, Site
 from asyncmgr._tasks.schedules import share_of
 from asyncmgr._tasks.status import TaskStatus, status_of
 from asyncmgr.errors import InvalidPeriodicTaskArg, ManagerInUse
+from asyncmgr.events import SkipReason
 
 if TYPE_CHECKING:
     from asyncmgr._service.manager import Manager
@@ -262,6 +263,8 @@ class ManagerState:
         task = self._make(body, name, record, initial_delay)
         self._apply_overrides([task])
         task.plan.begin_at(self.read_clock(), by_service=self._runner is not None)
+        if self._runner is not None:
+            self._runner.enrol(task)
         tasks[task.full_name] = task  # the task's own text: of very many tasks each byte counts
         self.arm(task)
         tell_if_off(self._manager.name, name, task.options)
@@ -295,9 +298,17 @@ class ManagerState:
         """Whether the task has not been removed."""
         return self.tasks().get(task.full_name) is task
 
+    def tell_gate(self, task: ManagedTask, *, paused: bool | None = None) -> None:
+        """Tell the gate of the task that it was paused or resumed here; `None` = that it was switched off or on."""
+        if paused is None:
+            self._gates.see(task, on=self.is_on(task))
+        else:
+            self._gates.pause(task, is_paused=paused)
+
     def take_out(self, task: ManagedTask) -> None:
         """Take the task out of the manager. A run in progress counts for a new task of its name."""
         del self.tasks()[task.full_name]
+        self._gates.see(task, on=False)
         self._still_running = {name: one for name, one in self._still_running.items() if one.running}
         if task.standing.running:
             self._still_running[task.full_name] = task.standing
@@ -310,8 +321,33 @@ class ManagerState:
         if self._runner is None:
             task.plan.reschedule(options, self.read_clock(), by_service=False)
         else:
+            self.settle(task, "removed")
             self._runner.lookout.reschedule(task, options)
+            self._runner.enrol(task)
             self.arm(task)
+
+    def settle(self, task: ManagedTask, otherwise: SkipReason | None = None) -> None:
+        """Record and drop the slots up to now that a task had which was off or paused, before this changes.
+
+        `otherwise` is the reason for a task that was on, and whose slots up to now no look will find any more.
+        """
+        reason = self.absence(task) or otherwise
+        if reason is not None:
+            moment = self.read_clock()  # one for both: between two readings a slot could get lost
+            if self._runner is not None:
+                self._runner.note_gap(task, reason, moment)
+            task.plan.skip_past(moment)
+
+    def settle_all(self, otherwise: SkipReason) -> None:
+        """Record the slots up to now that no look has found, of every task, at the end of the service."""
+        for task in self.tasks().values():
+            self.settle(task, otherwise)
+
+    def absence(self, task: ManagedTask) -> Literal["disabled", "paused"] | None:
+        """Say why the slots of the task get no run at present; `None` = they get one."""
+        if not self.is_on(task):
+            return "disabled"
+        return "paused" if task in self.verbs.pauses else None
 
     # Settings in force
 
@@ -351,6 +387,7 @@ class ManagerState:
         if "enabled" in said:
             changed["switched_off"], changed["enabled"] = after.switched_off, after.enabled
         options = replace(task.options, **changed)
+        self.settle(task)
         if options.switched_off is not None and self._runner is not None:
             self._runner.forget(task, "disabled")
         if changed.keys() & {"schedule", "switched_off", "phase"}:
@@ -360,17 +397,9 @@ class ManagerState:
             task.plan.adopt(options)
             self._gates.see(task, on=self.is_on(task))
 
-    def see(self, task: ManagedTask) -> None:
-        """Give the task the gate of its scope, or none where it is off."""
-        self._gates.see(task, on=self.has(task) and self.is_on(task))
-
-    def tell_gate(self, task: ManagedTask, *, is_paused: bool) -> None:
-        """Tell the gate of the task that it was paused here, or resumed."""
-        self._gates.pause(task, is_paused=is_paused)
-
     def arm(self, task: ManagedTask) -> None:
         """Have the service's runner start the task at its next slot, if it is switched on and not paused."""
-        self.see(task)
+        self._gates.see(task, on=self.is_on(task))
         if self._runner is not None and task.lane is None and self.runs_here(task):
             self._runner.lookout.add(task)
 
@@ -408,6 +437,7 @@ class ManagerState:
         moment = self.clock.read()
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)
+            runner.enrol(task)
             self.arm(task)
             if task in self.verbs.pauses:
                 gates.pause(task, is_paused=True)
@@ -420,6 +450,7 @@ class ManagerState:
             return
         for task in self.tasks().values():
             self._runner.forget(task, "removed")
+            task.key, task.record = 0, None
         self.verbs.leave()
         self._runner, self._gates = None, Gates()
         before, self.clock = self.clock.read(), WallClock()

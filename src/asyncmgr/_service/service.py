@@ -15,14 +15,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from asyncmgr._common.clock import read_wall, to_us
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, printable, safe_repr
 from asyncmgr._common.spans import without_spans
+from asyncmgr._history.explain import Explanation
+from asyncmgr._history.journal import Journal
+from asyncmgr._history.keeper import Asked, History
+from asyncmgr._history.slots import Record
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import write_reports
 from asyncmgr._service.cluster_scope import ClusterScope
@@ -34,14 +40,15 @@ from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.manager import Manager, state_of
 from asyncmgr._service.naming import check_manager, service_name
+from asyncmgr._service.persist_scope import PersistScope, needs_no_file
 from asyncmgr._service.plugins import call_plugins
 from asyncmgr._service.reload import Reload
 from asyncmgr._service.steps import Hook, Step
-from asyncmgr._tasks.actions import Journal, RecentActions
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Site
+from asyncmgr._tasks.schedules import load_zone
 from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.capabilities._announcer import Announcer
 from asyncmgr.capabilities._board import Board
@@ -134,9 +141,13 @@ class Service:
         """A URL, or an open store engine, which the service does not close; `None` = the transport."""
         self.board: Board = Board()
         """The capabilities that managers report; the announcer sends them."""
-        self.journal: Journal = RecentActions()
-        """What people did to tasks by the verbs of handles, and what ended by itself."""
+        self.journal = Journal()
+        """What people did to tasks by the verbs of handles, what ended by itself, and what befell the service."""
         self._reporter = Reporter(self.host)
+        self._history = History(self.name, self.host, self.journal, lambda: load_zone(self.settings.timezone))
+        self._reporter.recorder = self._history.ledger
+        self._incarnation = ""
+        self._stop_cause = ""
         self._state = State.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
@@ -169,6 +180,10 @@ class Service:
         )
         """What this service holds alone in its application."""
         self._gates.makers["cluster"] = self.cluster_scope.gate
+        self._persist_scope = PersistScope(
+            self.cluster_scope.application, self.host, self.settings, self._store_for_slots
+        )
+        self._gates.makers["persist"] = self._persist_scope.gate
         self._reload = Reload(
             self.name,
             read=self._read_settings_again,
@@ -300,25 +315,6 @@ class Service:
         """Return the status of every task that is switched on here, in definition order."""
         return tuple(status for manager in self._managers for status in manager.task_status())
 
-    def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
-        """Return the status of up to `most` tasks from number `after` on, in definition order.
-
-        Those that are switched off count too.
-        """
-        page: list[TaskStatus] = []
-        for manager in self._managers:
-            state = state_of(manager)
-            count = len(state.tasks())
-            if after < count and len(page) < most:
-                page += state.status_page(after, most - len(page))
-            after = max(0, after - count)
-        return tuple(page)
-
-    @property
-    def task_count(self) -> int:
-        """The number of tasks, of those that are switched off too."""
-        return sum(len(state_of(manager).tasks()) for manager in self._managers)
-
     # Leases
 
     def lease(
@@ -357,6 +353,74 @@ class Service:
                 f"the service {self.name} is {self._state} and can hold no lease; start it first"
             )
         return self.cluster_scope.lease(name, on_lost)
+
+    def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
+        """Return the status of up to `most` tasks from number `after` on, in definition order.
+
+        Those that are switched off count too.
+        """
+        page: list[TaskStatus] = []
+        for manager in self._managers:
+            state = state_of(manager)
+            count = len(state.tasks())
+            if after < count and len(page) < most:
+                page += state.status_page(after, most - len(page))
+            after = max(0, after - count)
+        return tuple(page)
+
+    @property
+    def task_count(self) -> int:
+        """The number of tasks, of those that are switched off too."""
+        return sum(len(state_of(manager).tasks()) for manager in self._managers)
+
+    # History
+
+    def explain(self, task: str | Callable[..., Any], at: datetime | None = None) -> Explanation:
+        """Explain in one or two sentences what became of the slot of a task at a moment, and why.
+
+        Parameters
+        ----------
+        task
+            The full name, or the bound method.
+        at
+            An aware moment, up to a minute from the slot. Default: the state of the task at present.
+
+        Raises
+        ------
+        AsyncmgrError
+            No manager of this service has such a task, or the moment has no time zone.
+        """
+        if at is not None and at.utcoffset() is None:
+            raise AsyncmgrError(f"at={at!r} has no time zone; write e.g. datetime(..., tzinfo=UTC)")
+        return self._history.explain(self._asked(self.task(task).full_name), at)
+
+    def history(
+        self,
+        task: str | Callable[..., Any] | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+    ) -> list[Record]:
+        """List what became of the slots of a task, or of all tasks, newest first; from memory and the history file."""
+        names = [one.full_name for one in self.tasks] if task is None else [self.task(task).full_name]
+        return self._history.records(
+            [self._asked(name) for name in names],
+            None if task is None else names[0],
+            since=None if since is None else to_us(since.timestamp()),
+            until=None if until is None else to_us(until.timestamp()),
+            limit=limit,
+        )
+
+    def _asked(self, full_name: str) -> Asked:
+        for manager in self._managers:
+            state = state_of(manager)
+            managed = state.tasks().get(full_name)
+            if managed is not None:
+                run = None if self._runner is None else self._runner.oldest(managed.standing)
+                moment, off = state.read_clock(), state.off(managed) or ""
+                return Asked(managed, moment, absence=state.absence(managed), why_off=off, run=run)
+        raise AsyncmgrError(f"the service {self.name} has no task {safe_repr(full_name)}")
 
     # Life cycle
 
@@ -454,11 +518,13 @@ class Service:
         if self._error is not None:
             raise self._error
 
-    def request_stop(self, *, at_once: bool = False) -> None:
+    def request_stop(self, *, at_once: bool = False, because: str = "") -> None:
         """Ask for a stop and do not wait for it. Any thread may call this.
 
-        With `at_once`, runs and calls are cancelled now, and each hook gets one second.
+        With `at_once`, runs and calls are cancelled now, and each hook gets one second. `because` is a word for
+        explanations of skipped slots, such as ``SIGTERM``.
         """
+        self._stop_cause = self._stop_cause or because
         self._on_loop(self._hurry if at_once else partial(self._ask, None))
 
     def _on_loop(self, call: Callable[[], object]) -> None:
@@ -522,6 +588,7 @@ class Service:
         yield Step("load plugins", enter=self._load_plugins)
         yield Step("release managers", leave=self._release_managers)
         yield Step("join managers", enter=self._join_managers)
+        yield Step("history", enter=self._open_history, leave=self._close_history, leaving="close history")
         # Before all hooks, and after them at the stop: so it answers while one of them hangs, and during the drain.
         yield Step("open control", enter=self._open_control, leave=self._close_control)
         yield Step("close transport", leave=self._disconnect)
@@ -538,6 +605,7 @@ class Service:
         yield Step("connect store", enter=self._connect_store)
         for manager in self._managers:
             yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
+        yield Step("write slots", leave=self._persist_scope.close)
         yield Step("close gates", leave=self._close_gates)
         yield Step("cancel", leave=self._drain.cancel)
         yield Step("drain", leave=self._drain.wait)
@@ -550,6 +618,7 @@ class Service:
         yield Step("start delay", enter=self._start_delay)
         yield Step("end reload", leave=self._reload.end)
         yield Step("refuse runs", leave=self._refuse_runs)
+        yield Step("read slots", enter=self._read_slots)
         yield Step("start tasks", enter=self._start_tasks)
 
     async def _start_steps(self, life: Life) -> None:
@@ -603,13 +672,24 @@ class Service:
                     "service.step_failed", service=self.name, step=f"release {manager.name}", exc_info=exc
                 )
 
+    async def _open_history(self) -> None:
+        self._incarnation = secrets.token_hex(4)
+        self._history.open(self.settings.history, self._incarnation, read_wall())
+
+    async def _close_history(self) -> None:
+        for manager in self._joined:
+            state_of(manager).settle_all("draining")
+        await self._history.close()
+
     @property
     def control(self) -> Control:
         """The verbs of this service as data; other rooms add theirs."""
         if self._control is None:
             from asyncmgr._service.control import Control  # loads what only few services need
+            from asyncmgr._service.control_history import add_history
 
             self._control = Control(self)
+            add_history(self._control, self)
         return self._control
 
     async def _open_control(self) -> None:
@@ -716,6 +796,13 @@ class Service:
         if self.settings.start_delay:
             await asyncio.sleep(self._random.uniform(0, self.settings.start_delay))
 
+    def _store_for_slots(self) -> StoreEngine | None:
+        """Return the store that keeps slots of tasks that every process runs; `None` = a file of the user does."""
+        return self.store if self.given_store is not None or needs_no_file() else None
+
+    async def _read_slots(self) -> None:
+        await self._persist_scope.load(self._tasks())
+
     async def _start_tasks(self) -> None:
         # Not before, since the start hooks may have added tasks.
         matches = self.settings.match_tasks([task.full_name for task in self._tasks()])
@@ -724,7 +811,7 @@ class Service:
             log.debug("settings.foreign", service=self.name, setting=str(foreign))
         self._host_scope.check(self._tasks())
         runner = Runner(
-            Site(self.host, self.name, secrets.token_hex(4)),
+            Site(self.host, self.name, self._incarnation),
             self._reporter,
             random_source=self._random,
             context=self._context,
@@ -735,6 +822,7 @@ class Service:
         self._gates.open(runner)
         for manager in self._managers:
             state_of(manager).start(runner, self.journal, self._gates)
+        self._history.begin(self._tasks(), runner.lookout.read())
         runner.open()
         self._runner = runner
         self._state = State.RUNNING
@@ -752,6 +840,7 @@ class Service:
             self._runner.close()
         finally:  # an interrupt may land in a listener
             self._drain.meet(self._runner)
+        self.journal.add("stopping", note=self._stop_cause)
         log.info("service.stopping", service=self.name, host=self.host, runs=len(self._runner.waiting))
         self._reporter.listeners.tell(ServiceStopping(self.name, self.host))
 

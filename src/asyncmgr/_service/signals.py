@@ -80,9 +80,15 @@ class Interrupts:
         self._service = service
         self._count = 0
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
+        self._stop("SIGTERM")
+
+    def interrupt(self) -> None:
+        self._stop("SIGINT")
+
+    def _stop(self, because: str) -> None:
         self._count += 1
-        self._service.request_stop(at_once=self._count > 1)
+        self._service.request_stop(at_once=self._count > 1, because=because)
 
     def reload(self) -> None:
         self._service.request_reload()
@@ -91,7 +97,7 @@ class Interrupts:
         # Not counted, neither as the first signal nor as the second: when a window is closed, the shell and the kernel
         # both send a SIGHUP, and service managers send one beside their SIGTERM.
         log.info("terminal.hung_up", reason="SIGHUP ends what runs on a terminal; without one it reloads")
-        self._service.request_stop()
+        self._service.request_stop(because="SIGHUP")
 
     def raise_second(self) -> None:
         if self._count > 1:
@@ -125,8 +131,8 @@ class Handlers:
                 self._restore(loop)
 
     def _install_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._install(loop, signal.SIGTERM, Interrupts.stop)
-        self._install(loop, signal.SIGINT, Interrupts.stop)
+        self._install(loop, signal.SIGTERM, Interrupts.terminate)
+        self._install(loop, signal.SIGINT, Interrupts.interrupt)
         if hasattr(signal, "SIGHUP"):
             # Checked now: when the signal comes, the terminal may be gone.
             self._install(loop, signal.SIGHUP, Interrupts.hang_up if has_terminal() else Interrupts.reload)

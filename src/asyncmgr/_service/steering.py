@@ -22,7 +22,7 @@ from asyncmgr._tasks.options import NEGATIVE, PeriodicTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
 from asyncmgr.errors import InvalidPeriodicTaskArg, ServiceStateError, TaskRemoved, WrongThread
-from asyncmgr.events import RunFinished
+from asyncmgr.events import RunFinished, SkipReason
 
 LEFT_TO_OTHERS = "it is left to another process"
 """Why a task with `external_process_ok` does not run here."""
@@ -51,8 +51,8 @@ class Tasks(Protocol):
     def arm(self, task: ManagedTask) -> None: ...  # pragma: no cover
     def plan_anew(self, task: ManagedTask, options: PeriodicTask) -> None: ...  # pragma: no cover
     def take_out(self, task: ManagedTask) -> None: ...  # pragma: no cover
-    def see(self, task: ManagedTask) -> None: ...  # pragma: no cover
-    def tell_gate(self, task: ManagedTask, *, is_paused: bool) -> None: ...  # pragma: no cover
+    def tell_gate(self, task: ManagedTask, *, paused: bool | None = None) -> None: ...  # pragma: no cover
+    def settle(self, task: ManagedTask, otherwise: SkipReason | None = None) -> None: ...  # pragma: no cover
 
 
 class Steering:
@@ -143,12 +143,13 @@ class Steering:
         note: str | None,
     ) -> None:
         self._check(task, "pause")
+        self._tasks.settle(task)
         moment = self._tasks.read_clock()
         pause = new_pause(moment, actor().name, for_=for_, until=until, note=note)
         self.pauses.put(task, pause)
         if self._tasks.runner is not None:
             self._tasks.runner.forget(task, "paused")
-        self._tasks.tell_gate(task, is_paused=True)
+        self._tasks.tell_gate(task, paused=True)
         end = pause.status(moment).until
         shown = None if end is None else end.isoformat()
         log.info("task.paused", task=task.full_name, until=shown, note=note, by=pause.by)
@@ -156,10 +157,10 @@ class Steering:
 
     def resume(self, task: ManagedTask) -> None:
         self._check(task, "resume")
+        self._tasks.settle(task)
         if self.pauses.end(task):
-            task.plan.skip_past(self._tasks.read_clock())
             self._tasks.arm(task)
-            self._tasks.tell_gate(task, is_paused=False)
+            self._tasks.tell_gate(task, paused=False)
             log.info("task.resumed", task=task.full_name, by=actor().name)
             self._note(task, "resume")
 
@@ -189,14 +190,15 @@ class Steering:
             raise ServiceStateError(
                 f"{task.full_name} cannot be enabled: its spacing is negative; reschedule() it first"
             )
+        self._tasks.settle(task)
         task.plan.adopt(replace(task.options, switched_off=None, enabled=True))
-        task.plan.skip_past(self._tasks.read_clock())
         self._tasks.arm(task)
         log.info("task.enabled", task=task.full_name, by=actor().name)
         self._note(task, "enable")
 
     def disable(self, task: ManagedTask, note: str | None) -> None:
         self._check(task, "disable")
+        self._tasks.settle(task)
         who = actor().name
         said = f' ("{note}")' if note else ""
         reason = (
@@ -205,7 +207,7 @@ class Steering:
         task.plan.adopt(replace(task.options, switched_off=reason, enabled=False))
         if self._tasks.runner is not None:
             self._tasks.runner.forget(task, "disabled")
-        self._tasks.see(task)
+        self._tasks.tell_gate(task)
         log.info("task.disabled", task=task.full_name, reason=reason, by=who)
         self._note(task, "disable", note)
 
@@ -226,11 +228,11 @@ class Steering:
             )
         if not self._tasks.has(task):
             return
+        self._tasks.settle(task, "removed")
         self._tasks.take_out(task)
         # Switched off too, since a pass in progress may still have the task on its list.
         task.plan.adopt(replace(task.options, switched_off="it was removed"))
         self.pauses.end(task)
         if self._tasks.runner is not None:
             self._tasks.runner.forget(task, "removed")
-        self._tasks.see(task)
         self._note(task, "remove")

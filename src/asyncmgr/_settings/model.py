@@ -298,6 +298,10 @@ class Settings(BaseModel):
         default=None, description="a whole number, at least 1"
     )
     """Runs of the service in progress at once; more runs wait, and keep their slot. `None` = any number."""
+    history: str | None = Field(
+        default=None, min_length=1, description="a URL such as 'sqlite:///var/lib/app/history.db'"
+    )
+    """The file that keeps what became of every slot; `None` = memory keeps the newest 65,536 of fast and slow tasks."""
     control: bool | None = Field(default=None, description="true or false")
     """Whether the service has a control socket for its own user; `None` = only under ``asyncmgr run``."""
     rpc_control: bool = Field(default=False, description="true or false")

@@ -27,7 +27,10 @@ MOST_IN_A_BATCH = 256
 class Due:
     """One slot that the agenda hands out."""
 
-    __slots__ = ("managed", "missed", "planned")
+    __slots__ = ("managed", "missed", "oldest", "planned")
+
+    oldest: int
+    """The first of the older slots, on the scale of the plan's grid; not set where there are none."""
 
     def __init__(self, managed: ManagedTask, planned: int, missed: int) -> None:
         self.managed = managed
@@ -121,6 +124,7 @@ class Agenda(Generic[D]):
         if task.standing.running and start > reference and plan.options.overlap != "allow":
             self._hold(lane, task, start)
             return
+        oldest = plan.slot
         try:
             planned, missed = plan.take(reference)
             following = self._jittered(task, reference) if plan.options.jitter else plan.slot
@@ -134,6 +138,9 @@ class Agenda(Generic[D]):
         else:
             self._move_head(lane, task, following)
         due = self._due(task, planned, missed)
+        if missed:
+            assert oldest is not None
+            due.oldest = oldest
         if task.standing.running:
             self._judge_overlap(due, batch)
         else:

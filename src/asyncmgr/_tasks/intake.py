@@ -16,7 +16,7 @@ from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Run, Site
 from asyncmgr.errors import AlreadyRunning, NotOwner, TaskFailed
-from asyncmgr.events import Outcome, RunFinished
+from asyncmgr.events import MissReason, Outcome, RunFinished
 
 GivenUp = Literal["draining", "removed", "paused", "disabled", "late", "lease_lost", "not_owner"]
 """Why a run that was handed out does not start."""
@@ -51,9 +51,9 @@ class Intake:
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
 
-    def accept(self, batch: Batch[Run], moment: Moment) -> None:
-        """Take in the slots that one look has found."""
-        look, numbers = self._look_at(moment), self._numbers
+    def accept(self, batch: Batch[Run], moment: Moment, late_because: MissReason) -> None:
+        """Take in the slots that one look has found; `late_because` is the reason where it found older ones too."""
+        look, numbers = Look(self._site, moment, self._loop.time(), late_because), self._numbers
         for run in batch.due:
             run.look, run.number = look, next(numbers)
             self._hand_out(run, moment)
@@ -145,9 +145,10 @@ class Intake:
             self._asking[run] = None
         else:
             run.managed.standing.skipped += 1
-            self._report.skipped(
-                run, answer, self._in_the_way(run) if answer == "overlap" else None, holder=gate.holder()
-            )
+            in_the_way = self._in_the_way(run) if answer == "overlap" else None
+            # Only for listeners: a gate may have to ask the system for it.
+            holder = gate.holder() if self._report.listeners else None
+            self._report.skipped(run, answer, in_the_way, holder=holder)
             _refuse_waiter(run, answer)
 
     def _make_ready(self, run: Run, wall: int) -> None:

@@ -13,10 +13,15 @@ from asyncmgr._common.timer import Timer
 from asyncmgr._tasks.agenda import Agenda, Batch
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import PeriodicTask
+from asyncmgr._tasks.recorder import Stall
 from asyncmgr._tasks.runs import Run
+from asyncmgr.events import MissReason
 
 SET_BACK = 60.0
 """Seconds. Where the wall clock is set back by more than this, wall-clock schedules are planned anew."""
+
+STALL = 1.0
+"""Seconds by which a look comes late where the event loop was blocked, or the process was stopped."""
 
 _SHORTEST_SLEEP = 0.001
 """Seconds. uvloop rounds timers to milliseconds and may fire early; setting one again at once is a busy loop."""
@@ -36,7 +41,9 @@ class Lookout:
     expire
         Called with each run whose deadline has passed.
     stepped
-        Called with each jump of the wall clock.
+        Called with each jump of the wall clock, and the moment right after it.
+    stalled
+        Called where a look comes more than `STALL` seconds late: why, how late, and when.
     die
         Called with the error that a look raised: the schedule has ended.
     """
@@ -48,7 +55,8 @@ class Lookout:
         context: contextvars.Context,
         accept: Callable[[Batch[Run], Moment], None],
         expire: Callable[[Run], None],
-        stepped: Callable[[Step], None],
+        stepped: Callable[[Step, Moment], None],
+        stalled: Callable[[Stall, float, Moment], None],
         die: Callable[[BaseException], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,11 +67,18 @@ class Lookout:
         self._accept = accept
         self._expire = expire
         self._stepped = stepped
+        self._stalled = stalled
         self._die = die
         self._timer = Timer(self._wake, loop=self._loop, context=context)
         self._unfollow: Callable[[], None] = lambda: None
         self._on_step: list[Callable[[], object]] = []
         self._found_nothing = False
+        self._jump: Step | None = None
+        """The largest jump forward since the last look."""
+        self.kind_of_stall: Callable[[float], Stall] = lambda seconds: "blocked"
+        """Says why a look comes late by so many seconds. Whoever watches the event loop knows it better."""
+        self.late_because: MissReason = "blocked"
+        """Why slots passed before the present look could find them."""
         self.is_open = False
         """Whether slots are handed out."""
 
@@ -136,12 +151,24 @@ class Lookout:
 
     def _look(self) -> None:
         # Set before anything calls a listener, in which an interrupt may land: another look follows in any case.
-        self._timer.set(self._loop.time() + _SHORTEST_SLEEP)
+        now = self._loop.time()
+        self._timer.set(now + _SHORTEST_SLEEP)
+        late = now - self._timer.rang_for
         moment = self.read()
+        self.late_because = self._why_late(late)
+        if late >= STALL and self._jump is None:
+            self._stalled(self.kind_of_stall(late), late, moment)
+        self._jump = None
         self._expire_deadlines()
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
+
+    def _why_late(self, late: float) -> MissReason:
+        jump = self._jump
+        if jump is not None and jump.seconds >= late:
+            return "suspended" if jump.is_sleep else "clock"
+        return self.kind_of_stall(late) if late >= STALL else "blocked"
 
     def read(self) -> Moment:
         """Read the clock; a step of the wall that no look has noticed yet is taken first."""
@@ -153,7 +180,9 @@ class Lookout:
         return moment
 
     def _take_step(self, step: Step, moment: Moment) -> None:
-        self._stepped(step)
+        self._stepped(step, moment)
+        if step.kind == "forward" and (self._jump is None or step.seconds > self._jump.seconds):
+            self._jump = step
         if step.kind == "back" and step.seconds > SET_BACK:
             self.agenda.set_back(moment)
         elif step.kind == "forward":

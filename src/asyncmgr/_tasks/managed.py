@@ -159,11 +159,13 @@ class ManagedTask:
         "body",
         "declared",
         "full_name",
+        "key",
         "lane",
         "log_level",
         "manager",
         "place",
         "plan",
+        "record",
         "standing",
     )
 
@@ -192,6 +194,10 @@ class ManagedTask:
         self.standing = standing or Standing()
         self.place: Place | None = NO_PLACE
         """This task's one valid place in a heap of the agenda; `NO_PLACE` = the task is not planned."""
+        self.key = 0
+        """What the records of its runs begin with; 0 = no recorder has it."""
+        self.record: Callable[[Any, float], None] | None = None
+        """Records a run that succeeded, with its duration in seconds."""
         self.lane: Lane | None = None
         """The agenda's heap that has this place; `None` = the task has no place."""
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._tasks.options import PeriodicTask
-from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Every, EveryPass, Once, Schedule
+from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, Every, EveryPass, Gap, Once, Schedule
 
 RETRY = int(DEFAULT_INTERVAL) * SECOND
 """Microseconds after which a schedule that raised is asked again."""
@@ -182,11 +182,11 @@ class Plan:
             return anchor
         return min(moment.now, anchor + moment.now - moment.wall)  # the wall may have been set back since
 
-    def continue_from(self, slot: int, moment: Moment, *, own: int | None = None) -> tuple[int, int]:
+    def continue_from(self, slot: int, moment: Moment, *, own: int | None = None) -> Gap | None:
         """Go on with the grid that another holder kept; `slot` is the last one it took, on this grid's scale.
 
-        The slots that are over get one run, where `catch_up` and `catch_up_window` allow it. Else they are dropped;
-        returns the latest of these and their number. `own` is the slot of this plan that is being handed out: a slot of
+        The slots that are over get one run, where `catch_up` and `catch_up_window` allow it. Else they are dropped,
+        and returned. `own` is the slot of this plan that is being handed out: a slot of
         the other's grid at the same time is no catch-up.
         """
         first = self.grid.first(slot)  # it may raise: before anything changes
@@ -195,10 +195,11 @@ class Plan:
         self.last_slot, self.delay, self.repeated_until, self.slot = slot, 0, None, first
         self._set_window()
         if turn is None or self._catches_up(turn[0], reference, own):
-            return slot, 0
+            return None
         latest, passed, self.slot = turn
         self.last_slot = latest
-        return latest, passed + 1
+        assert first is not None
+        return Gap(first, latest, passed + 1)
 
     def _catches_up(self, latest: int, reference: int, own: int | None) -> bool:
         if latest == own or reference - latest <= self.window:
@@ -219,6 +220,8 @@ class Plan:
         """Plan wall-clock slots from the new time, after the wall went back by more than a minute."""
         if not self.grid.on_wall:
             return
+        if self.slot is not None and self.slot <= moment.wall:
+            return  # it is still due, and was not taken: the wall jumped ahead and back between two looks
         if self.slot is not None:
             self.repeated_until = max(self.slot, self.repeated_until or self.slot)
         try:
@@ -240,6 +243,23 @@ class Plan:
             self.slot = self.grid.first(moment.wall)
         except Exception:
             self.slot = moment.wall + RETRY  # when the schedule is asked again, and reported if it raises
+
+    def gap(self, moment: Moment) -> Gap | None:
+        """Find the slots from the next one to this moment, which nobody has taken; `None` = there are none."""
+        return None if self.slot is None else self.gap_between(self.slot, self.reference(moment))
+
+    def gap_between(self, first: int, until: int) -> Gap | None:
+        """Count the slots of this grid from `first`, which is one, to `until`; `None` = there are none.
+
+        Where the schedule raises it is one slot.
+        """
+        if first > until:
+            return None
+        try:
+            last, passed, _ = self.grid.turn(first, until, 0)
+        except Exception:
+            return Gap(first, first, 1)
+        return Gap(first, last, passed + 1)
 
     def skip_past(self, moment: Moment) -> None:
         """Drop the slots that are over: the next one is the first of the grid that is still to come."""

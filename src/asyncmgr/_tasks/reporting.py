@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
 
 from asyncmgr._common.clock import Moment, Step, to_datetime
 from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import error_text
 from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.managed import ManagedTask, Standing, Trouble
+from asyncmgr._tasks.recorder import Recorder, Stall
 from asyncmgr._tasks.runs import CancelledBy, Run
+from asyncmgr._tasks.schedules import Gap
 from asyncmgr.events import (
     ClockStepped,
     Listeners,
+    MissReason,
     Outcome,
     RunFinished,
     RunLeaked,
     ScheduleFailed,
+    SkipReason,
     SlotSkipped,
     SlotsMissed,
 )
-
-Reason = Literal["overlap", "draining", "removed", "paused", "disabled", "not_owner", "lease_lost"]
 
 
 class Reporter:
@@ -30,6 +31,8 @@ class Reporter:
 
     def __init__(self, host: str) -> None:
         self.listeners = Listeners()
+        self.recorder: Recorder | None = None
+        """Keeps the fates of slots; `None` = nobody does, as in passes."""
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
@@ -51,6 +54,11 @@ class Reporter:
             self._failed(run, outcome, error)
         if managed.log_level is not None and outcome is Outcome.SUCCEEDED:
             log.at(managed.log_level, "task.succeeded", **self._keys(run), duration=round(duration, 6))
+        if self.recorder is not None:
+            if outcome is Outcome.SUCCEEDED:
+                self.recorder.succeeded(run, duration)
+            else:
+                self.recorder.ended(run, duration, outcome, error)
         if self.listeners:
             self.listeners.tell(record_of(run, outcome, duration, error))
 
@@ -87,7 +95,7 @@ class Reporter:
     def skipped(
         self,
         run: Run,
-        reason: Reason,
+        reason: SkipReason,
         in_the_way: tuple[str, float] | None = None,
         *,
         holder: str | None = None,
@@ -98,6 +106,8 @@ class Reporter:
         """
         if run.missed and reason != "not_owner":  # the older slots get no run either
             self.missed(run)
+        if self.recorder is not None:
+            self.recorder.skipped(run, reason, holder=holder)
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
@@ -134,38 +144,37 @@ class Reporter:
     def missed(self, run: Run) -> None:
         """Report the missed slots for which this run stands, or would have stood."""
         why = None if run.claim is None else run.claim.stands_for
-        reason = {} if why is None else {"reason": why}
-        log.warning("slot.missed", **self._keys(run), count=run.missed, **reason)
+        reason = why or run.look.late_because
+        if self.recorder is not None:
+            self.recorder.missed(run, reason or "blocked")
+        log.warning("slot.missed", **self._keys(run), count=run.missed, reason=reason)
         if self.listeners:
             self.listeners.tell(
-                SlotsMissed(run.full_name, run.slot, run.missed, reason=why, run_id=run.run_id)
+                SlotsMissed(run.full_name, run.slot, run.missed, reason=reason, run_id=run.run_id)
             )
 
-    def lost(self, run: Run, slot: int, count: int, reason: Literal["lease_lost", "down"]) -> None:
-        """Report slots that got no whole run by any process, at the first run of the process that goes on with them.
+    def passed(self, managed: ManagedTask, gap: Gap, reason: MissReason, moment: Moment) -> None:
+        """Report slots that got no whole run by any process, and for which no run stands.
 
-        `slot` is the latest of them, on the scale of `run`. `lease_lost`: its holder died during its run. `down`: no
-        process was there to run it, and the task catches up with none.
+        `lease_lost`: nobody held the task, or its holder died during its run. `down`: no process was there.
         """
-        self.passed(run.managed, run.slot_at(slot), count, reason)
-
-    def passed(
-        self, managed: ManagedTask, slot: datetime, count: int, reason: Literal["lease_lost", "down"]
-    ) -> None:
-        """Report slots for which no run stands; `slot` is the latest of them."""
+        self.gap(managed, gap, reason, moment)
+        slot = managed.plan.datetime_of(gap.last, moment)
         log.warning(
             "slot.missed",
             task=managed.full_name,
             slot=slot.isoformat(),
             host=self._host,
-            count=count,
+            count=gap.slots,
             reason=reason,
         )
         if self.listeners:
-            self.listeners.tell(SlotsMissed(managed.full_name, slot, count, reason=reason))
+            self.listeners.tell(SlotsMissed(managed.full_name, slot, gap.slots, reason=reason))
 
     def late(self, run: Run) -> None:
         """Report a slot that gets no run because `misfire_grace` has passed."""
+        if self.recorder is not None:
+            self.recorder.late(run)
         log.warning(
             "slot.missed", **self._keys(run), count=run.missed + 1, reason="late", lateness=run.lateness
         )
@@ -174,14 +183,28 @@ class Reporter:
 
     def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
         """Report a schedule that raised. The slot gets no run."""
+        if self.recorder is not None:
+            self.recorder.schedule_failed(managed, error, moment)
         trouble = _failing(managed.standing, to_datetime(moment.wall), error)
         if trouble.is_news or is_reminder(trouble.failures):
             log.error("schedule.failed", task=managed.full_name, host=self._host, exc_info=error)
         if self.listeners:
             self.listeners.tell(ScheduleFailed(managed.full_name, error))
 
-    def stepped(self, step: Step) -> None:
+    def gap(self, task: ManagedTask, gap: Gap, reason: SkipReason | MissReason, moment: Moment) -> None:
+        """Report slots that nobody has looked at; the log and the listeners have got their cause."""
+        if self.recorder is not None:
+            self.recorder.gap(task, gap, reason, moment)
+
+    def stalled(self, kind: Stall, seconds: float, moment: Moment) -> None:
+        """Report that a look at the agenda came late. It is no log event: the slots that it missed are."""
+        if self.recorder is not None:
+            self.recorder.stalled(kind, seconds, moment)
+
+    def stepped(self, step: Step, moment: Moment) -> None:
         """Report that the wall clock jumped or stands still."""
+        if self.recorder is not None:
+            self.recorder.stepped(step, moment)
         log.warning("clock.stepped", kind=step.kind, seconds=round(step.seconds, 3), host=self._host)
         if self.listeners:
             self.listeners.tell(ClockStepped(step.kind, step.seconds))

@@ -33,8 +33,9 @@ from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.progress import Progresses
 from asyncmgr._tasks.reporting import Reporter, record_of
 from asyncmgr._tasks.runs import CancelledBy, Run, Site, judge
+from asyncmgr._tasks.schedules import Gap
 from asyncmgr.errors import AlreadyRunning, ServiceStateError
-from asyncmgr.events import Outcome, RunFinished
+from asyncmgr.events import MissReason, Outcome, RunFinished, SkipReason
 
 LEAKED_AFTER = 10.0
 """Seconds from the cancellation of a run by its timeout to the report that it still goes on."""
@@ -76,6 +77,8 @@ class Runner:
         self._site = site = replace(site, progressed=self._progresses.note)
         self._report = reporter
         self._listeners = reporter.listeners.callbacks
+        if reporter.recorder is not None:
+            reporter.recorder.follow(self.oldest)
         self._context = context
         self._own_context = context.copy()
         self._on_exit = on_exit
@@ -97,6 +100,7 @@ class Runner:
             accept=self._accept,
             expire=self._overdue,
             stepped=reporter.stepped,
+            stalled=reporter.stalled,
             die=self._die,
         )
 
@@ -212,9 +216,9 @@ class Runner:
         def change(moment: Moment) -> None:
             nonlocal taken
             own = run.planned if run.asked is None else None
-            latest, dropped = plan.continue_from(last_slot, moment, own=own)
-            if dropped:
-                self._report.lost(run, latest, dropped, "down")
+            gap = plan.continue_from(last_slot, moment, own=own)
+            if gap is not None:
+                self._report.passed(task, gap, "down", moment)
             if run.asked != "manual" and plan.is_due(moment):
                 run.planned, run.missed = plan.take(plan.reference(moment))
                 taken = True
@@ -232,9 +236,9 @@ class Runner:
         """
 
         def change(moment: Moment) -> None:
-            latest, dropped = task.plan.continue_from(last_slot, moment)
-            if dropped:
-                self._report.passed(task, task.plan.datetime_of(latest, moment), dropped, why)
+            gap = task.plan.continue_from(last_slot, moment)
+            if gap is not None:
+                self._report.passed(task, gap, why, moment)
             elif again:
                 task.plan.take_again(last_slot, moment)
 
@@ -244,13 +248,24 @@ class Runner:
         """Make this moment the next slot of the task."""
         self.lookout.replan(task, task.plan.begin_now)
 
-    def report_cut_off(self, task: ManagedTask, slot: int) -> None:
-        """Report a slot, on the scale of the plan, whose run was cut off when its holder died."""
-        self._report.passed(task, task.plan.datetime_of(slot, self.lookout.read()), 1, "lease_lost")
+    def report_cut_off(self, task: ManagedTask, slot: int, why: Literal["lease_lost", "down"]) -> None:
+        """Report a slot, on the scale of the plan, whose run was cut off when its process died."""
+        self._report.passed(task, Gap(slot, slot, 1), why, self.lookout.read())
 
     def lose(self, run: Run, slot: int) -> None:
         """Report a slot whose run was cut off when its holder died; `run` is the first one of the next holder."""
-        self._report.lost(run, slot, 1, "lease_lost")
+        self._report.passed(run.managed, Gap(slot, slot, 1), "lease_lost", run.look.moment)
+
+    def enrol(self, task: ManagedTask) -> None:
+        """Have the fates of the task recorded, on the grid that it has now."""
+        if self._report.recorder is not None:
+            self._report.recorder.add(task)
+
+    def note_gap(self, task: ManagedTask, reason: SkipReason | MissReason, moment: Moment) -> None:
+        """Record the slots up to a moment that no look has handed out, before the plan of the task moves on."""
+        gap = None if self._report.recorder is None else task.plan.gap(moment)
+        if gap is not None:
+            self._report.gap(task, gap, reason, moment)
 
     def _give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""
@@ -360,7 +375,7 @@ class Runner:
     # Starting
 
     def _accept(self, batch: Batch[Run], moment: Moment) -> None:
-        self._intake.accept(batch, moment)
+        self._intake.accept(batch, moment, self.lookout.late_because)
         self._start_ready()
 
     def _start_soon(self) -> None:
@@ -545,11 +560,16 @@ class Runner:
             standing.outcome, standing.duration = Outcome.SUCCEEDED, duration
             standing.look, standing.planned = run.look, run.planned
             standing.on_wall, standing.started = run.on_wall, run.started
+            record = run.managed.record
+            if record is not None:
+                record(run, duration)
         else:
             self._conclude(run, duration, error)
 
     def _conclude(self, run: Run, duration: float, error: BaseException | None) -> None:
         outcome, error = judge(run, error)
+        if run.missed and not run.has_begun:
+            self._report.missed(run)
         run.managed.standing.end(run, outcome, duration)
         run.failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         if run.claim is not None:

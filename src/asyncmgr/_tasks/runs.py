@@ -15,7 +15,7 @@ from asyncmgr._tasks.agenda import Due
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.progress import Progress, read_progress
 from asyncmgr.errors import Skip
-from asyncmgr.events import Outcome, RunFinished
+from asyncmgr.events import MissReason, Outcome, RunFinished
 
 Trigger = Literal["schedule", "catch_up", "queue", "manual", "pass"]
 """Why a run started: its slot was due; it stands for missed slots too; it was queued behind another run; a handle
@@ -38,14 +38,6 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class CancelledBy:
-    """The cause of a run that somebody cancelled by `TaskHandle.cancel`."""
-
-    name: str
-    """Who it was, for people."""
-
-
-@dataclass(frozen=True, slots=True)
 class SlotClaim:
     """The right to run one slot."""
 
@@ -58,13 +50,30 @@ class SlotClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelledBy:
+    """The cause of a run that somebody cancelled by `TaskHandle.cancel`."""
+
+    name: str
+    """Who it was, for people."""
+
+
 class Look:
     """The look at the agenda that handed out a slot: one object for all slots of a batch."""
 
-    site: Site
-    moment: Moment
-    at: float
-    """The same moment in loop time, seconds."""
+    __slots__ = ("at", "began", "late_because", "moment", "shift", "site")
+
+    def __init__(self, site: Site, moment: Moment, at: float, late_because: MissReason | None = None) -> None:
+        # A plain class: a frozen one would take three times as long to build, at each look.
+        self.site = site
+        self.moment = moment
+        self.at = at
+        """The same moment in loop time, seconds."""
+        self.shift = moment.wall - moment.now
+        """What to add to scheduling time to get wall time, microseconds."""
+        self.began = moment.wall / SECOND - at
+        """What to add to loop time to get wall time, seconds."""
+        self.late_because = late_because
+        """Why slots before those of this look got no run; `None` = not known, as in passes."""
 
 
 class RunContext(ABC):

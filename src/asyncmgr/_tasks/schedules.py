@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from asyncmgr._common.clock import SECOND, to_datetime, to_us
@@ -25,12 +25,14 @@ from asyncmgr._tasks.cron_text import explain, fields_of
 DEFAULT_INTERVAL: float = 60.0
 """Seconds: the longest time that a pass lets its caller idle, and the spacing of every-pass tasks under a service."""
 
-SLOTS_COUNTED = 10
-"""The number up to which a cron schedule counts missed slots: each one takes tens of microseconds to find."""
-
-
 _WEEK = 7 * 86_400 * SECOND
 """Microseconds. No zone changes its offset and changes it back within less time."""
+
+_DAY = 86_400
+"""Seconds."""
+
+_MOST_A_CLOCK_CHANGES = 25 * 3600 * SECOND
+"""Microseconds: no change of a zone's offset is larger, also where a zone leaves out a whole day."""
 
 _NEVER = 36_525 * 86_400 * SECOND
 """Microseconds: the gap after the last slot, longer than any time that is compared with it."""
@@ -103,6 +105,15 @@ run makes one."""
 
 EndlessTurn: TypeAlias = tuple[int, int, int]
 """The same for a schedule that is never over."""
+
+
+class Gap(NamedTuple):
+    """Slots of one task without a run that follow one another on its grid; on the scale of the grid."""
+
+    first: int
+    last: int
+    slots: int
+    """Their number."""
 
 
 class Schedule(Protocol):
@@ -263,10 +274,61 @@ class Cron:
         past = bisect_left(seconds, True, key=lambda second: self._after(slot + second * SECOND) > now)
         return self._after(slot + (past - 1) * SECOND)
 
-    def _count(self, slot: int, latest: int) -> int:
+    def _count(self, after: int, until: int) -> int:
+        """Count the slots after one moment and up to another: day by day, not one by one."""
         count = 0
-        while slot < latest and count < SLOTS_COUNTED:
-            slot = self._after(slot)
+        while after < until:
+            change = self._next_change(after + 1, until)
+            if change is None:
+                return count + self._count_plain(after, until)
+            # The slots around a change of the clocks are found one by one where a time may be left out or come twice.
+            margin = _MOST_A_CLOCK_CHANGES if self._has_fixed_times else 0
+            plain = max(after, change - 1 - margin)
+            count += self._count_plain(after, plain)
+            after = min(until, change - 1 + margin) if margin else change - 1
+            if margin:
+                count += self._count_one_by_one(plain, after)
+        return count
+
+    def _count_plain(self, after: int, until: int) -> int:
+        """Count the slots between two moments between which the zone does not change its offset."""
+        offset = self._offset(after + 1)
+        first, last = (after + offset) // SECOND, (until + offset) // SECOND  # local seconds, (first, last]
+        today, final = first // _DAY, last // _DAY
+        if today == final:
+            return self._slots_of_day(today, first, last)
+        between = sum(1 for _ in self._days(today + 1, final)) * len(self._times_of_day)
+        return self._slots_of_day(today, first, last) + between + self._slots_of_day(final, first, last)
+
+    def _slots_of_day(self, day: int, after: int, until: int) -> int:
+        if next(self._days(day, day + 1), None) is None:
+            return 0
+        times, start = self._times_of_day, day * _DAY
+        return bisect_right(times, until - start) - bisect_right(times, after - start)
+
+    def _days(self, first: int, end: int) -> Iterator[int]:
+        """Yield the days (since 1970, local) from `first` to before `end` on which there are slots."""
+        daily = " ".join(["0", "0", *self._fields[-3:]])
+        for found in self._simulate(daily, _from_wall(first * _DAY * SECOND) - timedelta(seconds=1)):
+            day = _to_wall(found) // (_DAY * SECOND)
+            if day >= end:
+                return
+            yield day
+
+    @cached_property
+    def _times_of_day(self) -> list[int]:
+        """The seconds of a day at which there are slots, on a day that has some."""
+        parsed = self._simulate(self._text, _SOME_DAY)
+        return sorted(
+            hour * 3600 + minute * 60 + second
+            for hour in parsed.hours  # type: ignore[attr-defined]
+            for minute in parsed.minutes  # type: ignore[attr-defined]
+            for second in parsed.seconds  # type: ignore[attr-defined]
+        )
+
+    def _count_one_by_one(self, after: int, until: int) -> int:
+        count = 0
+        while (after := self._after(after)) <= until:
             count += 1
         return count
 

@@ -133,7 +133,7 @@ class TaskStatus:
     failing_since: datetime | None = None
     """The slot of the first of the failures in a row."""
     owner: str | None = None
-    """The process that holds the task, where only one may run it; `None` = each may, or no holder is known."""
+    """Who runs the task, where only one process may; `None` = it is every process's own, or nobody is known."""
     owner_since: datetime | None = None
     """Since when it holds the task; `None` = that is not known."""
     fencing_token: int | None = None

@@ -39,10 +39,20 @@ def where_it_waits(awaitable: Any) -> Place | None:
     return _place(users[-1]) if users else None
 
 
-def _place(frame: FrameType) -> Place:
+def where_it_waited(error: BaseException) -> Place | None:
+    """Find the innermost line of the user's code in the traceback of an error; `None` = it has none."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        if package_of(trace.tb_frame) != "asyncmgr" and not is_library(trace.tb_frame.f_code):
+            found = _place(trace.tb_frame, trace.tb_lineno)
+        trace = trace.tb_next
+    return found
+
+
+def _place(frame: FrameType, line: int | None = None) -> Place:
     code: CodeType = frame.f_code
     name = code.co_qualname.replace("<locals>.", "")
-    return Place(name, code.co_filename, frame.f_lineno or code.co_firstlineno)
+    return Place(name, code.co_filename, line or frame.f_lineno or code.co_firstlineno)
 
 
 def _chain(awaitable: Any) -> Iterator[FrameType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ class Session:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._prepared: dict[str, Any] = {}
         self.pooled = False
         """Whether a pooler stands between: its server may be another one for each transaction."""
 
@@ -61,7 +63,12 @@ class Session:
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """The rows of one statement."""
         if not self.pooled:
-            return list(await self._connection.fetch(sql, *args))
+            if (statement := self._prepared.get(sql)) is None:
+                # Its name says what it does. So not even behind a pooler that was not noticed can another statement
+                # be executed in its place.
+                name = "asyncmgr_" + hashlib.sha256(sql.encode()).hexdigest()[:32]
+                statement = self._prepared[sql] = await self._connection.prepare(sql, name=name)
+            return list(await statement.fetch(*args))
         # Preparing and executing are two requests: outside of a transaction a pooler may send them to two servers, and
         # the second would then execute what another client has prepared there.
         await self._connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -81,7 +88,9 @@ class Session:
     async def close(self) -> None:
         """Let the server know, as far as it listens; cancel there what still runs."""
         with suppress(Exception):
-            await self._connection.close(timeout=GOODBYE_WITHIN)
+            # Its own timeout would not cover the wait until a statement is cancelled there.
+            async with asyncio.timeout(GOODBYE_WITHIN):
+                await self._connection.close()
         self._connection.terminate()
 
     def terminate(self) -> None:
@@ -184,8 +193,10 @@ class Link:
         idle, self._idle = self._idle, []
         for session in idle:
             self.discard(session)
-        while self._endings:
-            await asyncio.gather(*self._endings, return_exceptions=True)
+        while endings := tuple(self._endings):
+            await asyncio.gather(*endings, return_exceptions=True)
+            # Where all are done, `gather` gives their callbacks no turn of the loop.
+            self._endings.difference_update(endings)
         for session in tuple(self._alive):
             session.terminate()
         # Aborting takes a turn of the loop, and two with TLS.

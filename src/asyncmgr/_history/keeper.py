@@ -1,0 +1,349 @@
+"""`History`: the ledger, the journal and the file of one service, and the answers that they give."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, tzinfo
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from asyncmgr._common.clock import SECOND, Moment, MovesWall, to_us
+from asyncmgr._common.log import log
+from asyncmgr._history.explain import Explanation, Facts, Running, explain
+from asyncmgr._history.journal import Entry, Journal
+from asyncmgr._history.ledger import Ledger
+from asyncmgr._history.slots import Record
+from asyncmgr._tasks.whereabouts import where_it_waits
+
+if TYPE_CHECKING:
+    from asyncmgr._history.past import Past
+    from asyncmgr._history.writer import Writer
+    from asyncmgr._tasks.managed import ManagedTask
+    from asyncmgr._tasks.runs import Run
+
+_AROUND = 60 * SECOND
+"""Microseconds: how far a slot may be from the moment that somebody asks about."""
+
+_LOOK_BACK = 120 * SECOND
+"""Microseconds before a crash in which the last slot of a fast task lies."""
+
+_USUAL = 20
+"""The number of runs whose median is what a run usually takes."""
+
+
+class Asked:
+    """A task and what the service knows of it at the moment at which somebody asks."""
+
+    def __init__(
+        self, task: ManagedTask, moment: Moment, *, absence: str | None, why_off: str, run: Run | None
+    ) -> None:
+        """`absence` is ``paused``, ``disabled`` or `None`; `run` is the task's oldest run in progress."""
+        self.task = task
+        self.moment = moment
+        self.absence = absence
+        self.why_off = why_off
+        self.run = run
+
+    @property
+    def shift(self) -> int:
+        """What to add to the scale of the grid to get wall time."""
+        return 0 if self.task.plan.grid.on_wall else self.moment.wall - self.moment.now
+
+
+class History:
+    """What became of the slots of one service."""
+
+    def __init__(self, service: str, host: str, journal: Journal, zone: Callable[[], tzinfo]) -> None:
+        """`zone` returns the time zone of explanations."""
+        self._service = service
+        self._host = host
+        self._zone = zone
+        self.journal = journal
+        self.ledger = Ledger(journal)
+        self.incarnation = ""
+        """What the ids of runs begin with."""
+        self._started: int | None = None
+        self._past: Past | None = None
+        self._writer: Writer | None = None
+        self._last_slots: dict[str, int] = {}
+        self._down: tuple[int, bool] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # The life of the service
+
+    def open(self, url: str | None, incarnation: str, wall: int) -> None:
+        """Open the file of this URL, if there is one. `incarnation` is what ids of runs begin with.
+
+        Raises
+        ------
+        InvalidSettings
+            The URL is not accepted, or the file cannot be used.
+        """
+        self.incarnation = incarnation
+        if url is None:
+            return
+        # Not before: most services have no file, and `sqlite3` is slow to import.
+        from asyncmgr._history.past import Past
+        from asyncmgr._history.sqlite import HistoryFile, path_of
+        from asyncmgr._history.writer import Writer
+
+        file = HistoryFile(
+            path_of(url), service=self._service, host=self._host, incarnation=incarnation, now=wall
+        )
+        former = file.former
+        if former is not None:
+            end = former.alive if former.stopped is None else former.stopped
+            self._down = (min(end, wall), former.stopped is None)
+            self._last_slots = file.last_slots(end - _LOOK_BACK)
+        self._past = Past(file.path)
+        self._writer = Writer(file, self.ledger, self.journal)
+        if isinstance(asyncio.get_running_loop(), MovesWall):
+            self._write_by_timer()  # virtual time does not wait for threads
+        else:
+            self._writer.start()
+
+    def _write_by_timer(self) -> None:
+        from asyncmgr._history.writer import COMMIT
+
+        if self._writer is not None:
+            self._writer.write()
+            self._timer = asyncio.get_running_loop().call_later(COMMIT, self._write_by_timer)
+
+    def begin(self, tasks: Iterable[ManagedTask], moment: Moment) -> None:
+        """Note that the tasks run from this moment on, and the slots that passed while the service was down."""
+        self._started = moment.wall
+        if self._down is not None:
+            since, crashed = self._down
+            self.journal.add("down", at=since, until=moment.wall, crashed=crashed)
+            log.info(
+                "history.continued", service=self._service, down=round((moment.wall - since) / SECOND, 3)
+            )
+            for task in tasks:
+                self._note_down(task, moment)
+        self.journal.add("started", at=moment.wall)
+        self._last_slots = {}
+
+    def _note_down(self, task: ManagedTask, moment: Moment) -> None:
+        last, grid = self._last_slots.get(task.full_name), task.plan.grid
+        if last is None or last >= moment.wall or task.plan.options.switched_off is not None:
+            return
+        try:
+            first = grid.first(last)
+            gap = None if first is None else task.plan.gap_between(first, moment.wall)
+        except Exception:  # of a schedule, which is asked again at its slot, and reported then
+            return
+        if gap is not None:
+            self.ledger.past(task, gap.first, gap.last, gap.slots)
+
+    async def close(self) -> None:
+        """Write the rest, and close the file."""
+        self.journal.add("ended")
+        if self._timer is not None:
+            self._timer.cancel()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, writer.stop)
+
+    # Questions
+
+    def records(
+        self, asked: Iterable[Asked], task: str | None, *, since: int | None, until: int | None, limit: int
+    ) -> list[Record]:
+        """List up to `limit` records of a task, or of all, newest first. `asked` are tasks that may be absent now."""
+        found = [record for one in asked if (record := self._live(one)) is not None]
+        found += self.ledger.records(task, since)
+        oldest = min((record.ended for record in found), default=self._started or 0)
+        if self._past is not None and len(found) < limit:
+            last = min(oldest if self._started is None else self._started, until or 2**62)
+            found += self._ask_past(task, since or 0, last, limit)
+        if until is not None:
+            found = [record for record in found if record.slot <= until]
+        # A file may have records that memory has too.
+        unique = {(one.task, one.slot, one.fate, one.reason, one.started): one for one in reversed(found)}
+        return sorted(unique.values(), key=lambda record: record.ended, reverse=True)[:limit]
+
+    def _ask_past(self, task: str | None, since: int, until: int, limit: int) -> list[Record]:
+        assert self._past is not None
+        try:
+            return self._past.newest(task, since, until, limit)
+        except Exception as exc:  # the file is busy or gone: memory answers
+            log.warning("history.unreadable", path=str(self._past.path), error=str(exc))
+            return []
+
+    def explain(self, asked: Asked, at: datetime | None) -> Explanation:
+        """Explain what became of the slot at this moment; `None` = the present state of the task."""
+        return explain(self.facts(asked, None if at is None else to_us(at.timestamp())))
+
+    def facts(self, asked: Asked, at: int | None) -> Facts:
+        """Gather what is known of a task around a moment."""
+        plan, moment = asked.task.plan, asked.moment
+        tolerance = self._tolerance(asked)
+        around = moment.wall if at is None else at
+        before, after = _slots_around(asked, around)
+        live = self._live(asked)
+        record = self._newest(asked, live) if at is None else self._near(asked, live, at, tolerance)
+        running = None if asked.run is None else self._running(asked.run, asked)
+        if running is not None and at is None and asked.run is not None:
+            record = None  # the run in progress is the news
+        entries = [] if record is None and at is None else self._entries(asked, record, around)
+        trouble = asked.task.standing.trouble
+        return Facts(
+            asked.task.full_name,
+            moment.wall,
+            self._zone(),
+            at,
+            str(plan.grid).removeprefix("cron "),
+            before,
+            after,
+            self._next(asked),
+            tolerance,
+            record,
+            None if record is None or record.fate != "missed" else self._stand_in(asked, record),
+            running,
+            entries or (self._entries(asked, None, around) if asked.absence == "paused" else []),
+            asked.absence == "paused",
+            asked.why_off,
+            0 if trouble is None else trouble.failures,
+            "" if trouble is None else trouble.text,
+            None if plan.options.misfire_grace is None else plan.options.misfire_grace / SECOND,
+            None if plan.options.timeout is None else plan.options.timeout / SECOND,
+            self._started,
+            self._kept_since(),
+            self._past is not None,
+        )
+
+    def _tolerance(self, asked: Asked) -> int:
+        spacing = asked.task.plan.grid.spacing
+        return _AROUND if not spacing else min(_AROUND, round(spacing * SECOND / 2))
+
+    def _next(self, asked: Asked) -> int | None:
+        slot = asked.task.plan.slot
+        if slot is None or asked.absence == "disabled":
+            return None
+        if asked.absence == "paused":
+            return None
+        return slot + asked.shift
+
+    def _live(self, asked: Asked) -> Record | None:
+        """Make the record of the slots that an absent task has not got so far."""
+        gap = None if asked.absence is None else asked.task.plan.gap(asked.moment)
+        if gap is None:
+            return None
+        first, last = gap.first + asked.shift, gap.last + asked.shift
+        return Record(asked.task.full_name, first, last, gap.slots, "skipped", asked.absence)
+
+    def _newest(self, asked: Asked, live: Record | None) -> Record | None:
+        newest = live
+        since = None if live is None else live.last
+        for log_records in self.ledger.newest(asked.task.full_name, since):
+            if newest is None or log_records.ended > newest.ended:
+                newest = log_records
+        if newest is None and self._past is not None:
+            newest = next(iter(self._ask_past(asked.task.full_name, 0, 2**62, 1)), None)
+        return newest
+
+    def _near(self, asked: Asked, live: Record | None, at: int, tolerance: int) -> Record | None:
+        name = asked.task.full_name
+        found = [] if live is None else [live]
+        found += self.ledger.records(name, since=at - tolerance)
+        near = [record for record in found if record.covers(at, tolerance)]
+        if not near and self._past is not None:
+            try:
+                near = self._past.around(name, at - tolerance, at + tolerance)
+            except Exception as exc:
+                log.warning("history.unreadable", path=str(self._past.path), error=str(exc))
+        return min(near, key=lambda record: _distance(record, at), default=None)
+
+    def _stand_in(self, asked: Asked, record: Record) -> Record | None:
+        """Find the run that followed missed slots: the first one after them that a slot gave."""
+        runs = [
+            one
+            for one in self.ledger.records(asked.task.full_name, since=record.last)
+            if one.is_run and one.slot > record.last and one.trigger == "catch_up"
+        ]
+        return min(runs, key=lambda one: one.slot, default=None)
+
+    def _entries(self, asked: Asked, record: Record | None, around: int) -> list[Entry]:
+        name = asked.task.full_name
+        first = around if record is None else record.slot
+        last = around if record is None else max(record.last, record.started or 0)
+        found = [
+            entry
+            for entry in self.journal
+            if entry.task in (None, name)
+            and (entry.task == name or entry.overlaps(first, last) or entry.kind in _LASTING)
+        ]
+        if self._past is not None and (self._started is None or first < self._started):
+            try:
+                found = self._past.entries(first - 86_400 * SECOND, last, name) + [
+                    entry for entry in found if entry.at >= (self._started or 0) or entry.kind == "down"
+                ]
+            except Exception as exc:
+                log.warning("history.unreadable", path=str(self._past.path), error=str(exc))
+        return found
+
+    def _running(self, run: Run, asked: Asked) -> Running:
+        get = getattr(run.future, "get_coro", None)
+        place = None if get is None else where_it_waits(get())
+        durations = [
+            one.duration or 0.0
+            for one in islice(
+                (one for one in self.ledger.records(asked.task.full_name) if one.is_run), _USUAL
+            )
+        ]
+        usual = sorted(durations)[len(durations) // 2] if durations else None
+        slot = to_us(run.slot.timestamp())
+        since = round((run.started + run.look.began) * SECOND)
+        return Running(slot, since, "" if place is None else str(place), usual)
+
+    def _kept_since(self) -> int | None:
+        if self._past is not None:
+            try:
+                return self._past.begins()
+            except Exception:
+                return self._started
+        return self.ledger.kept_since() or self._started
+
+
+_LASTING = ("stopping", "lease_taken", "lease_lost", "backoff")
+"""Kinds of entries that hold on until another one of them."""
+
+
+def _distance(record: Record, at: int) -> int:
+    if record.slot <= at <= record.last:
+        return 0
+    return min(abs(record.slot - at), abs(record.last - at))
+
+
+def _slots_around(asked: Asked, moment: int) -> tuple[int | None, int | None]:
+    """Find the slot of the present grid at or before a moment in wall time, and the first one after it."""
+    plan, at = asked.task.plan, moment - asked.shift
+    try:
+        if (step := _step_of(plan.grid)) is not None:
+            anchor = plan.slot if plan.slot is not None else plan.last_slot or 0
+            before = anchor + (at - anchor) // step * step
+            return before + asked.shift, before + step + asked.shift
+        after = plan.grid.first(at)
+        return _before(asked, at), after
+    except Exception:
+        return None, None
+
+
+def _step_of(grid: object) -> int | None:
+    step = getattr(grid, "step", None)
+    return step if isinstance(step, int) and step > 0 else None
+
+
+def _before(asked: Asked, at: int) -> int | None:
+    """Find the last slot of a wall-clock grid up to a moment: from further and further back."""
+    grid = asked.task.plan.grid
+    for back in _widening():
+        first = grid.first(at - back - 1)
+        if first is None or first <= at:
+            return None if first is None else grid.turn(first, at, 0)[0]
+    return None
+
+
+def _widening() -> Iterator[int]:
+    yield from (hours * 3600 * SECOND for hours in (1, 24, 800, 9000, 75_000, 500_000))
