@@ -171,17 +171,16 @@ class Service:
         self._gates = Gates()
         self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
         self._gates.makers["host"] = self._host_scope.gate
-        self.cluster_scope: ClusterScope = ClusterScope(
+        self._cluster_scope = ClusterScope(
             self.settings.application or self.name,
             self.host,
             ttl=self.settings.lease.ttl,
             store=lambda: self.store,
             listeners=self._reporter.listeners,
         )
-        """What this service holds alone in its application."""
-        self._gates.makers["cluster"] = self.cluster_scope.gate
+        self._gates.makers["cluster"] = self._cluster_scope.gate
         self._persist_scope = PersistScope(
-            self.cluster_scope.application, self.host, self.settings, self._store_for_slots
+            self._cluster_scope.application, self.host, self.settings, self._store_for_slots
         )
         self._gates.makers["persist"] = self._persist_scope.gate
         self._reload = Reload(
@@ -352,7 +351,7 @@ class Service:
             raise ServiceStateError(
                 f"the service {self.name} is {self._state} and can hold no lease; start it first"
             )
-        return self.cluster_scope.lease(name, on_lost)
+        return self._cluster_scope.lease(name, on_lost)
 
     def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
         """Return the status of up to `most` tasks from number `after` on, in definition order.
@@ -593,7 +592,7 @@ class Service:
         yield Step("open control", enter=self._open_control, leave=self._close_control)
         yield Step("close transport", leave=self._disconnect)
         # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
-        yield Step("end session", leave=self.cluster_scope.stop)
+        yield Step("end session", leave=self._cluster_scope.stop)
         for manager in self._managers:
             yield Step(
                 _init_step(manager),
@@ -831,7 +830,7 @@ class Service:
 
     async def _close_gates(self) -> None:
         self._gates.close()
-        await self.cluster_scope.release_tasks()
+        await self._cluster_scope.release_tasks()
 
     async def _refuse_runs(self) -> None:
         if self._runner is None:
