@@ -133,6 +133,8 @@ class Standing:
     """Whether it began on a claim that the store still had."""
     was_released: bool = False
     """Whether its process has released the task since."""
+    was_lost: bool = False
+    """Whether its process has lost the task since."""
     missed: int = 0
     """Slots that were said to be missed since, as no process held the task."""
     last_start: int = -1
@@ -270,12 +272,13 @@ class Invariants:
         last = standing.last
         missed, standing.missed, standing.last = standing.missed, 0, body
         was_released, standing.was_released = standing.was_released, False
+        was_lost, standing.was_lost = standing.was_lost, False
         was_sure, standing.is_sure = standing.is_sure, not self._is_excused
         before, standing.last_losses = standing.last_losses, losses
         if last is None or last.number is None or losses != before or not was_sure:
             return
         # A holder that could not reach the store had no chance to say how its last run ended.
-        was_cut_off = last.how != "returned" or not (last.process is body.process or was_released)
+        was_cut_off = last.how != "returned" or was_lost or not (last.process is body.process or was_released)
         between = number - last.number - 1 + was_cut_off
         if missed > max(0, between):
             self.break_promise(
@@ -415,8 +418,9 @@ class Invariants:
                 self._holders.get(event.name, {}).pop(process, None)
                 self._note_loss(process, event.name)
                 last = self._of(event.name).last
-                if why == "released" and last is not None and last.process is process:
-                    self._of(event.name).was_released = True
+                if last is not None and last.process is process:
+                    self._of(event.name).was_released |= why == "released"
+                    self._of(event.name).was_lost |= why != "released"
             case RunFinished():
                 self.note(process, "run finished", event.task, event.outcome, event.trigger)
             case SlotSkipped():
