@@ -23,7 +23,7 @@ class HostKeysGate(HostGate):
         self._write(replace(HostRecord(self._boot.id), state="ended"))
         return self._claim(run)
 
-    def _claim(self, run: Run, number: int | None = None) -> Answer:
+    def _claim(self, run: Run, number: int | None = None, *, takes_over: bool = False) -> Answer:
         run.claim = SlotClaim()
         self._active += 1
         return "run"
