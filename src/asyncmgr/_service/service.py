@@ -175,6 +175,7 @@ class Service:
             self.settings.application or self.name,
             self.host,
             ttl=self.settings.lease.ttl,
+            shards=self.settings.lease.shards,
             store=lambda: self.store,
             listeners=self._reporter.listeners,
         )
@@ -839,6 +840,7 @@ class Service:
             self._runner.close()
         finally:  # an interrupt may land in a listener
             self._drain.meet(self._runner)
+            self._gates.stopping()
         self.journal.add("stopping", note=self._stop_cause)
         log.info("service.stopping", service=self.name, host=self.host, runs=len(self._runner.waiting))
         self._reporter.listeners.tell(ServiceStopping(self.name, self.host))

@@ -230,6 +230,10 @@ class LeaseSettings(BaseModel):
     )
     """Where the locks of this machine are; `None` = in the user's run-time directory, or that for temporary files."""
 
+    shards: Annotated[int, Field(ge=1, le=4096)] = Field(default=256, description="1 to 4096")
+    """Into how many parts the keys of a task with `each=` are shared out among hosts: some 20 for each host. The first
+    host of a task writes the number down for all others."""
+
 
 class Settings(BaseModel):
     """The settings of one service; immutable. ``Settings(host="a")`` reads the environment and the files.

@@ -93,7 +93,7 @@ class Intake:
             raise self._already_running(task)
         gate = self.gates.get(task.whole)
         if gate is not None and (answer := self._ask(gate, run)) != "run":
-            raise _not_here(run, answer, gate.holder())
+            raise _not_here(run, answer, gate.holder_for(run))
         self._make_ready(run, moment.wall)
         return run
 
@@ -103,7 +103,7 @@ class Intake:
         self._hand_out(self._queued.pop(standing), moment)
 
     def unqueue(
-        self, task: ManagedTask, reason: Literal["draining", "removed", "paused", "disabled"]
+        self, task: ManagedTask, reason: Literal["draining", "removed", "paused", "disabled", "not_owner"]
     ) -> None:
         """Refuse the run that is queued behind a run of the task, if there is one; of each key where it has keys.
 

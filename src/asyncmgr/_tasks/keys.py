@@ -11,12 +11,12 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Container, Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.heap import NO_PLACE
 from asyncmgr._tasks.key_ring import KeyRing, KeySlot
-from asyncmgr._tasks.managed import ManagedTask, Standing
+from asyncmgr._tasks.managed import Holding, ManagedTask, Standing
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import Every, Gap
@@ -27,6 +27,29 @@ Run: TypeAlias = Any
 
 _OUTCOMES = tuple(Outcome)
 _OUTCOME_BITS, _DURATION_BITS = 3, 38
+
+
+Keys: TypeAlias = dict[Hashable, object]
+"""By key: what a run gets for it."""
+
+
+class KeyShare(Protocol):
+    """The part of a task's keys that this process runs, where hosts share them out."""
+
+    all: Keys
+    """All keys of the manager."""
+
+    def put(self, keys: Keys) -> Keys:
+        """Take in all keys of the manager; return those that run here."""
+        ...  # pragma: no cover
+
+    def begins(self, key: Hashable) -> int | None:
+        """Return the moment after which the slots of a key that comes are run here; `None` = it is new."""
+        ...  # pragma: no cover
+
+    def holder_of(self, key: Hashable) -> Holding | None:
+        """Say who runs a key."""
+        ...  # pragma: no cover
 
 
 class KeyPlan(Plan):
@@ -161,7 +184,7 @@ class KeyedTask(ManagedTask):
 
     is_keyed: ClassVar[bool] = True
 
-    __slots__ = ("_before", "active", "last", "running", "waiting")
+    __slots__ = ("_before", "active", "last", "running", "share", "waiting")
 
     def __init__(
         self,
@@ -179,6 +202,8 @@ class KeyedTask(ManagedTask):
         self.plan = KeyPlan(options, name=full_name, tolerance=tolerance)
         self.active: dict[Hashable, KeyTask] = {}
         """The keys that have a run, or are failing."""
+        self.share: KeyShare | None = None
+        """Which keys run here; `None` = all."""
         self.running = 0
         """The number of runs that have a place; `concurrency` limits it."""
         self.waiting: OrderedDict[Run, None] = OrderedDict()
@@ -209,7 +234,7 @@ class KeyedTask(ManagedTask):
 
     def find(self, text: str | int) -> Hashable | None:
         """Find a key as given, or by its text; `None` = the task has no such key now."""
-        known = self.keys.ring.known
+        known = self.keys.ring.known if self.share is None else self.share.all
         if text in known:
             return text
         return next((key for key in known if str(key) == text), None)

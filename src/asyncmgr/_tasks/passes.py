@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from asyncmgr._common.clock import SECOND, Moment, to_us
 from asyncmgr._tasks.agenda import MOST_IN_A_BATCH
-from asyncmgr._tasks.key_refresh import change_keys, read_keys
+from asyncmgr._tasks.key_refresh import WhyGone, change_keys, read_keys
 from asyncmgr._tasks.keys import KeyedTask, KeyTask
 from asyncmgr._tasks.managed import GOOD, ManagedTask
 from asyncmgr._tasks.reporting import Reporter
@@ -90,7 +90,7 @@ class Passes:
         """Plan the next look at a task whose keys have changed."""
         task.keys.settle()
 
-    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None:
+    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable], reason: WhyGone) -> None:
         """Forget keys that are gone. None of them has a run: a pass awaits each run itself."""
         task.forget(keys)
 

@@ -28,7 +28,7 @@ from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import Batch
 from asyncmgr._tasks.gate import Gate
 from asyncmgr._tasks.intake import GivenUp, Intake
-from asyncmgr._tasks.key_refresh import KeyRefreshes
+from asyncmgr._tasks.key_refresh import KeyRefreshes, WhyGone
 from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.lookout import Lookout
 from asyncmgr._tasks.managed import ManagedTask, Standing
@@ -187,14 +187,14 @@ class Runner:
         """Plan the next look at a task whose keys have changed."""
         self.lookout.replan(task, lambda _: task.keys.settle())
 
-    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None:
+    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable], reason: WhyGone) -> None:
         """Refuse the runs of keys that are gone, where they have not started. A run in progress goes on."""
         gone = dict.fromkeys(task.forget(keys))
         if not gone:
             return
         for key_task in gone:
-            self._intake.unqueue(key_task, "removed")
-        self._refuse([run for run in self._not_begun() if run.managed in gone], "removed")
+            self._intake.unqueue(key_task, reason)
+        self._refuse([run for run in self._not_begun() if run.managed in gone], reason)
 
     # Called by the gates of tasks that only one process may run
 
@@ -217,17 +217,17 @@ class Runner:
         if run in self._intake.not_ready():
             self._give_up(run, reason)
 
-    def withdraw(self, task: ManagedTask) -> bool:
+    def withdraw(self, task: ManagedTask, which: Callable[[Run], bool] = lambda _: True) -> bool:
         """Cancel the runs of a task that another process may run now, and refuse those that have not started.
 
-        Returns whether a run is still in progress, which unwinds.
+        `which` says which runs are concerned. Returns whether a run is still in progress, which unwinds.
         """
-        self._refuse(
-            [run for run in self._not_begun() if task in (run.managed, run.managed.whole)], "lease_lost"
-        )
-        for run in [
-            run for run in self._in_progress if task in (run.managed, run.managed.whole) and run.cause is None
-        ]:
+
+        def is_meant(run: Run) -> bool:
+            return task in (run.managed, run.managed.whole) and which(run)
+
+        self._refuse([run for run in self._not_begun() if is_meant(run)], "lease_lost")
+        for run in [run for run in self._in_progress if run.cause is None and is_meant(run)]:
             run.cause = "lease_lost"
             if run.future is not None:
                 run.future.cancel()
