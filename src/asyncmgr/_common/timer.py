@@ -15,7 +15,7 @@ class Timer:
     no `when` for a moment that has passed or is less than half a millisecond away.
     """
 
-    __slots__ = ("_callback", "_context", "_handle", "_loop", "when")
+    __slots__ = ("_callback", "_context", "_handle", "_loop", "rang_for", "when")
 
     def __init__(
         self,
@@ -30,6 +30,8 @@ class Timer:
         self._handle: asyncio.Handle | None = None
         self.when: float = math.inf
         """The moment in loop time, seconds; infinite while the timer is not set."""
+        self.rang_for: float = math.inf
+        """The moment for which it called back last; infinite before the first time."""
 
     @property
     def is_set(self) -> bool:
@@ -56,5 +58,6 @@ class Timer:
         self._handle, self.when = None, math.inf
 
     def _ring(self) -> None:
+        self.rang_for = self.when
         self._handle, self.when = None, math.inf
         self._callback()

@@ -65,13 +65,13 @@ def place_of(error: BaseException) -> Place | None:
 
     Not the innermost line of all, since a library may raise the same error from many of its own lines.
     """
-    frames = [(frame, line) for frame, line in _frames(error) if _package(frame) != _OURS]
+    frames = [(frame, line) for frame, line in _frames(error) if package_of(frame) != _OURS]
     if not frames:
         return None
-    users = [one for one in frames if not _is_library(one[0].f_code)]
+    users = [one for one in frames if not is_library(one[0].f_code)]
     if not users:  # an installed application: the first frame that we called is its task
-        package = _package(frames[0][0])
-        users = [one for one in frames if _package(one[0]) == package]
+        package = package_of(frames[0][0])
+        users = [one for one in frames if package_of(one[0]) == package]
     frame, line = users[-1]
     return frame.f_code.co_filename, line
 
@@ -85,9 +85,11 @@ def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
     return found
 
 
-def _is_library(code: CodeType) -> bool:
+def is_library(code: CodeType) -> bool:
+    """Whether the code is installed, or Python's own, and so not the user's."""
     return code.co_filename.startswith(_LIBRARIES)
 
 
-def _package(frame: FrameType) -> str:
+def package_of(frame: FrameType) -> str:
+    """Return the name of the package that the frame's code belongs to."""
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]

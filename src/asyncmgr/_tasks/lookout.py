@@ -18,6 +18,9 @@ from asyncmgr._tasks.runs import Run
 SET_BACK = 60.0
 """Seconds. Where the wall clock is set back by more than this, wall-clock schedules are planned anew."""
 
+LATE = 0.02
+"""Seconds from which on a late look is worth a word to whoever watches the event loop."""
+
 _SHORTEST_SLEEP = 0.001
 """Seconds. uvloop rounds timers to milliseconds and may fire early; setting one again at once is a busy loop."""
 
@@ -63,6 +66,8 @@ class Lookout:
         self._timer = Timer(self._wake, loop=self._loop, context=context)
         self._unfollow: Callable[[], None] = lambda: None
         self._found_nothing = False
+        self.on_late: Callable[[float, Batch[Run], Moment], None] = _nothing
+        """Called with a look that came late by more than `LATE` seconds: how late, and what it found."""
         self.is_open = False
         """Whether slots are handed out."""
 
@@ -85,6 +90,15 @@ class Lookout:
     def is_alive(self) -> bool:
         """Whether the timer is set, and overdue by no more than the time between two looks at the clock."""
         return self._timer.is_set and self._timer.when + LoopClock.CHECK / SECOND > self._loop.time()
+
+    def unwatch(self) -> None:
+        """Tell nobody any more of late looks."""
+        self.on_late = _nothing
+
+    @property
+    def overdue(self) -> float:
+        """For how many seconds the next look has been due; negative while it is not."""
+        return self._loop.time() - self._timer.when
 
     def add(self, task: ManagedTask) -> None:
         """Take in a planned task."""
@@ -130,10 +144,14 @@ class Lookout:
 
     def _look(self) -> None:
         # Set before anything calls a listener, in which an interrupt may land: another look follows in any case.
-        self._timer.set(self._loop.time() + _SHORTEST_SLEEP)
+        now = self._loop.time()
+        self._timer.set(now + _SHORTEST_SLEEP)
+        late = now - self._timer.rang_for
         moment = self.read()
         self._expire_deadlines()
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
+        if late > LATE:
+            self.on_late(late, batch, moment)
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
 
@@ -178,3 +196,7 @@ class Lookout:
         if deadline is not None:
             looks.append(deadline[0] / SECOND)
         return min(looks)
+
+
+def _nothing(late: float, batch: Batch[Run], moment: Moment) -> None:
+    """Do nothing: nobody watches the event loop."""

@@ -14,6 +14,7 @@ from asyncmgr._tasks.runs import Run
 from asyncmgr.events import (
     ClockStepped,
     Listeners,
+    LoopBlocked,
     Outcome,
     RunFinished,
     RunLeaked,
@@ -179,6 +180,11 @@ class Reporter:
         log.warning("clock.stepped", kind=step.kind, seconds=round(step.seconds, 3), host=self._host)
         if self.listeners:
             self.listeners.tell(ClockStepped(step.kind, step.seconds))
+
+    def blocked(self, block: LoopBlocked) -> None:
+        """Report a block of the event loop that is over; the watch has logged it."""
+        if self.listeners:
+            self.listeners.tell(block)
 
     def _keys(self, run: Run) -> dict[str, object]:
         return {
