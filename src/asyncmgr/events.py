@@ -205,6 +205,45 @@ class ClockStepped(_Record):
     """The size of the jump; for ``stopped`` how long the wall clock has stood still so far."""
 
 
+BlockKind: TypeAlias = Literal[
+    "waiting", "computing", "computing in C", "garbage collection", "another thread", "stopped"
+]
+"""What the thread of the event loop did while it was blocked: it waited for something (a sleep, a lock, a socket, a
+disk); it computed in Python, or in one call of C code; it collected garbage; it waited for the interpreter, which
+another thread held; or it got no CPU, since the process was stopped or the machine was frozen."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DelayedSlot(_Record):
+    """A slot that came due while the event loop was blocked; of several slots of a task the newest one."""
+
+    task: str
+    slot: datetime
+    late: float
+    """Seconds from the slot to the first look after the block."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LoopBlocked(_Record):
+    """The event loop was blocked for longer than `block_threshold`; told when it is over."""
+
+    task: str | None
+    """The task whose run blocked it, by its own code or by a task or callback that it had started. `None` = no run did,
+    several did a share each, or it is not known: this is never a guess."""
+    run_id: str | None
+    kind: BlockKind
+    where: str
+    """The innermost line of the application's code, as ``render at reports.py:212``; empty = there is none."""
+    began: datetime
+    seconds: float
+    cpu: float | None
+    """Seconds of CPU time that the thread of the event loop got meanwhile; `None` = the system does not tell."""
+    slots: int = 0
+    """The number of slots of this service that came due meanwhile, and so were delayed or missed."""
+    delayed: tuple[DelayedSlot, ...] = ()
+    """The first 100 slots that were delayed, each with its task."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class LeaseAcquired(_Record):
     """This process holds a name now: a task of ``scope="cluster"``, or a lease."""
@@ -280,6 +319,7 @@ Event: TypeAlias = (
     | SlotsMissed
     | ScheduleFailed
     | ClockStepped
+    | LoopBlocked
     | LeaseAcquired
     | LeaseLost
     | LeaseReleased

@@ -56,6 +56,7 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 _SECONDS = "seconds, or e.g. '30s', '5m', '1h30m'"
 _LONGEST = LONGEST.total_seconds()
+_SHORTEST_BLOCK = 0.05
 
 
 def _check_zone(name: str) -> str:
@@ -69,6 +70,12 @@ def _read_seconds(value: Any) -> float:
     except ValueError:
         # The advice of this error is left out: the error of the field names the accepted range.
         raise ValueError(f"{value!r} is not a duration") from None
+
+
+def _check_threshold(seconds: float) -> float:
+    if 0 < seconds < _SHORTEST_BLOCK:
+        raise ValueError(f"{seconds:g} s is too short")
+    return seconds
 
 
 def _no_bool(value: object) -> object:
@@ -289,6 +296,10 @@ class Settings(BaseModel):
     """Seconds: upper bound of the random delay before the first slot."""
     drain_timeout: _Length = Field(default=30.0, description=f"{_SECONDS}; at least 0")
     """Seconds that runs and calls may take to end when the service stops."""
+    block_threshold: Annotated[_Length, AfterValidator(_check_threshold)] = Field(
+        default=1.0, description=f"{_SECONDS}; at least 0.05, or 0 = blocks are not watched for"
+    )
+    """Seconds for which the event loop may be blocked before that is told; 0 = it is not watched."""
     seed: _Integer | None = Field(default=None, description="a whole number")
     """Seed of the generator that draws jitter and delays; `None` = a new one at each start."""
     capability_ttl: Annotated[_Length, Field(gt=0)] = Field(

@@ -15,6 +15,7 @@ from asyncmgr._tasks.schedules import Gap
 from asyncmgr.events import (
     ClockStepped,
     Listeners,
+    LoopBlocked,
     MissReason,
     Outcome,
     RunFinished,
@@ -217,6 +218,11 @@ class Reporter:
         log.warning("clock.stepped", kind=step.kind, seconds=round(step.seconds, 3), host=self._host)
         if self.listeners:
             self.listeners.tell(ClockStepped(step.kind, step.seconds))
+
+    def blocked(self, block: LoopBlocked) -> None:
+        """Report a block of the event loop that is over; the watch has logged it."""
+        if self.listeners:
+            self.listeners.tell(block)
 
     def _keys(self, run: Run) -> dict[str, object]:
         return {

@@ -21,11 +21,13 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import replace
+from types import FrameType
 from typing import Any, Literal
 
 from asyncmgr._common.clock import Moment, to_us
 from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import Batch
+from asyncmgr._tasks.blame import current_run
 from asyncmgr._tasks.gate import Gate
 from asyncmgr._tasks.intake import GivenUp, Intake
 from asyncmgr._tasks.key_refresh import KeyRefreshes, WhyGone
@@ -98,6 +100,10 @@ class Runner:
         self._has_factory = False
         self.refreshes = KeyRefreshes(self, self._own_context, site.host)
         """The questions for the keys of tasks that have keys."""
+        self.on_start: Callable[[], None] = _nothing
+        """Called before runs are started, by whoever watches the event loop."""
+        self.marks_contexts = False
+        """Whether each run is named in its context, so that Tasks and callbacks that it starts are known as its own."""
         self.lookout = Lookout(
             random_source=random_source,
             context=self._own_context,
@@ -126,6 +132,16 @@ class Runner:
     def waiting(self) -> frozenset[Run]:
         """The runs in progress."""
         return frozenset(self._in_progress)
+
+    def unwatch(self) -> None:
+        """Tell nobody any more what the watch of the event loop wants to know."""
+        self.on_start, self.marks_contexts = _nothing, False
+        self.lookout.unwatch()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is in progress or about to start. Any thread may ask."""
+        return bool(self._in_progress or self._unbegun or self._ready)
 
     def cancel(self, runs: Iterable[Run]) -> None:
         """Cancel these runs, because the service stops."""
@@ -424,6 +440,7 @@ class Runner:
         if not self._ready:
             return
         self._will_start = True
+        self.on_start()
         self._has_factory = self._loop.get_task_factory() is not None
         turn_ends = self._loop.time() + _LONGEST_TURN
         try:
@@ -502,6 +519,9 @@ class Runner:
         if self._has_factory:
             self._name_task(run)
         managed = run.managed
+        if self.marks_contexts:
+            # Not the run: it knows its Task, whose context would then know the run, and neither would be freed.
+            current_run.set((managed, run.number, run.look))
         standing = managed.standing
         standing.runs += 1
         try:
@@ -514,6 +534,14 @@ class Runner:
             self._end(run, exc)
         else:
             self._end(run, None)
+
+    @staticmethod
+    def run_of(frame: FrameType) -> Run | None:
+        """Return the run whose outermost frame this is; `None` = it is another frame."""
+        if frame.f_code is not Runner._live.__code__:
+            return None
+        run: Run = frame.f_locals["run"]
+        return run
 
     def _has_first_step(self, run: Run, task: asyncio.Future[None]) -> bool:
         """Note that the run begins, later than it got its Task; False where it was given up meanwhile."""
@@ -626,6 +654,10 @@ class Runner:
         self.lookout.close()
         log.critical("scheduler.died", service=self._site.service, host=self._site.host, exc_info=exc)
         self._on_death(exc)
+
+
+def _nothing() -> None:
+    """Do nothing: nobody watches the event loop."""
 
 
 def _by_factory(body: Any, loop: asyncio.AbstractEventLoop, name: str, context: Any) -> asyncio.Task[None]:
