@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import random
 from collections.abc import Callable
 
@@ -81,6 +82,16 @@ class Lookout:
         """Why slots passed before the present look could find them."""
         self.is_open = False
         """Whether slots are handed out."""
+        self.looks = 0
+        """The number of looks so far."""
+        self.looked_at = self._loop.time()
+        """The loop time of the last look, seconds."""
+        self.lag = 0.0
+        """Seconds by which the last look came late."""
+        self.look_every = math.inf
+        """Seconds after which there is a look in any case, for whoever `on_look` calls."""
+        self.on_look: Callable[[], object] = lambda: None
+        """Called at each look. It raises nothing."""
 
     def open(self) -> None:
         """Begin to hand out slots."""
@@ -154,6 +165,8 @@ class Lookout:
         now = self._loop.time()
         self._timer.set(now + _SHORTEST_SLEEP)
         late = now - self._timer.rang_for
+        self.looks, self.looked_at, self.lag = self.looks + 1, now, max(0.0, late)
+        self.on_look()
         moment = self.read()
         self.late_because = self._why_late(late)
         if late >= STALL and self._jump is None:
@@ -207,7 +220,7 @@ class Lookout:
         return max(earliest, when)
 
     def _next_look(self, moment: Moment) -> float:
-        looks = [self._loop.time() + self.clock.check / SECOND]
+        looks = [self._loop.time() + min(self.clock.check / SECOND, self.look_every)]
         planned = self.agenda.next_wake(moment) if self.is_open else None
         if planned is not None:
             looks.append(self.clock.loop_time(planned))
