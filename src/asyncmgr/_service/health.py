@@ -157,12 +157,14 @@ class Survey:
 
     states: Counter[TaskState] = field(default_factory=Counter)
     needs: list[Need] = field(default_factory=list)
+    """Up to `SHOWN` of each state."""
 
 
 def judge(facts: Facts, survey: Survey) -> HealthReport:
     """Make the report."""
     needs = sorted(survey.needs, key=lambda need: NEEDING.index(need.state))
-    trouble = _trouble(facts, needs)
+    count = sum(survey.states[state] for state in NEEDING)
+    trouble = _trouble(facts, needs, count)
     return HealthReport(
         not trouble,
         facts.basic.state,
@@ -178,8 +180,8 @@ def judge(facts: Facts, survey: Survey) -> HealthReport:
     )
 
 
-def _trouble(facts: Facts, needs: Sequence[Need]) -> list[str]:
-    """Say what is wrong, the worst first. A reason of the service itself comes before those of tasks."""
+def _trouble(facts: Facts, needs: Sequence[Need], count: int) -> list[str]:
+    """Say what is wrong: first what is the matter with the service itself, then the worst of `count` tasks."""
     said = [] if facts.basic.ok else [facts.basic.reason]
     for what, connection in (("the transport", facts.transport), ("the store", facts.store)):
         if not connection.ok and facts.basic.state in (State.RUNNING, State.STOPPING):
@@ -187,7 +189,7 @@ def _trouble(facts: Facts, needs: Sequence[Need]) -> list[str]:
     if not facts.leases.trusted:
         said.append("no lease is trusted: the store has not answered for too long")
     if needs:
-        others = len(needs) - 1
+        others = count - 1
         said.append(needs[0].text + (f", and {others} more {_tasks(others)} somebody" if others else ""))
     return said
 
@@ -212,7 +214,9 @@ def live(facts: Facts) -> Verdict:
                 f"the run of the critical task {promise.task} is {length(promise.run_age)} old, "
                 f"more than twice its freshness of {length(promise.freshness)}",
             )
-    return Verdict(True, "the scheduler keeps its time" if state is State.RUNNING else f"the service is {state}")
+    return Verdict(
+        True, "the scheduler keeps its time" if state is State.RUNNING else f"the service is {state}"
+    )
 
 
 def ready(facts: Facts) -> Verdict:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from asyncmgr._common.clock import SECOND, Moment, read_wall, to_datetime
 from asyncmgr._service.health import (
     NEEDING,
+    SHOWN,
     Facts,
     Health,
-    Leases,
     Promise,
     Survey,
     connection_of,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from asyncmgr._tasks.reporting import Reporter
     from asyncmgr._tasks.runner import Runner
     from asyncmgr.transports import StoreEngine, Transport
+
+R = TypeVar("R", bound=Recorder)
 
 AT_ONCE = 250
 """Tasks that are looked at before other code gets its turn."""
@@ -72,6 +75,9 @@ class Insight:
         self.store: StoreEngine | None = None
         self.started: int | None = None
         """When the tasks began: wall time, microseconds; `None` = they have not."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.parts: dict[str, object] = {}
+        """What other rooms keep for this service, by a name of theirs."""
         self.on_tasks: list[Callable[[Runner], object]] = []
         """Called with the runner right before its tasks begin."""
         self.on_calls: list[Callable[[CallServer], object]] = []
@@ -89,7 +95,7 @@ class Insight:
             callback(server)
 
     def tasks_begin(self, runner: Runner) -> None:
-        self.runner = runner
+        self.runner, self.loop = runner, asyncio.get_running_loop()
         for callback in self.on_tasks:
             callback(runner)
         self.started = read_wall()
@@ -108,13 +114,15 @@ class Insight:
         if self.server is not None:
             callback(self.server)
 
-    def record_by(self, make: Callable[[Recorder | None], Recorder]) -> None:
+    def record_by(self, make: Callable[[Recorder | None], R]) -> R:
         """Put a recorder around the present one, which it has to tell everything. Tasks are enrolled anew."""
-        recorder = self.reporter.recorder = make(self.reporter.recorder)
+        recorder = make(self.reporter.recorder)
+        self.reporter.recorder = recorder
         if self.runner is not None:
             recorder.follow(self.runner.oldest)
             for task in self.tasks():
                 recorder.add(task)
+        return recorder
 
     # Tasks
 
@@ -123,14 +131,17 @@ class Insight:
         for state in self._states():
             yield from tuple(state.tasks().values())
 
-    def surveys(self) -> Iterator[Survey]:
-        """Look at all tasks, `AT_ONCE` at a time; yield the one survey after each of these steps."""
+    def surveys(self, *, with_needs: bool = True) -> Iterator[Survey]:
+        """Look at all tasks, `AT_ONCE` at a time; yield the one survey after each of these steps.
+
+        Of the tasks that need somebody it describes `SHOWN` in each state, and none without `with_needs`.
+        """
         survey, seen = Survey(), 0
         now = to_datetime(read_wall())
         for state in self._states():
             for task, found in state.states():
                 survey.states[found] += 1
-                if found in NEEDING:
+                if with_needs and found in NEEDING and survey.states[found] <= SHOWN:
                     need = need_of(state.status_of(task), now)
                     if need is not None:
                         survey.needs.append(need)
@@ -139,10 +150,21 @@ class Insight:
                     yield survey
         yield survey
 
-    def survey(self) -> Survey:
+    def survey(self, *, with_needs: bool = True) -> Survey:
         """Look at all tasks at once."""
-        *_, survey = self.surveys()
+        *_, survey = self.surveys(with_needs=with_needs)
         return survey
+
+    def paused(self) -> set[ManagedTask]:
+        """Return the tasks that are paused."""
+        return {task for state in self._states() for task in state.verbs.pauses}
+
+    def moments(self) -> dict[int, Moment]:
+        """Read the clocks of the managers whose tasks start by themselves, by the identity of the manager."""
+        if self.runner is None or not self.runner.lookout.is_open:
+            return {}
+        moment = self.runner.lookout.clock.read()
+        return {id(state.manager): moment for state in self._states()}
 
     # Facts
 
@@ -165,20 +187,16 @@ class Insight:
     def _promises(self) -> list[Promise]:
         found: list[Promise] = []
         for state in self._states():
-            critical = [
-                task for task in state.tasks().values() if getattr(task.plan.options, "critical", False)
-            ]
+            critical = [task for task in state.tasks().values() if promise_of(task.plan.options)[0]]
             if critical:
                 moment = state.read_clock()
                 found += [self._promise(state, task, moment) for task in critical]
         return found
 
     def _promise(self, state: ManagerState, task: ManagedTask, moment: Moment) -> Promise:
-        freshness = getattr(task.plan.options, "freshness", None)
+        _, freshness = promise_of(task.plan.options)
         run = None if self.runner is None else self.runner.oldest(task.standing)
-        since = max(task.standing.last_success or 0, self.started or 0)
-        if task.standing.last_success is not None:
-            since = task.standing.last_success
+        since = task.standing.last_success or self.started or moment.wall
         return Promise(
             task.full_name,
             None if freshness is None else freshness / SECOND,
@@ -186,3 +204,8 @@ class Insight:
             max(0.0, (moment.wall - since) / SECOND),
             not state.is_on(task),
         )
+
+
+def promise_of(options: object) -> tuple[bool, int | None]:
+    """Read whether a task is `critical`, and its `freshness` in microseconds; `None` = it promises none."""
+    return getattr(options, "critical", False), getattr(options, "freshness", None)

@@ -302,6 +302,10 @@ class ManagerState:
         return self._manager.name
 
     @property
+    def manager(self) -> Manager:
+        return self._manager
+
+    @property
     def runner(self) -> Runner | None:
         """The runner of the service that runs the tasks; `None` = no service does."""
         return self._runner
