@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 
 from asyncmgr import Manager, RpcClient, RpcError, RunContext, Service, Settings, Skip, periodic_task, rpc
@@ -20,6 +20,7 @@ from asyncmgr.transports import open_transport
 
 pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
 START = 1767225600.0
+read_openmetrics: Any = openmetrics_parser.text_string_to_metric_families  # it has no types
 
 
 class Volumes(Manager):

@@ -88,7 +88,7 @@ class Counting(Around):
 def _counting(
     record: Callable[[Run, float], None] | None, counts: TaskCounts
 ) -> Callable[[Run, float], None]:
-    """Make the function that counts a run which succeeded: a closure with `lateness` inlined, since each run pays it."""
+    """Make the function that counts a run which succeeded. A closure, with `lateness` inlined, costs it the least."""
     durations, latenesses = counts.manager.durations, counts.manager.latenesses
     short, soon = durations.counts, latenesses.counts
 

@@ -136,6 +136,10 @@ class Control:
         """Add a verb, for a part of the service that answers questions of its own."""
         self._verbs[name] = verb
 
+    def reads(self, name: str) -> bool:
+        """Whether there is a verb of this name which only reads."""
+        return name in self._verbs and self._verbs[name].reads
+
     def find(self, task: str | None) -> TaskHandle:
         """Find a task by its full name, or by its own name where that is of one task only; without regard to case.
 
