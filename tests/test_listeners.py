@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 import functools
 import gc
+import pickle
 import warnings
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from unittest import mock
 
@@ -16,6 +19,7 @@ import structlog
 from asyncmgr import Outcome, RunContext
 from asyncmgr.errors import InvalidListener
 from asyncmgr.events import ClockStepped, Event, Listener, Listeners, RunFinished, ServiceStarted
+from asyncmgr.testing import VirtualTime
 from tests.helpers import Recorded, task
 
 EVENT = ServiceStarted("s", "h")
@@ -173,3 +177,31 @@ def test_records_can_be_shown() -> None:
     assert text.startswith("RunFinished(task='M.t', run_id='a-1', trigger='schedule', slot=datetime")
     assert "error=<ValueError whose repr() raised RuntimeError>" in text
     assert repr(EVENT) == "ServiceStarted(service='s', host='h')"
+
+
+async def test_a_record_is_whole_however_it_is_read(virtual_time: VirtualTime) -> None:
+    """Fields that are read when asked for are fields like others: equal, hashable, copied, pickled and shown."""
+
+    async def noop(context: RunContext) -> None: ...
+
+    recorded = Recorded(task(noop, spacing=10))
+    await virtual_time.run_for(recorded.service, seconds=10)
+    (event,) = recorded.of(RunFinished)
+    again = pickle.loads(pickle.dumps(copy.copy(event)))
+    assert again == event
+    assert hash(again) == hash(event)
+    assert repr(again) == repr(event)
+    built = RunFinished(
+        "M.noop",
+        event.run_id,
+        "schedule",
+        virtual_time.start + timedelta(seconds=10),
+        0.0,
+        0.0,
+        event.outcome,
+        None,
+    )
+    assert event == built
+    assert dataclasses.replace(event, task="M.b") == dataclasses.replace(built, task="M.b")
+    assert not hasattr(event, "absent")
+    assert not hasattr(built, "absent")

@@ -309,6 +309,36 @@ async def test_leases() -> None:
         assert found[key("lease_transitions_total", result="released")] == 1
 
 
+class Feeds(Manager):
+    def sources(self) -> list[str]:
+        return ["a", "b", "c"]
+
+    @periodic_task(spacing=10, each="sources")
+    async def fetch(self, context: RunContext, source: str) -> None:
+        if source == "b":
+            await asyncio.sleep(1)
+        if source == "c":
+            raise ValueError(source)
+
+
+async def test_a_task_with_keys_has_one_series() -> None:
+    """Never one a key; its runs count, on the fast path and off it."""
+    service, metrics = service_of(Feeds())
+    async with service:
+        await asyncio.sleep(35)
+        text = await text_of(metrics)
+        found = await read(metrics)
+
+    def runs(outcome: str) -> float:
+        return found[key("task_runs_total", manager="Feeds", task="fetch", outcome=outcome)]
+
+    assert runs("succeeded") in range(4, 9)
+    assert runs("failed") in range(2, 5)
+    assert text.count("asyncmgr_task_runs_total{") == 5
+    assert found[key("task_keys", manager="Feeds", task="fetch", state="known")] == 3
+    assert found[key("task_keys", manager="Feeds", task="fetch", state="failing")] == 1
+
+
 def test_labels_are_escaped() -> None:
     """Names of tasks may hold anything."""
     family = Family("f", "gauge", "a\nb", [("", Labels(task='a"b\\c\nd'), 1)])

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from asyncmgr import Manager, RunContext, Service, Settings
+from asyncmgr._service.cluster_scope import cluster_scope_of
 from asyncmgr.errors import TransportError
 from asyncmgr.events import Event
 from asyncmgr.transports import Entry, Store, Watch
@@ -145,7 +146,7 @@ class Worker:
 
     @property
     def cluster(self) -> Any:
-        return self.service.cluster_scope.cluster()
+        return cluster_scope_of(self.service).cluster()
 
     @property
     def owner(self) -> str | None:

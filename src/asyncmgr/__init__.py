@@ -15,10 +15,12 @@ from asyncmgr._rpc.declare import rpc
 from asyncmgr._service.capability_manager import SchedulerDependentManager
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._service.health import HealthReport
+from asyncmgr._service.key_verbs import KeyHandle, KeyStatus
 from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Health, Service, StopReport
 from asyncmgr._service.signals import run
 from asyncmgr._tasks.declare import periodic_task
+from asyncmgr._tasks.keys import KeyCounts
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
 from asyncmgr._tasks.status import TaskStatus
@@ -29,6 +31,7 @@ from asyncmgr.errors import (
     InvalidArguments,
     InvalidCapabilities,
     InvalidHook,
+    InvalidKeys,
     InvalidName,
     InvalidPeriodicTaskArg,
     InvalidProgress,
@@ -40,6 +43,7 @@ from asyncmgr.errors import (
     MessageTooLarge,
     NoResponders,
     NoSuchMethod,
+    NotOwner,
     RemoteError,
     RevisionConflict,
     RpcError,
@@ -52,6 +56,7 @@ from asyncmgr.errors import (
     TaskRemoved,
     TransportClosed,
     TransportError,
+    UnknownKey,
     UnsupportedVersion,
     WrongThread,
 )
@@ -79,18 +84,23 @@ __all__ = [
     "InvalidArguments",
     "InvalidCapabilities",
     "InvalidHook",
+    "InvalidKeys",
     "InvalidName",
     "InvalidPeriodicTaskArg",
     "InvalidProgress",
     "InvalidRpcMethod",
     "InvalidSettings",
     "InvalidTarget",
+    "KeyCounts",
+    "KeyHandle",
+    "KeyStatus",
     "Manager",
     "ManagerInUse",
     "ManagerNotInitialised",
     "MessageTooLarge",
     "NoResponders",
     "NoSuchMethod",
+    "NotOwner",
     "Outcome",
     "RemoteError",
     "RevisionConflict",
@@ -113,6 +123,7 @@ __all__ = [
     "Transport",
     "TransportClosed",
     "TransportError",
+    "UnknownKey",
     "UnsupportedVersion",
     "WrongThread",
     "current_call",

@@ -18,6 +18,8 @@
     ├── MissingExtra                         a library that a part of asyncmgr needs is not installed
     ├── InvalidTarget (ValueError)           a ``module:attribute`` that names nothing usable
     ├── ManagerInUse                         a second driver for one manager
+    ├── InvalidKeys                          a manager gave keys for a task that are none
+    ├── UnknownKey (LookupError)             a task has no such key
     ├── NotOwner                             only one process may run the task, and it is another one
     ├── LockUnavailable                      the files by which processes of a machine agree cannot be used
     ├── LostLease                            the block of a lease was cancelled, since another process may hold it
@@ -109,6 +111,14 @@ class InvalidTarget(AsyncmgrError, ValueError):
 
 class ManagerInUse(AsyncmgrError):
     """A pass or a service already drives this manager; it can have only one driver at a time."""
+
+
+class InvalidKeys(AsyncmgrError):
+    """A manager gave keys for a task with `each=` that are none; the text names the first wrong one."""
+
+
+class UnknownKey(AsyncmgrError, LookupError):
+    """A task with `each=` has no such key at the moment."""
 
 
 class NotOwner(AsyncmgrError):

@@ -6,11 +6,11 @@ float, moments are aware datetimes in UTC, and `task` is the full name, ``manage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from asyncmgr._common.functions import is_async
 from asyncmgr._common.log import log
@@ -54,8 +54,43 @@ class _Record:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+class _Facts(Protocol):
+    """What a `RunFinished` reads of its run, where somebody asks for it."""
+
+    @property
+    def run_id(self) -> str: ...  # pragma: no cover
+    @property
+    def trigger(self) -> str: ...  # pragma: no cover
+    @property
+    def slot(self) -> datetime: ...  # pragma: no cover
+    @property
+    def lateness(self) -> float: ...  # pragma: no cover
+    @property
+    def key(self) -> Hashable | None: ...  # pragma: no cover
+
+
+class _Late(_Record):
+    """A record that reads some of its fields only when somebody asks for them: most listeners want few of them."""
+
+    __slots__ = ("_facts",)
+
+    if not TYPE_CHECKING:  # else every name would pass
+
+        def __getattr__(self, name):
+            # Called for a field that is not set. A plain record has no `_facts`, and no such attribute.
+            facts = None if name == "_facts" else getattr(self, "_facts", None)
+            if facts is None or name not in _READ_LATER:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value = getattr(facts, name)
+            object.__setattr__(self, name, value)
+            return value
+
+
+_READ_LATER = frozenset({"run_id", "trigger", "slot", "lateness", "key"})
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class RunFinished(_Record):
+class RunFinished(_Late):
     """A run ended."""
 
     task: str
@@ -72,6 +107,27 @@ class RunFinished(_Record):
     outcome: Outcome
     error: BaseException | None
     """The exception that ended the run; `None` where it succeeded."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
+
+
+def run_finished(
+    task: str, duration: float, outcome: Outcome, error: BaseException | None, facts: _Facts
+) -> RunFinished:
+    """Make the record of a run's end in a third of the time; the other fields are read from `facts` when asked for."""
+    event = _new(RunFinished)
+    _set_task(event, task)
+    _set_duration(event, duration)
+    _set_outcome(event, outcome)
+    _set_error(event, error)
+    _set_facts(event, facts)
+    return event
+
+
+_new = object.__new__
+_set_task, _set_duration, _set_outcome, _set_error, _set_facts = (
+    getattr(RunFinished, name).__set__ for name in ("task", "duration", "outcome", "error", "_facts")
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -83,6 +139,8 @@ class RunLeaked(_Record):
     slot: datetime
     running_for: float
     """Seconds since the run's start."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -106,6 +164,8 @@ class SlotSkipped(_Record):
     reason: SkipReason
     holder: str | None = None
     """Who runs the task instead, where the reason is `not_owner` and it is known."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -123,6 +183,8 @@ class SlotsMissed(_Record):
     the task is run by passes."""
     run_id: str | None = None
     """The run that stands for them, or would have; `None` = none does."""
+    key: Hashable | None = None
+    """The key of a task with `each=`; `None` for all other tasks."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

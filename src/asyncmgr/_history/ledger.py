@@ -162,10 +162,9 @@ class Ledger(Recorder):
         return f"{other.number} {began} {_shown(place)}".rstrip()
 
     def missed(self, run: Run, reason: MissReason) -> None:
-        gap = run.managed.plan.gap_between(run.oldest, run.planned - 1) or Gap(
-            run.oldest, run.oldest, run.missed
-        )
-        gap = gap._replace(slots=run.missed)
+        gap = run.managed.plan.gap_between(run.oldest, run.planned - 1)
+        if gap is None or gap.slots != run.missed:  # the task has got another grid meanwhile
+            gap = Gap(run.oldest, run.planned - (run.planned - run.oldest) // run.missed, run.missed)
         self._extend(run.managed, gap, code_of("missed", reason), "", self._shift_of(run))
 
     def late(self, run: Run) -> None:

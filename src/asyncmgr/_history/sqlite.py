@@ -144,15 +144,16 @@ class HistoryFile:
     def last_slots(self, since: int) -> dict[str, int]:
         """Find the newest slot of each task: of fast tasks since this moment, of all others at any time."""
         found = self._db.execute(
-            "SELECT name, max(coalesce(last, slot)) FROM fates JOIN tasks ON tasks.id = task "
-            "WHERE notable = 1 GROUP BY task "
+            "SELECT name, (SELECT coalesce(last, slot) FROM fates WHERE task = tasks.id AND notable = 1 "
+            "ORDER BY slot DESC LIMIT 1) FROM tasks "  # by the index: a file may have millions of rows
             "UNION ALL SELECT name, max(slot) FROM fates JOIN tasks ON tasks.id = task WHERE ended >= ? GROUP BY task "
             "UNION ALL SELECT name, max(last) FROM busy JOIN tasks ON tasks.id = task WHERE last >= ? GROUP BY task",
             (since, since),
         )
         slots: dict[str, int] = {}
         for name, slot in found:
-            slots[name] = max(slot, slots.get(name, slot))
+            if slot is not None:
+                slots[name] = max(slot, slots.get(name, slot))
         return slots
 
     # Writing

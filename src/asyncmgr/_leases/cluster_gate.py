@@ -49,7 +49,7 @@ class ClusterGate(Gate, Holder):
         self._rules = cluster.rules
         self._slots = Slots(self.key, cluster.calls, cluster.stores, cluster.rules, cluster.clock)
         self._hold: Hold | None = None
-        self._is_suspended = self._is_paused = False
+        self._is_paused = False
         self._anchor = (0, 0)
         """The number of the last slot that was claimed or handed out, and its moment on the scale of the plan."""
         self._claimed_until = 0
@@ -71,7 +71,8 @@ class ClusterGate(Gate, Holder):
     def ask(self, run: Run) -> Answer:
         hold = self._hold
         if hold is None or not hold.is_active:
-            return "lease_lost" if self._is_suspended else "not_owner"
+            # Held until trust ended, and not known to be anybody else's.
+            return "lease_lost" if hold is not None and not self._cluster.trusted else "not_owner"
         if not self._rules.still_starts(trusted=self._cluster.trusted):
             self._cluster.keeper.hasten()
             return "lease_lost"
@@ -192,7 +193,10 @@ class ClusterGate(Gate, Holder):
                 continue
             assert self._outcome is not None
             (number, state), self._outcome = self._outcome, None
-            await self._slots.note(hold, number, state)
+            noted = await self._slots.note(hold, number, state)
+            if not (noted or self._waiting or self._outcome) and self._cluster.trusted:
+                self._outcome = number, state
+                await asyncio.sleep(self._rules.retry_in())
 
     async def _write_claim(self, waiting: _Waiting, hold: Hold) -> None:
         run = waiting.run
@@ -233,7 +237,7 @@ class ClusterGate(Gate, Holder):
         return await self._slots.take(hold, self._spacing)
 
     def gained(self, hold: Hold) -> None:
-        self._hold, self._is_suspended, self._again, self._is_first = hold, False, None, True
+        self._hold, self._again, self._is_first = hold, None, True
         record = self._slots.record
         assert record is not None
         moment = self._runner.lookout.read()
@@ -257,11 +261,10 @@ class ClusterGate(Gate, Holder):
         self._runner.resume_grid(self._task, last, "lease_lost", again=again)
 
     def lost(self, why: LostWhy) -> None:
-        self._is_suspended = why == "trust_ended"
         self._waiting.clear()
         self._outcome = None
         self._runner.withdraw(self._task)
-        if not self._is_suspended:
+        if why != "trust_ended":
             self._hold = None
 
     async def settle(self, hold: Hold) -> None:

@@ -188,7 +188,7 @@ class HostGate(Gate):
         if is_cut_off:
             self._runner.lose(run, last)
         self._write(replace(self._record, state="ended"))
-        return self._claim(run) if is_due or run.asked == "manual" else "not_owner"
+        return self._claim(run, takes_over=True) if is_due or run.asked == "manual" else "not_owner"
 
     def _last_slot(self, record: HostRecord) -> int | None:
         """Return the last slot on the scale of the plan; `None` = there was none since the boot."""
@@ -208,7 +208,7 @@ class HostGate(Gate):
 
     # Slots
 
-    def _claim(self, run: Run, number: int | None = None) -> Answer:
+    def _claim(self, run: Run, number: int | None = None, *, takes_over: bool = False) -> Answer:
         """Write down that the slot is taken, and let it run."""
         if run.asked == "manual":
             run.claim = SlotClaim()
@@ -221,7 +221,7 @@ class HostGate(Gate):
                 replace(before, number=number, slot=boot - ago, wall=moment.wall - ago, state="claimed")
             )
             self._before = before
-            run.claim = SlotClaim(number=number)
+            run.claim = SlotClaim(number=number, stands_for="down" if takes_over else None)
         self._active += 1
         return "run"
 

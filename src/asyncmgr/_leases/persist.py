@@ -6,6 +6,7 @@ Every slot runs: this gate refuses none. It writes behind the runs, and a store 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
@@ -103,6 +104,7 @@ class PersistGate(Gate):
         self._writer: asyncio.Task[None] | None = None
         self._began_at = 0
         self._is_first = False
+        self._is_ending = asyncio.Event()
 
     def open(self) -> None:
         """Go on with the grid that was written down."""
@@ -191,8 +193,11 @@ class PersistGate(Gate):
         while self._waiting is not None:
             record, self._waiting = self._waiting, None
             await self._memory.write(self._task.full_name, record)
-            if 0 < record.spacing < SECOND and self._waiting is not None:
-                await asyncio.sleep(1)  # the last one of a second is enough
+            if 0 < record.spacing < SECOND and not self._is_ending.is_set():
+                # The last one of a second is enough.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await self._is_ending.wait()
 
     def _spawn(self, work: object) -> None:
         self._writer = asyncio.ensure_future(work)  # type: ignore[call-overload]
@@ -208,5 +213,6 @@ class PersistGate(Gate):
 
     async def flush(self) -> None:
         """Wait until the last record is written, or has failed."""
+        self._is_ending.set()
         while self._writer is not None:
             await asyncio.wait({self._writer}, timeout=ANSWER_WITHIN + 1)

@@ -140,16 +140,19 @@ class Slots:
         self._revision = entry.revision  # a write of ours whose answer got lost
         return None
 
-    async def note(self, hold: Hold, number: int, state: str) -> None:
-        """Note the outcome of a slot's run, where it is still the last one. Nothing depends on it: one try."""
+    async def note(self, hold: Hold, number: int, state: str) -> bool:
+        """Note the outcome of a slot's run, where it is still the last one; False = it is not known, try again."""
         if self.record is None or self.record.n != number or self.record.token != hold.token:
-            return
+            return True
         at, record = self._clock.observed(), replace(self.record, lag=self.since, state=state)
         try:
             store = await self._stores.slots()
             revision = await self._calls.write(
                 store, self._key, record, self._rules.slot_condition(self._revision)
             )
-        except (RevisionConflict, Doubt):
-            return
+        except RevisionConflict:
+            return True
+        except Doubt:
+            return False
         self._keep(record, revision, at)
+        return True

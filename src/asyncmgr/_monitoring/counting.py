@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from asyncmgr._common.clock import SECOND, Moment, Step
 from asyncmgr._monitoring.around import Around
 from asyncmgr._monitoring.counts import BUCKETS, TaskCounts
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.recorder import Recorder, Stall
 from asyncmgr.events import MissReason, Outcome, SkipReason
 
@@ -35,7 +36,12 @@ class Counting(Around):
 
     def add(self, task: ManagedTask) -> None:
         super().add(task)
-        task.record = _counting(task.record, self._counts_of(task))
+        counts = self._counts_of(task)
+        task.record = _counting(task.record, counts)
+        if isinstance(task, KeyedTask):
+            task.key_record = record = _counting(None, counts)
+            for key_task in task.active.values():
+                key_task.record = record
 
     def succeeded(self, run: Run, duration: float) -> None:
         record = run.managed.record

@@ -6,6 +6,7 @@ import asyncio
 import platform
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from asyncmgr._service.health import State, Survey
 from asyncmgr._service.insight import promise_of
 from asyncmgr._service.service import Service, insight_of
 from asyncmgr._service.version import own_version
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.status import TaskState
 from asyncmgr.events import Event, LeaseAcquired, LeaseLost, LeaseReleased
 
@@ -178,7 +180,7 @@ class Metrics:
             "asyncmgr_task_running",
             "gauge",
             "Runs in progress.",
-            (("", counts.labels, task.standing.running) for task, counts in rows),
+            (("", counts.labels, _running(task)) for task, counts in rows),
         )
         yield Family(
             "asyncmgr_task_last_success_timestamp_seconds",
@@ -203,6 +205,12 @@ class Metrics:
             "gauge",
             "Whether the task is paused.",
             (("", counts.labels, int(task in paused)) for task, counts in rows),
+        )
+        yield Family(
+            "asyncmgr_task_keys",
+            "gauge",
+            "Keys of a task with each=: those that it has, those whose last run failed, and runs by their place.",
+            chain.from_iterable(_keys(task, counts) for task, counts in rows if isinstance(task, KeyedTask)),
         )
         since = self._insight.started or read_wall()
         promising = [
@@ -311,6 +319,15 @@ def _is_running(service: Service) -> int:
 
 def _is_up(engine: object) -> int:
     return int(bool(getattr(engine, "connected", False)))
+
+
+def _running(task: ManagedTask) -> int:
+    return task.running if isinstance(task, KeyedTask) else task.standing.running
+
+
+def _keys(task: KeyedTask, counts: TaskCounts) -> Iterator[tuple[str, Labels, float]]:
+    for name, value in asdict(task.count()).items():
+        yield "", counts.labels.with_(state=name), value
 
 
 def _failures(task: ManagedTask) -> int:

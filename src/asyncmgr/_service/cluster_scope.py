@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asyncmgr._leases.cluster import Cluster
     from asyncmgr._leases.lease import Lease, OnLost
     from asyncmgr._leases.rules import Rules
+    from asyncmgr._service.service import Service
     from asyncmgr.events import Listeners
     from asyncmgr.transports import StoreEngine
 
@@ -43,6 +44,11 @@ class ClusterScope:
         self._store = store
         self._listeners = listeners
         self._cluster: Cluster | None = None
+
+    @property
+    def begun(self) -> Cluster | None:
+        """The part of this process in its application; `None` = nothing has asked for it."""
+        return self._cluster
 
     def cluster(self) -> Cluster:
         """Return the part of this process in its application; the first call begins it, in the running loop."""
@@ -91,3 +97,8 @@ class ClusterScope:
         if self._cluster is not None:
             cluster, self._cluster = self._cluster, None
             await cluster.stop()
+
+
+def cluster_scope_of(service: Service) -> ClusterScope:
+    """Return what a service holds alone; for simulations and tests."""
+    return service._cluster_scope  # noqa: SLF001 - a door of our own house

@@ -32,6 +32,8 @@ def status_as_json(status: TaskStatus) -> dict[str, Any]:
         "skipped": status.skipped,
         "missed": status.missed,
         "owner": status.owner,
+        "owner_since": _moment(status.owner_since),
+        "fencing_token": status.fencing_token,
         "fresh": status.fresh,
     }
 

@@ -63,7 +63,8 @@ def _found(cls: type) -> Iterator[tuple[str, PeriodicTask]]:
         if record is None:
             continue
         if declared(values[0]) is None:
-            check_function(values[0], takes="self, context", name=f"{cls.__qualname__}.{attribute}")
+            takes = "self, context" if record.each is None else "self, context, key"
+            check_function(values[0], takes=takes, name=f"{cls.__qualname__}.{attribute}")
         refuse_reserved(f"{cls.__name__}.{attribute}", attribute, record.name)
         yield attribute, record
 

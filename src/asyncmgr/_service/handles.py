@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, overload
 
+from asyncmgr._service.key_verbs import KeyHandle, KeyVerbs
 from asyncmgr._service.steering import Steering
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.overrides import reschedule_options
@@ -19,6 +20,7 @@ class Owner(Protocol):
     def verbs(self) -> Steering: ...  # pragma: no cover
     def describe(self, task: Any) -> str: ...  # pragma: no cover
     def status_of(self, task: Any) -> TaskStatus: ...  # pragma: no cover
+    def keys_of(self, task: Any) -> KeyVerbs: ...  # pragma: no cover
 
 
 class TaskHandle:
@@ -82,6 +84,36 @@ class TaskHandle:
         """
         run, record = self._state.verbs.trigger(self._managed, wait=wait)
         return run.run_id if record is None else await record
+
+    # Keys
+
+    def key(self, key: str | int) -> KeyHandle:
+        """Find one key of a task with `each=`, as the manager gave it or by its text.
+
+        Raises
+        ------
+        ServiceStateError
+            The task has no keys.
+        UnknownKey
+            It has no such key now.
+        """
+        found = self._keys().find(key)
+        return KeyHandle(self._keys, self.full_name, found)
+
+    async def refresh(self) -> int:
+        """Ask the manager for the task's keys now; return how many there are, when they are in force.
+
+        Raises
+        ------
+        InvalidKeys
+            The manager gave none, and the keys of before stay; the log says why.
+        ServiceStateError
+            The task has no keys, or no service runs it.
+        """
+        return await self._keys().refresh()
+
+    def _keys(self) -> KeyVerbs:
+        return self._state.keys_of(self._managed)
 
     def pause(
         self,

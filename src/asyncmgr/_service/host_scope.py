@@ -44,8 +44,10 @@ class HostScope:
     def gate(self, task: ManagedTask, runner: Runner) -> Gate:
         """Make the gate of a task; an event loop must be running."""
         from asyncmgr._leases.host_gate import HostGate
+        from asyncmgr._leases.host_keys import HostKeysGate
 
-        return HostGate(task, runner, self.locks())
+        make = HostKeysGate if task.is_keyed else HostGate
+        return make(task, runner, self.locks())
 
     def locks(self) -> HostLocks:
         """Return the locks of the application, made at first use; an event loop must be running."""

@@ -18,17 +18,19 @@ from asyncmgr._common.log import log
 from asyncmgr._service.gates import Gates
 from asyncmgr._service.gather import refuse_reserved, tell_if_off
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.key_verbs import KeyVerbs
 from asyncmgr._service.steering import LEFT_TO_OTHERS, Steering
 from asyncmgr._tasks.actions import Journal
 from asyncmgr._tasks.declare import Addition, check_function, declare, declare_addition, declared
-from asyncmgr._tasks.managed import ManagedTask, Standing
+from asyncmgr._tasks.keys import KeyedTask
+from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import SETTABLE, PeriodicTask
 from asyncmgr._tasks.passes import Passes
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run, Site
 from asyncmgr._tasks.schedules import share_of
 from asyncmgr._tasks.status import TaskState, TaskStatus, state_of_task, status_of
-from asyncmgr.errors import InvalidPeriodicTaskArg, ManagerInUse
+from asyncmgr.errors import InvalidPeriodicTaskArg, ManagerInUse, ServiceStateError
 from asyncmgr.events import SkipReason
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ class ManagerState:
         self._driver: object | None = None
         self._tasks: dict[str, ManagedTask] | None = None
         self.verbs = Steering(self)
-        self._still_running: dict[str, Standing] = {}
-        """By full name: standings of removed tasks whose run goes on. A new task of that name takes it over."""
+        self._still_running: dict[str, ManagedTask] = {}
+        """By full name: removed tasks whose run goes on. A new task of that name takes over their standing."""
         self._passes: Passes | None = None
         self.clock: Clock = WallClock()
         self._born = self._last = self.clock.read()
@@ -186,6 +188,29 @@ class ManagerState:
             paused=paused,
             off=off,
             holding=self._gates.holding(task),
+            keys=task.count() if isinstance(task, KeyedTask) else None,
+        )
+
+    # Keys
+
+    def keys_of(self, task: ManagedTask) -> KeyVerbs:
+        """Return what handles of keys call.
+
+        Raises
+        ------
+        ServiceStateError
+            The task has no keys.
+        """
+        self.verbs.check(task, "key")
+        if not isinstance(task, KeyedTask):
+            raise ServiceStateError(f"{task.full_name} has no keys; only a task with each= has")
+        return KeyVerbs(
+            task,
+            self._runner,
+            self._gates,
+            self.read_clock(),
+            is_paused=task in self.verbs.pauses,
+            trigger=self.verbs.trigger,
         )
 
     def states(self) -> Iterator[tuple[ManagedTask, TaskState]]:
@@ -229,14 +254,20 @@ class ManagerState:
         initial_delay: int | None = None,
     ) -> ManagedTask:
         full_name = f"{self._manager.name}.{name}"
+        options = record.with_zone(self.settings.timezone)
+        still_running = self._still_running.pop(full_name, None)
+        if record.each is not None:
+            return KeyedTask(
+                self._manager, body, full_name, options, tolerance=self._tolerance(), before=still_running
+            )
         task = ManagedTask(
             self._manager,
             body,
             full_name,
-            record.with_zone(self.settings.timezone),
+            options,
             tolerance=self._tolerance(),
             initial_delay=initial_delay,
-            standing=self._still_running.pop(full_name, None),
+            standing=None if still_running is None else still_running.standing,
         )
         self._set_share(task)
         return task
@@ -285,8 +316,9 @@ class ManagerState:
     def _read_addition(self, function: Any, options: dict[str, Any]) -> tuple[Callable[..., Any], Addition]:
         record = declared(function)
         if record is None:
-            check_function(function, takes="context")
-            return function, declare_addition(options)
+            addition = declare_addition(options)
+            check_function(function, takes="context" if addition.record.each is None else "context, key")
+            return function, addition
         if options.keys() - {"name"}:
             raise InvalidPeriodicTaskArg(
                 f"{function.__qualname__} has its options from @periodic_task; only name= may be given here"
@@ -325,9 +357,9 @@ class ManagerState:
         """Take the task out of the manager. A run in progress counts for a new task of its name."""
         del self.tasks()[task.full_name]
         self._gates.see(task, on=False)
-        self._still_running = {name: one for name, one in self._still_running.items() if one.running}
-        if task.standing.running:
-            self._still_running[task.full_name] = task.standing
+        self._still_running = {name: one for name, one in self._still_running.items() if one.is_at_work}
+        if task.is_at_work:
+            self._still_running[task.full_name] = task
 
     def plan_anew(self, task: ManagedTask, options: PeriodicTask) -> None:
         """Put a new schedule in force; a cron expression without a zone of its own gets that of the settings."""

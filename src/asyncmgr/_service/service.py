@@ -146,17 +146,16 @@ class Service:
         self._gates = Gates()
         self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
         self._gates.makers["host"] = self._host_scope.gate
-        self.cluster_scope: ClusterScope = ClusterScope(
+        self._cluster_scope = ClusterScope(
             self.settings.application or self.name,
             self.host,
             ttl=self.settings.lease.ttl,
             store=lambda: self.store,
             listeners=self._reporter.listeners,
         )
-        """What this service holds alone in its application."""
-        self._gates.makers["cluster"] = self.cluster_scope.gate
+        self._gates.makers["cluster"] = self._cluster_scope.gate
         self._persist_scope = PersistScope(
-            self.cluster_scope.application, self.host, self.settings, self._store_for_slots
+            self._cluster_scope.application, self.host, self.settings, self._store_for_slots
         )
         self._gates.makers["persist"] = self._persist_scope.gate
         self._reload = Reload(
@@ -168,7 +167,7 @@ class Service:
         )
         self._insight = Insight(
             self._reporter,
-            self.cluster_scope,
+            self._cluster_scope,
             states=lambda: [state_of(manager) for manager in self._managers],
             settings=lambda: self.settings,
             basic=lambda: self.health,
@@ -340,7 +339,7 @@ class Service:
             raise ServiceStateError(
                 f"the service {self.name} is {self._state} and can hold no lease; start it first"
             )
-        return self.cluster_scope.lease(name, on_lost)
+        return self._cluster_scope.lease(name, on_lost)
 
     def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
         """Return the status of up to `most` tasks from number `after` on, in definition order.
@@ -582,7 +581,7 @@ class Service:
         yield from self._insight.steps
         yield Step("close transport", leave=self._disconnect)
         # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
-        yield Step("end session", leave=self.cluster_scope.stop)
+        yield Step("end session", leave=self._cluster_scope.stop)
         for manager in self._managers:
             yield Step(
                 _init_step(manager),
@@ -824,7 +823,7 @@ class Service:
 
     async def _close_gates(self) -> None:
         self._gates.close()
-        await self.cluster_scope.release_tasks()
+        await self._cluster_scope.release_tasks()
 
     async def _refuse_runs(self) -> None:
         if self._runner is None:

@@ -101,9 +101,9 @@ class Steering:
                 "loop.call_soon_threadsafe(...), or asyncio.run_coroutine_threadsafe(..., loop) for what is awaited"
             )
 
-    def _check(self, task: ManagedTask, verb: str) -> None:
+    def check(self, task: ManagedTask, verb: str) -> None:
         self.check_thread(f"{task.full_name}: {verb}()")
-        if not self._tasks.has(task):
+        if not self._tasks.has(task.whole):
             raise TaskRemoved(f"{task.full_name} was removed; add it again with add_periodic_task()")
 
     def _note(
@@ -120,18 +120,23 @@ class Steering:
     # Verbs
 
     def trigger(self, task: ManagedTask, *, wait: bool) -> Triggered:
-        self._check(task, "trigger")
+        self.check(task, "trigger")
+        if task.is_keyed:
+            raise ServiceStateError(
+                f"{task.full_name} runs for keys, and is not triggered as a whole; trigger one key: "
+                f'service.task("{task.full_name}").key(...).trigger()'
+            )
         runner = self._tasks.runner
         if runner is None:
             raise ServiceStateError(
                 f"{task.full_name} cannot be triggered: no service runs it; start one first"
             )
-        reason = self._tasks.off(task)
+        reason = self._tasks.off(task.whole)
         if reason is not None:
             raise ServiceStateError(f"{task.full_name} cannot be triggered: {reason}; enable it first")
         record = asyncio.get_running_loop().create_future() if wait else None
         triggered = Triggered(runner.trigger(task, record), record)
-        self._note(task, "trigger", details={"run_id": triggered.run.run_id})
+        self._note(task, "trigger", details={**_key_of(task), "run_id": triggered.run.run_id})
         return triggered
 
     def pause(
@@ -142,7 +147,7 @@ class Steering:
         until: datetime | None,
         note: str | None,
     ) -> None:
-        self._check(task, "pause")
+        self.check(task, "pause")
         self._tasks.settle(task)
         moment = self._tasks.read_clock()
         pause = new_pause(moment, actor().name, for_=for_, until=until, note=note)
@@ -156,7 +161,7 @@ class Steering:
         self._note(task, "pause", note, {"until": shown})
 
     def resume(self, task: ManagedTask) -> None:
-        self._check(task, "resume")
+        self.check(task, "resume")
         self._tasks.settle(task)
         if self.pauses.end(task):
             self._tasks.arm(task)
@@ -169,7 +174,7 @@ class Steering:
             self.resume(task)
 
     def reschedule(self, task: ManagedTask, options: PeriodicTask) -> None:
-        self._check(task, "reschedule")
+        self.check(task, "reschedule")
         if options.switched_off is not None and task.options.switched_off is not None:
             options = replace(options, switched_off=task.options.switched_off)  # who did it, and why
         self._tasks.plan_anew(task, options)
@@ -178,7 +183,7 @@ class Steering:
         self._note(task, "reschedule", details={"schedule": schedule})
 
     def enable(self, task: ManagedTask) -> None:
-        self._check(task, "enable")
+        self.check(task, "enable")
         if self._tasks.off(task) is None:
             return
         if task.options.switched_off is None:
@@ -197,7 +202,7 @@ class Steering:
         self._note(task, "enable")
 
     def disable(self, task: ManagedTask, note: str | None) -> None:
-        self._check(task, "disable")
+        self.check(task, "disable")
         self._tasks.settle(task)
         who = actor().name
         said = f' ("{note}")' if note else ""
@@ -212,7 +217,7 @@ class Steering:
         self._note(task, "disable", note)
 
     def cancel(self, task: ManagedTask, run_id: str | None) -> tuple[str, ...]:
-        self._check(task, "cancel")
+        self.check(task, "cancel")
         runner = self._tasks.runner
         cancelled = () if runner is None else runner.cancel_asked(task, run_id, actor().name)
         if cancelled:
@@ -236,3 +241,7 @@ class Steering:
         if self._tasks.runner is not None:
             self._tasks.runner.forget(task, "removed")
         self._note(task, "remove")
+
+
+def _key_of(task: ManagedTask) -> dict[str, str]:
+    return {} if task.each_key is None else {"key": str(task.each_key)}

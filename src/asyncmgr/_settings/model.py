@@ -124,6 +124,7 @@ class TaskSettings(BaseModel):
     catch_up: Annotated[CatchUp, BeforeValidator(_lower)] | None = _of_task("catch_up")
     catch_up_window: _Seconds | None = _of_task("catch_up_window")
     interrupted: Annotated[Interrupted, BeforeValidator(_lower)] | None = _of_task("interrupted")
+    concurrency: _Integer | None = _of_task("concurrency")
     enabled: bool | None = _of_task("enabled")
     """Decides whether the task runs, whatever spacing and cron say."""
     log_level: _Level | None = Field(default=None, description=_LEVELS)

@@ -10,9 +10,10 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from asyncmgr._common.clock import Moment
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.managed import Lane, ManagedTask
 
 D = TypeVar("D", bound="Due")
@@ -52,6 +53,10 @@ class Batch(Generic[D]):
     """Slots that get no run, because a run of their own task is in progress."""
     failed: list[tuple[ManagedTask, Exception]] = field(default_factory=list)
     """Tasks whose schedule raised; the agenda asks it again after `RETRY`."""
+    refreshes: list[KeyedTask] = field(default_factory=list)
+    """Tasks whose manager is to be asked for their keys."""
+    keys: dict[ManagedTask, int] = field(default_factory=dict)
+    """By task of a key: the number of slots of this batch that it gets a run for, at once or queued."""
     is_full: bool = False
     """More slots are due: look again when the event loop has had its turn."""
 
@@ -113,8 +118,12 @@ class Agenda(Generic[D]):
                 if left <= 0:
                     batch.is_full = True
                     break
-                left -= 1
-                self._take_head(lane, head[2], head[0], reference, batch)
+                task: ManagedTask = head[2]
+                if task.is_keyed:
+                    left -= self._take_keys(lane, cast("KeyedTask", task), reference, left, batch)
+                else:
+                    left -= 1
+                    self._take_head(lane, task, head[0], reference, batch)
         if len(self._lanes) > 1:
             batch.due.sort(key=lambda due: due.planned - due.managed.plan.reference(moment))
         return batch
@@ -142,20 +151,44 @@ class Agenda(Generic[D]):
             assert oldest is not None
             due.oldest = oldest
         if task.standing.running:
-            self._judge_overlap(due, batch)
+            self._judge_overlap(due, batch, task.standing.running)
         else:
             batch.due.append(due)
+
+    def _take_keys(self, lane: Lane, task: KeyedTask, reference: int, most: int, batch: Batch[D]) -> int:
+        """Hand out slots of a task's keys; return how many of `most` this counts for."""
+        plan = task.keys
+        if plan.wants_refresh(reference):
+            batch.refreshes.append(task)
+        found = plan.take_keys(reference, most)
+        for slot in found:
+            key_task = task.task_of(slot.key)
+            # A key may have two slots in one look, as after a long block of the event loop.
+            before = batch.keys.get(key_task, 0)
+            running = key_task.standing.running + before
+            if slot.planned > reference and running and plan.options.overlap != "allow":
+                plan.hold(slot)
+                continue
+            batch.keys[key_task] = before + 1
+            due = self._due(key_task, slot.planned, slot.missed)
+            if running:
+                self._judge_overlap(due, batch, running)
+            else:
+                batch.due.append(due)
+        self._move_head(lane, task, plan.slot)
+        return max(1, len(found))
 
     def _hold(self, lane: Lane, task: ManagedTask, start: int) -> None:
         """Keep a task that is only nearly due until its slot, since its run in progress may end by then."""
         lane.pop()
         self._put(task, start, window=0)
 
-    def _judge_overlap(self, due: D, batch: Batch[D]) -> None:
+    def _judge_overlap(self, due: D, batch: Batch[D], running: int) -> None:
         overlap, standing = due.managed.plan.options.overlap, due.managed.standing
-        if overlap == "allow" and standing.running < MOST_AT_ONCE:
+        is_queued = standing.queued or any(run.managed is due.managed for run in batch.queued)
+        if overlap == "allow" and running < MOST_AT_ONCE:
             batch.due.append(due)
-        elif overlap == "queue" and not standing.queued:
+        elif overlap == "queue" and not is_queued:
             batch.queued.append(due)
         else:
             batch.refused.append(due)
@@ -191,6 +224,8 @@ class Agenda(Generic[D]):
 
     def _put(self, task: ManagedTask, start: int, window: int | None = None) -> None:
         plan = task.plan
+        if task.is_keyed and cast("KeyedTask", task).keys.is_exact:
+            window = 0
         key = (plan.grid.on_wall, plan.window if window is None else window)
         lane = self._lanes.get(key)
         if lane is None:

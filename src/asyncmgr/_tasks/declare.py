@@ -50,6 +50,8 @@ def periodic_task(
     catch_up: CatchUp = "one",
     catch_up_window: float | timedelta | None = None,
     interrupted: Interrupted = "skip",
+    each: str | Callable[[], Any] | None = None,
+    concurrency: int | None = None,
     enabled: bool = True,
     external_process_ok: bool = False,
     name: str | None = None,
@@ -107,6 +109,14 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
     interrupted
         What a slot gets whose process died during its run: ``"skip"``, nothing; ``"rerun"``, another run by the next
         holder, so that its work may be done twice.
+    each
+        The name of an attribute, method or coroutine method of the manager that has the task's keys: texts, whole
+        numbers, or objects with such a ``key``. The task then runs once in each spacing for each key, and its method
+        takes ``(self, context, key)``. Every key has a place of its own in the spacing, and overlap, timeout and
+        failures of its own. The service asks for the keys at the start and in every spacing. With `run_immediately`
+        the first slot of a key is its coming.
+    concurrency
+        With `each`: the number of runs of this task in progress at once. A run that waits for a place keeps its slot.
     enabled
         `False` switches the task off.
     external_process_ok
@@ -244,7 +254,7 @@ def _refuse_hidden_task(cls: type, attribute: str, value: object) -> None:
 
 
 def _attach(function: Any, record: PeriodicTask) -> Any:
-    check_function(function, takes="self, context")
+    check_function(function, takes="self, context" if record.each is None else "self, context, key")
     if not inspect.isfunction(function):
         # Python binds only a function to the manager.
         raise InvalidPeriodicTaskArg(

@@ -6,12 +6,13 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.log import is_reminder
 from asyncmgr._tasks.agenda import MOST_AT_ONCE, Batch
 from asyncmgr._tasks.gate import Answer, Gate
+from asyncmgr._tasks.keys import KeyedTask, KeyTask
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Run, Site
@@ -48,6 +49,8 @@ class Intake:
         """Runs that their gate has admitted and that have not ended. The task may have another gate by now."""
         self._asking: dict[Run, None] = {}
         """Runs that wait for the answer of their gate. Their tasks count as running already."""
+        self._crowded: set[KeyedTask] = set()
+        """Tasks with keys of which a run has had to wait for a place."""
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
 
@@ -65,6 +68,7 @@ class Intake:
             run.managed.standing.skipped += 1
             run.managed.standing.missed += run.missed
             self._report.skipped(run, "overlap", self._in_the_way(run))
+            self.let_go(run)
         for task, error in batch.failed:
             self._report.schedule_failed(task, error, moment)
 
@@ -87,7 +91,7 @@ class Intake:
             return run
         if standing.running and (overlap != "allow" or standing.running >= MOST_AT_ONCE):
             raise self._already_running(task)
-        gate = self.gates.get(task)
+        gate = self.gates.get(task.whole)
         if gate is not None and (answer := self._ask(gate, run)) != "run":
             raise _not_here(run, answer, gate.holder())
         self._make_ready(run, moment.wall)
@@ -101,7 +105,13 @@ class Intake:
     def unqueue(
         self, task: ManagedTask, reason: Literal["draining", "removed", "paused", "disabled"]
     ) -> None:
-        """Refuse the run that is queued behind a run of the task, if there is one. A pause lets a manual one wait."""
+        """Refuse the run that is queued behind a run of the task, if there is one; of each key where it has keys.
+
+        A pause lets a manual one wait.
+        """
+        if task.is_keyed:
+            for each in tuple(cast("KeyedTask", task).active.values()):
+                self.unqueue(each, reason)
         run = self._queued.get(task.standing)
         if run is not None and not (reason == "paused" and run.asked == "manual"):
             del self._queued[task.standing]
@@ -109,11 +119,15 @@ class Intake:
             task.standing.missed += run.missed
             self._report.skipped(run, reason)
             _refuse_waiter(run, reason)
+            self.let_go(run)
 
     def give_up(self, run: Run, reason: GivenUp) -> None:
         """Refuse a run that was handed out and has not started."""
         run.managed.standing.running -= 1
-        self._asking.pop(run, None)
+        if run in self._asking:
+            del self._asking[run]
+        else:
+            self.leave_place(run)
         self.tell_gate(run, None)
         if reason == "late":
             run.managed.standing.missed += 1
@@ -121,19 +135,23 @@ class Intake:
         else:
             self._report.skipped(run, reason)
         _refuse_waiter(run, reason)
+        self.let_go(run)
 
     def close(self) -> None:
         """Refuse all runs that have not started."""
         # Taken out before it is reported: an interrupt in a listener must not leave some of them to be started.
         while self.ready:
             self.give_up(self.ready.popleft(), "draining")
+        for group in self._crowded:
+            for run in tuple(group.waiting):
+                self.give_up(run, "draining")
         while self._asking:
             self.give_up(next(iter(self._asking)), "draining")
         for run in tuple(self._queued.values()):
             self.unqueue(run.managed, "draining")
 
     def _hand_out(self, run: Run, moment: Moment) -> None:
-        gate = self.gates.get(run.managed) if self.gates else None
+        gate = self.gates.get(run.managed.whole) if self.gates else None
         if gate is None:
             self._make_ready(run, moment.wall)
             return
@@ -150,13 +168,32 @@ class Intake:
             holder = gate.holder() if self._report.listeners else None
             self._report.skipped(run, answer, in_the_way, holder=holder)
             _refuse_waiter(run, answer)
+            self.let_go(run)
 
     def _make_ready(self, run: Run, wall: int) -> None:
         standing = run.managed.standing
         standing.running += 1
         standing.last_run = wall
         standing.missed += run.missed
-        self.ready.append(run)
+        if run.managed.each_key is None or _keyed(run).enter(run):
+            self.ready.append(run)
+        else:
+            self._crowded.add(_keyed(run))
+
+    # Keys
+
+    def leave_place(self, run: Run) -> None:
+        """Note that a run of a key has ended, or never starts; make the one ready that waits for its place."""
+        if run.managed.each_key is None:
+            return
+        following = _keyed(run).leave(run)
+        if following is not None:
+            self.ready.append(following)
+
+    def let_go(self, run: Run) -> None:
+        """Let go of an idle key, once the end of its run has been reported."""
+        if run.managed.each_key is not None:
+            _keyed(run).note(cast("KeyTask", run.managed), run.look.moment.wall)
 
     # Gates
 
@@ -171,15 +208,15 @@ class Intake:
         if run not in self._asking:
             return False
         self._asking.pop(run)
-        if (gate := self.gates.get(run.managed)) is not None:
+        if (gate := self.gates.get(run.managed.whole)) is not None:
             self._admitted[run] = gate
         run.managed.standing.running -= 1
         self._make_ready(run, run.look.moment.wall)
         return True
 
-    def asking(self, task: ManagedTask) -> list[Run]:
-        """List the runs of the task that wait for the answer of their gate."""
-        return [run for run in self._asking if run.managed is task]
+    def not_ready(self) -> list[Run]:
+        """List the runs that wait for a place, or for the answer of their gate."""
+        return [*(run for group in self._crowded for run in group.waiting), *self._asking]
 
     def tell_gate(self, run: Run, outcome: Outcome | None) -> None:
         """Tell the gate that admitted the run how it ended; `None` = it never started."""
@@ -216,6 +253,10 @@ class Intake:
             f"{task.full_name} is running: {run.run_id}, since {age:.1f} s; wait for its end, or give the task "
             "overlap='queue' or 'allow'"
         )
+
+
+def _keyed(run: Run) -> KeyedTask:
+    return cast("KeyTask", run.managed).group
 
 
 def _not_here(run: Run, answer: Answer, holder: str | None) -> NotOwner:

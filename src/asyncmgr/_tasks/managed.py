@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._common.heap import NO_PLACE, LazyHeap, Place
@@ -155,6 +155,11 @@ class Trouble:
 class ManagedTask:
     """One periodic task of one manager instance."""
 
+    is_keyed: ClassVar[bool] = False
+    """Whether the task runs for keys; then its plan is a `KeyPlan`."""
+    each_key: Hashable | None = None
+    """The key, where this is one key of a task with keys."""
+
     __slots__ = (
         "body",
         "declared",
@@ -202,6 +207,11 @@ class ManagedTask:
         """The agenda's heap that has this place; `None` = the task has no place."""
 
     @property
+    def whole(self) -> ManagedTask:
+        """The task itself; for one key, the task that the key belongs to."""
+        return self
+
+    @property
     def name(self) -> str:
         """The second half of the full name."""
         return self.full_name.rpartition(".")[2]
@@ -210,6 +220,11 @@ class ManagedTask:
     def options(self) -> PeriodicTask:
         """The options in force."""
         return self.plan.options
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a run was handed out that has not ended."""
+        return self.standing.running > 0
 
     def call(self, context: Any) -> Any:
         """Call the body. A method is looked up now, so that an overridden or patched one runs."""

@@ -78,6 +78,10 @@ class PeriodicTask:
     catch_up_window: int | None = None
     """Microseconds: slots that are older get no catch-up run; `None` = however old they are."""
     interrupted: Interrupted = "skip"
+    each: str | Callable[[], Any] | None = None
+    """The manager's attribute that has the keys, or a function that returns them; `None` = the task has no keys."""
+    concurrency: int | None = None
+    """The number of runs of the task's keys in progress at once; `None` = any number."""
     enabled: bool = True
     """The option `enabled` as given, independent of a negative spacing."""
 
@@ -207,6 +211,24 @@ def _read_phase(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+def _read_each(value: object) -> str | Callable[[], Any]:
+    if isinstance(value, str) and value.isidentifier():
+        return value
+    if callable(value) and not isinstance(value, str | type):
+        return value
+    raise _NotAcceptedError(
+        "the name of an attribute or method of the manager, or a function without parameters"
+    )
+
+
+def _read_count(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _NotAcceptedError("a whole number, at least 1, or None for any number")
+    return value
+
+
 def _read_name(value: object) -> str | None:
     if value is None:
         return None
@@ -267,6 +289,8 @@ OPTIONS: dict[str, Option] = {
             f"{_SECONDS}; at least 1 ms",
         ),
         Option("interrupted", _one_of(Interrupted, "'skip' or 'rerun'"), "skip, rerun"),
+        Option("each", _read_each),
+        Option("concurrency", _read_count, "a whole number, at least 1"),
         Option("enabled", _read_bool, _SWITCH),
         Option("external_process_ok", _read_bool),
         Option("name", _read_name),
@@ -372,6 +396,11 @@ def _changes(base: PeriodicTask, said: Mapping[str, Any], *, enabled_wins: bool)
         raise InvalidPeriodicTaskArg(_TZ_ALONE)
     if said.get("tolerance") and schedule.on_wall:
         _refuse_tolerance(schedule)
+    each = said.get("each", base.each)
+    if each is not None:
+        _refuse_beside_each(base, said, schedule)
+    elif said.get("concurrency") is not None:
+        raise InvalidPeriodicTaskArg("concurrency= counts the runs of a task with each=; give each= too")
     _drop_the_other_start(base, said, changes)
     if "enabled" in said and enabled_wins:
         changes["switched_off"] = None if said["enabled"] else _NOT_ENABLED
@@ -400,6 +429,25 @@ def _refuse_conflicts(said: Mapping[str, Any]) -> None:
 def _refuse_tolerance(schedule: Schedule) -> NoReturn:
     kind = "cron" if isinstance(schedule, Cron) else "at"
     raise InvalidPeriodicTaskArg(f"tolerance= has no meaning with {kind}=: {_A_TASK[kind]} is never early")
+
+
+def _refuse_beside_each(base: PeriodicTask, said: Mapping[str, Any], schedule: Schedule) -> None:
+    """Refuse what has no meaning for a task with keys: each key has a phase, a part of the spacing."""
+    switched_off = said.get("spacing", 0) < 0 or said.get("enabled", base.enabled) is False
+    if not isinstance(schedule, Every) and not switched_off:
+        raise InvalidPeriodicTaskArg(
+            "each= needs spacing=, which is shared out among the keys; give spacing="
+        )
+    for name in ("jitter", "initial_delay"):
+        if said.get(name, getattr(base, name)):
+            raise InvalidPeriodicTaskArg(
+                f"{name}= has no meaning with each=: each key has a place of its own in the spacing; leave it out"
+            )
+    for name, is_set in (("persist", True), ("interrupted", "rerun")):
+        if said.get(name, getattr(base, name)) == is_set:
+            raise InvalidPeriodicTaskArg(
+                f"{name}={is_set!r} has no meaning with each=: the slots of keys are not written down; leave it out"
+            )
 
 
 _A_TASK = {"cron": "a cron task", "at": "a one-off task"}

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import Any, cast
 
 from asyncmgr._common.clock import SECOND, Moment, to_us
+from asyncmgr._tasks.agenda import MOST_IN_A_BATCH
+from asyncmgr._tasks.key_refresh import change_keys, read_keys
+from asyncmgr._tasks.keys import KeyedTask, KeyTask
 from asyncmgr._tasks.managed import GOOD, ManagedTask
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Result, Run, Site, judge
@@ -50,26 +53,59 @@ class Passes:
         for managed, slot in due:
             if managed.plan.slot != slot or not self._runs_here(managed):
                 continue  # a task before it moved or removed it
-            await self._start(managed, context, raise_on_error=raise_on_error)
+            if managed.is_keyed:
+                await self._start_keys(cast("KeyedTask", managed), context, raise_on_error=raise_on_error)
+            else:
+                await self._start(managed, context, raise_on_error=raise_on_error)
             await asyncio.sleep(0)
         return _idle(self._present(), self._read())
 
     async def _start(self, managed: ManagedTask, context: Any, *, raise_on_error: bool) -> None:
-        outcome: Outcome
-        error: BaseException | None
         moment = self._read()
         run = self._take(managed, moment)
-        if isinstance(run, Exception):
-            self._report.schedule_failed(managed, run, moment)
-            outcome, error = Outcome.FAILED, run
-        elif run.is_too_late:
+        if isinstance(run, Run):
+            await self._finish(run, context, raise_on_error=raise_on_error)
+            return
+        self._report.schedule_failed(managed, run, moment)
+        if raise_on_error:
+            raise _to_raise(managed, Outcome.FAILED, run)
+
+    async def _finish(self, run: Run, context: Any, *, raise_on_error: bool) -> None:
+        managed = run.managed
+        if run.is_too_late:
             managed.standing.missed += run.missed + 1
             self._report.late(run)
             return
-        else:
-            outcome, error = await self._run(run, context)
+        outcome, error = await self._run(run, context)
         if raise_on_error and outcome not in GOOD:
             raise _to_raise(managed, outcome, error)
+
+    # Keys
+
+    def read(self) -> Moment:
+        """Read the clock."""
+        return self._read()
+
+    def keys_changed(self, task: KeyedTask) -> None:
+        """Plan the next look at a task whose keys have changed."""
+        task.keys.settle()
+
+    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None:
+        """Forget keys that are gone. None of them has a run: a pass awaits each run itself."""
+        task.forget(keys)
+
+    async def _start_keys(self, task: KeyedTask, context: Any, *, raise_on_error: bool) -> None:
+        """Ask for the keys where it is time, and run those that are due one after the other."""
+        reference = self._read().now
+        if task.keys.wants_refresh(reference):
+            await change_keys(task, await read_keys(task), self)
+        while slots := task.keys.take_keys(reference, MOST_IN_A_BATCH):
+            for slot in slots:
+                if slot.key in task.keys.ring.known:
+                    run = self._run_of(task.task_of(slot.key), slot.planned, slot.missed)
+                    await self._finish(run, context, raise_on_error=raise_on_error)
+                    task.note(cast("KeyTask", run.managed), run.look.moment.wall)
+                    await asyncio.sleep(0)
 
     def _take(self, managed: ManagedTask, moment: Moment) -> Run | Exception:
         """Make the run that is due now; return the schedule's error where it raises."""
@@ -79,10 +115,13 @@ class Passes:
         except Exception as exc:
             managed.plan.ask_later(reference)
             return exc
+        return self._run_of(managed, planned, missed)
+
+    def _run_of(self, managed: ManagedTask, planned: int, missed: int) -> Run:
         run = Run(managed, planned, missed)
         run.asked, run.number = "pass", next(self._numbers)
         run.started = asyncio.get_running_loop().time()
-        run.look = Look(self._site, moment, run.started)
+        run.look = Look(self._site, self._read(), run.started)
         return run
 
     async def _run(self, run: Run, context: Any) -> Result:

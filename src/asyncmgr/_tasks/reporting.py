@@ -23,6 +23,7 @@ from asyncmgr.events import (
     SkipReason,
     SlotSkipped,
     SlotsMissed,
+    run_finished,
 )
 
 
@@ -54,13 +55,18 @@ class Reporter:
             self._failed(run, outcome, error)
         if managed.log_level is not None and outcome is Outcome.SUCCEEDED:
             log.at(managed.log_level, "task.succeeded", **self._keys(run), duration=round(duration, 6))
-        if self.recorder is not None:
+        if (recorder := self._recorder_of(run)) is not None:
             if outcome is Outcome.SUCCEEDED:
-                self.recorder.succeeded(run, duration)
+                recorder.succeeded(run, duration)
             else:
-                self.recorder.ended(run, duration, outcome, error)
+                recorder.ended(run, duration, outcome, error)
         if self.listeners:
             self.listeners.tell(record_of(run, outcome, duration, error))
+
+    def _recorder_of(self, run: Run) -> Recorder | None:
+        """Return what records the fates of the run's task: of keys, which are very many, only one that takes them."""
+        recorder = self.recorder
+        return recorder if run.managed.each_key is None or (recorder and recorder.takes_keys) else None
 
     def _recovered(self, run: Run) -> None:
         standing = run.managed.standing
@@ -90,7 +96,7 @@ class Reporter:
         """Report a run that goes on although it was cancelled."""
         log.error("task.leaked", **self._keys(run), running_for=round(running_for, 3))
         if self.listeners:
-            self.listeners.tell(RunLeaked(run.full_name, run.run_id, run.slot, running_for))
+            self.listeners.tell(RunLeaked(run.full_name, run.run_id, run.slot, running_for, key=run.key))
 
     def skipped(
         self,
@@ -104,14 +110,14 @@ class Reporter:
 
         `holder` is the process that runs the task instead, where it is not this one.
         """
-        if run.missed and reason != "not_owner":  # the older slots get no run either
-            self.missed(run)
-        if self.recorder is not None:
-            self.recorder.skipped(run, reason, holder=holder)
+        if run.missed and reason not in ("not_owner", "lease_lost"):  # the older slots get no run either
+            self.missed(run)  # of those that another process may catch up, that one reports
+        if (recorder := self._recorder_of(run)) is not None:
+            recorder.skipped(run, reason, holder=holder)
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
-            self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason, holder))
+            self.listeners.tell(SlotSkipped(run.full_name, run.slot, reason, holder, key=run.key))
 
     def _refused(self, run: Run, in_the_way: tuple[str, float] | None) -> None:
         trouble = run.managed.standing.in_trouble()
@@ -120,7 +126,7 @@ class Reporter:
             run_id, age = in_the_way or ("", 0.0)
             log.warning(
                 "slot.skipped",
-                task=run.full_name,
+                **_names(run),
                 slot=run.slot.isoformat(),
                 host=self._host,
                 reason="overlap",
@@ -139,18 +145,20 @@ class Reporter:
         if run.missed:
             self.missed(run)
         if skipped:
-            log.info("slot.resumed", task=run.full_name, host=self._host, skipped=skipped)
+            log.info("slot.resumed", **_names(run), host=self._host, skipped=skipped)
 
     def missed(self, run: Run) -> None:
         """Report the missed slots for which this run stands, or would have stood."""
         why = None if run.claim is None else run.claim.stands_for
         reason = why or run.look.late_because
-        if self.recorder is not None:
-            self.recorder.missed(run, reason or "blocked")
+        if (recorder := self._recorder_of(run)) is not None:
+            recorder.missed(run, reason or "blocked")
         log.warning("slot.missed", **self._keys(run), count=run.missed, reason=reason)
         if self.listeners:
             self.listeners.tell(
-                SlotsMissed(run.full_name, run.slot, run.missed, reason=reason, run_id=run.run_id)
+                SlotsMissed(
+                    run.full_name, run.slot, run.missed, reason=reason, run_id=run.run_id, key=run.key
+                )
             )
 
     def passed(self, managed: ManagedTask, gap: Gap, reason: MissReason, moment: Moment) -> None:
@@ -173,13 +181,15 @@ class Reporter:
 
     def late(self, run: Run) -> None:
         """Report a slot that gets no run because `misfire_grace` has passed."""
-        if self.recorder is not None:
-            self.recorder.late(run)
+        if (recorder := self._recorder_of(run)) is not None:
+            recorder.late(run)
         log.warning(
             "slot.missed", **self._keys(run), count=run.missed + 1, reason="late", lateness=run.lateness
         )
         if self.listeners:
-            self.listeners.tell(SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late"))
+            self.listeners.tell(
+                SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late", key=run.key)
+            )
 
     def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
         """Report a schedule that raised. The slot gets no run."""
@@ -211,7 +221,7 @@ class Reporter:
 
     def _keys(self, run: Run) -> dict[str, object]:
         return {
-            "task": run.full_name,
+            **_names(run),
             "run_id": run.run_id,
             "slot": run.slot.isoformat(),
             "trigger": run.trigger,
@@ -219,11 +229,14 @@ class Reporter:
         }
 
 
+def _names(run: Run) -> dict[str, object]:
+    key = run.managed.each_key
+    return {"task": run.full_name} if key is None else {"task": run.full_name, "key": key}
+
+
 def record_of(run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> RunFinished:
     """Make the record of a run's end, for listeners and for the caller that triggered the run."""
-    return RunFinished(
-        run.full_name, run.run_id, run.trigger, run.slot, run.lateness, duration, outcome, error
-    )
+    return run_finished(run.managed.full_name, duration, outcome, error, run)
 
 
 def _forget(standing: Standing) -> None:

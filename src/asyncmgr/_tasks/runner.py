@@ -19,7 +19,7 @@ import contextvars
 import random
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import Batch
 from asyncmgr._tasks.gate import Gate
 from asyncmgr._tasks.intake import GivenUp, Intake
+from asyncmgr._tasks.key_refresh import KeyRefreshes
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.lookout import Lookout
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.progress import Progresses
@@ -96,6 +98,8 @@ class Runner:
         """Runs in progress that wait for the end of another run, which they have triggered."""
         self._will_start = False
         self._has_factory = False
+        self.refreshes = KeyRefreshes(self, self._own_context, site.host)
+        """The questions for the keys of tasks that have keys."""
         self.lookout = Lookout(
             random_source=random_source,
             context=self._own_context,
@@ -115,6 +119,7 @@ class Runner:
     def close(self) -> None:
         """Start no more runs, and refuse those that were handed out and have not started."""
         self.lookout.close()
+        self.refreshes.close()
         while self._unbegun:
             self._intake.give_up(self._unbegun.popitem()[1], "draining")
         self._intake.close()
@@ -150,19 +155,48 @@ class Runner:
         """
         self.lookout.remove(task)
         self._intake.unqueue(task, reason)
+        self._refuse([run for run in self._not_begun() if task in (run.managed, run.managed.whole)], reason)
 
-        def is_refused(run: Run) -> bool:
-            return run.managed is task and not (reason == "paused" and run.asked == "manual")
+    def _not_begun(self) -> Iterator[Run]:
+        """Yield the runs that were handed out and have not begun. First those that wait for a place.
 
-        for run in [run for run in self._ready if is_refused(run)]:
-            self._ready.remove(run)
+        They come first, so that none of them is made ready by the end of another.
+        """
+        yield from self._intake.not_ready()
+        yield from self._ready
+        yield from self._unbegun.values()
+
+    def _refuse(self, runs: list[Run], reason: GivenUp) -> None:
+        """Refuse these runs. A pause lets those start that a handle asked for."""
+        refused = {run: None for run in runs if run.asked != "manual" or reason != "paused"}
+        if not refused:
+            return
+        self._unbegun = {future: run for future, run in self._unbegun.items() if run not in refused}
+        if any(run in refused for run in self._ready):
+            kept = [run for run in self._ready if run not in refused]
+            self._ready.clear()
+            self._ready.extend(kept)
+        for run in refused:
             self._give_up(run, reason)
-        for future, run in tuple(self._unbegun.items()):
-            if is_refused(run):
-                del self._unbegun[future]
-                self._give_up(run, reason)
-        for run in self._intake.asking(task):
-            self._give_up(run, reason)
+
+    # Called when the keys of a task have changed
+
+    def read(self) -> Moment:
+        """Read the clock."""
+        return self.lookout.read()
+
+    def keys_changed(self, task: KeyedTask) -> None:
+        """Plan the next look at a task whose keys have changed."""
+        self.lookout.replan(task, lambda _: task.keys.settle())
+
+    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None:
+        """Refuse the runs of keys that are gone, where they have not started. A run in progress goes on."""
+        gone = dict.fromkeys(task.forget(keys))
+        if not gone:
+            return
+        for key_task in gone:
+            self._intake.unqueue(key_task, "removed")
+        self._refuse([run for run in self._not_begun() if run.managed in gone], "removed")
 
     # Called by the gates of tasks that only one process may run
 
@@ -182,7 +216,7 @@ class Runner:
 
     def refuse(self, run: Run, reason: Literal["not_owner", "lease_lost"]) -> None:
         """Refuse a run for which the gate answered `later`."""
-        if run in self._intake.asking(run.managed):
+        if run in self._intake.not_ready():
             self._give_up(run, reason)
 
     def withdraw(self, task: ManagedTask) -> bool:
@@ -190,21 +224,17 @@ class Runner:
 
         Returns whether a run is still in progress, which unwinds.
         """
-        for run in [run for run in self._ready if run.managed is task]:
-            self._ready.remove(run)
-            self._give_up(run, "lease_lost")
-        for run in self._intake.asking(task):
-            self._give_up(run, "lease_lost")
-        for future, run in tuple(self._unbegun.items()):
-            if run.managed is task:
-                del self._unbegun[future]
-                self._give_up(run, "lease_lost")
-        for run in [run for run in self._in_progress if run.managed is task and run.cause is None]:
+        self._refuse(
+            [run for run in self._not_begun() if task in (run.managed, run.managed.whole)], "lease_lost"
+        )
+        for run in [
+            run for run in self._in_progress if task in (run.managed, run.managed.whole) and run.cause is None
+        ]:
             run.cause = "lease_lost"
             if run.future is not None:
                 run.future.cancel()
             self.lookout.set_deadline(run, to_us(self.age(run) + LEAKED_AFTER))
-        return bool(task.standing.running)
+        return task.is_at_work
 
     def continue_grid(self, run: Run, last_slot: int) -> bool:
         """Go on with the grid that another process kept for the run's task; `last_slot` is on the scale of the plan.
@@ -222,6 +252,8 @@ class Runner:
             if gap is not None:
                 self._report.passed(task, gap, "down", moment)
             if run.asked != "manual" and plan.is_due(moment):
+                assert plan.slot is not None
+                run.oldest = plan.slot
                 run.planned, run.missed = plan.take(plan.reference(moment))
                 taken = True
 
@@ -298,9 +330,10 @@ class Runner:
         """Return the run in progress that started first, for each task that has one."""
         oldest: dict[Standing, Run] = {}
         for run in self._in_progress:
-            first = oldest.get(run.managed.standing)
-            if first is None or run.started < first.started:
-                oldest[run.managed.standing] = run
+            for standing in {run.managed.standing: None, run.managed.whole.standing: None}:
+                first = oldest.get(standing)
+                if first is None or run.started < first.started:
+                    oldest[standing] = run
         return oldest
 
     def trigger(self, task: ManagedTask, waiter: asyncio.Future[RunFinished] | None = None) -> Run:
@@ -368,7 +401,8 @@ class Runner:
         found = [
             run
             for run in (*self._in_progress, *self._unbegun.values())
-            if run.managed.standing is task.standing and run_id in (None, run.run_id)
+            if task.standing in (run.managed.standing, run.managed.whole.standing)
+            and run_id in (None, run.run_id)
         ]
         for run in sorted(found, key=lambda run: run.number):
             if run.cause is None:
@@ -382,6 +416,8 @@ class Runner:
 
     def _accept(self, batch: Batch[Run], moment: Moment) -> None:
         self._intake.accept(batch, moment, self.lookout.late_because)
+        for task in batch.refreshes:
+            self.refreshes.begin(task)
         self._start_ready()
 
     def _start_soon(self) -> None:
@@ -435,7 +471,7 @@ class Runner:
             return
         body, make = self._live(run), _by_factory if self._has_factory else _new_task
         try:
-            task = make(body, self._loop, managed.full_name, self._context.copy())
+            task = make(body, self._loop, run.label, self._context.copy())
         except Exception as exc:  # raised by a task factory of the application's
             body.close()
             self._end(run, exc)
@@ -504,7 +540,7 @@ class Runner:
         """Name the Task: one of an eager factory makes its first step before the loop names it (up to 3.13)."""
         task = asyncio.current_task(self._loop)
         if task is not None:
-            task.set_name(run.full_name)
+            task.set_name(run.label)
 
     def _is_abandoned(self, run: Run) -> bool:
         """Whether Python destroys the frame of a run in progress, because the loop is gone."""
@@ -539,7 +575,8 @@ class Runner:
         if run.has_ended:
             return  # by its body, before an application's factory raised
         run.has_ended = True
-        standing = run.managed.standing
+        managed = run.managed
+        standing = managed.standing
         standing.running -= 1
         duration = self._loop.time() - run.started
         if run.future is not None:
@@ -551,13 +588,16 @@ class Runner:
                 self.lookout.deadlines.remove(run)
         if standing.queued:
             self._release(standing)
+        keyed = managed.each_key is not None
+        if keyed:
+            self._intake.leave_place(run)
         if self._ready:
             self._start_soon()
         if (
             error is None
             and run.cause is None
             and standing.trouble is None
-            and run.managed.log_level is None
+            and managed.log_level is None
             and run.waiter is None
             and run.claim is None
             and not self._listeners
@@ -571,6 +611,8 @@ class Runner:
                 record(run, duration)
         else:
             self._conclude(run, duration, error)
+        if keyed:
+            self._intake.let_go(run)
 
     def _conclude(self, run: Run, duration: float, error: BaseException | None) -> None:
         outcome, error = judge(run, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -122,6 +122,11 @@ class RunContext(ABC):
 
     @property
     @abstractmethod
+    def key(self) -> Hashable | None:
+        """The key of a task with `each=` that this run is for; `None` for all other tasks."""
+
+    @property
+    @abstractmethod
     def host(self) -> str:
         """The name under which the service instance is known."""
 
@@ -236,6 +241,16 @@ class Run(Due, RunContext):
         return None if self.claim is None else self.claim.number
 
     @property
+    def key(self) -> Hashable | None:
+        return self.managed.each_key
+
+    @property
+    def label(self) -> str:
+        """The task's full name, with the key where there is one; for error texts and the asyncio Task."""
+        key = self.managed.each_key
+        return self.managed.full_name if key is None else f"{self.managed.full_name}[{key}]"
+
+    @property
     def host(self) -> str:
         return self.look.site.host
 
@@ -289,6 +304,6 @@ def _cancelled(cause: CancelledBy, error: BaseException | None) -> asyncio.Cance
 
 def _late(run: Run, cause: BaseException | None) -> TimeoutError:
     timeout = (run.managed.options.timeout or 0) / SECOND
-    late = TimeoutError(f"{run.full_name} ran longer than its timeout of {timeout:g} s")
+    late = TimeoutError(f"{run.label} ran longer than its timeout of {timeout:g} s")
     late.__cause__ = cause
     return late

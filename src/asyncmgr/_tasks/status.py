@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
+from asyncmgr._tasks.keys import KeyCounts
 from asyncmgr._tasks.managed import Holding, ManagedTask
 from asyncmgr._tasks.progress import Progress
 from asyncmgr._tasks.runs import Run, Trigger
@@ -138,6 +139,9 @@ class TaskStatus:
     """Since when it holds the task; `None` = that is not known."""
     fencing_token: int | None = None
     """The fencing token of that holder; `None` = it has none."""
+    keys: KeyCounts | None = None
+    """The keys of a task with `each=`; `None` = the task has none. `runs`, `last_run` and others are those of all keys
+    together."""
     fresh: bool | None = None
     """Whether the last success is as young as the task promises; `None` = it promises nothing."""
 
@@ -152,6 +156,7 @@ def status_of(
     paused: PausedStatus | None = None,
     off: str | None = None,
     holding: Holding | None = None,
+    keys: KeyCounts | None = None,
 ) -> TaskStatus:
     """Make the status of a task.
 
@@ -194,6 +199,7 @@ def status_of(
         owner=None if holding is None else holding.owner,
         owner_since=None if holding is None else holding.since,
         fencing_token=None if holding is None else holding.token,
+        keys=keys,
     )
 
 

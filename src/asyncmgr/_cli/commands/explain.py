@@ -12,6 +12,7 @@ from asyncmgr._cli import options
 from asyncmgr._cli.doors import Door, Reach, Refused, complete_running_task, reach
 from asyncmgr._cli.output import lines_of, table_lines, write_json
 from asyncmgr._cli.task_views import local
+from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.durations import parse_duration
 from asyncmgr._history.words import length
 from asyncmgr.errors import AsyncmgrError
@@ -27,7 +28,7 @@ class Moment(click.ParamType[datetime]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
-        now = datetime.now().astimezone()
+        now = _now()
         text = str(value).strip()
         try:
             if text.endswith("ago"):
@@ -41,6 +42,10 @@ class Moment(click.ParamType[datetime]):
             self.fail(f"{value!r} is no moment; write 03:00, '2026-07-01 03:00' or '20m ago'", param, ctx)
 
 
+def _now() -> datetime:
+    return to_datetime(read_wall()).astimezone()
+
+
 def _padded(text: str) -> str:
     return text if text.count(":") == 2 else f"{text}:00"
 
@@ -48,7 +53,7 @@ def _padded(text: str) -> str:
 def _last(moment: datetime) -> datetime:
     """Of a time of day, the last one that has passed; one of the next hour is still to come."""
     aware = _aware(moment)
-    ahead = aware - datetime.now().astimezone()
+    ahead = aware - _now()
     return aware if ahead < timedelta(hours=1) else _aware(moment - timedelta(days=1))
 
 

@@ -1,0 +1,181 @@
+"""Asks managers for the keys of their tasks, and changes the rings in small steps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import AsyncIterable, Collection, Hashable, Iterable, Iterator
+from typing import Any, Protocol
+
+from asyncmgr._common.clock import Moment
+from asyncmgr._common.log import is_reminder, log
+from asyncmgr._common.safe_text import safe_repr
+from asyncmgr._tasks.keys import KeyedTask
+from asyncmgr.errors import InvalidKeys
+
+LONGEST = 60.0
+"""Seconds that a manager gets to answer, unless the task's timeout is set."""
+
+_FEW = 40
+"""The number of keys that come or go in one step: half a millisecond of work, even among 100,000 others."""
+
+_READ_AT_ONCE = 1000
+
+Keys = dict[Hashable, object]
+"""By key: what a run gets for it."""
+
+
+class Place(Protocol):
+    """What a refresh needs of the runner."""
+
+    def read(self) -> Moment: ...  # pragma: no cover
+    def keys_changed(self, task: KeyedTask) -> None: ...  # pragma: no cover
+    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None: ...  # pragma: no cover
+
+
+class KeyRefreshes:
+    """The questions for keys of one service, at most one for each task at a time."""
+
+    def __init__(self, place: Place, context: contextvars.Context, host: str) -> None:
+        self._place = place
+        self._context = context
+        self._host = host
+        self._in_progress: dict[KeyedTask, asyncio.Task[bool]] = {}
+        self._failures: dict[KeyedTask, int] = {}
+
+    def begin(self, task: KeyedTask) -> asyncio.Task[bool]:
+        """Ask for the keys of a task, unless the question is in progress; return the Task that asks.
+
+        Its result is whether the manager gave keys.
+        """
+        asking = self._in_progress.get(task)
+        if asking is None:
+            asking = asyncio.get_running_loop().create_task(
+                self._ask(task), name=f"{task.full_name} keys", context=self._context.copy()
+            )
+            self._in_progress[task] = asking
+            asking.add_done_callback(lambda _: self._in_progress.pop(task, None))
+        return asking
+
+    async def ask_anew(self, task: KeyedTask) -> bool:
+        """Ask for the keys of a task now; a question that is in progress may have been answered too early."""
+        before = self._in_progress.get(task)
+        if before is not None:
+            await asyncio.wait({before})
+        return await asyncio.shield(self.begin(task))
+
+    def close(self) -> None:
+        """Ask no more."""
+        for asking in tuple(self._in_progress.values()):
+            asking.cancel()
+
+    async def _ask(self, task: KeyedTask) -> bool:
+        timeout = task.options.timeout
+        try:
+            async with asyncio.timeout(LONGEST if timeout is None else timeout / 1_000_000):
+                keys = await read_keys(task)
+        except Exception as exc:
+            self._failed(task, exc)
+            return False
+        self._succeeded(task)
+        await change_keys(task, keys, self._place)
+        return True
+
+    def _failed(self, task: KeyedTask, error: Exception) -> None:
+        failures = self._failures[task] = self._failures.get(task, 0) + 1
+        if is_reminder(failures):
+            known = len(task.keys.ring)
+            log.error(
+                "keys.failed",
+                task=task.full_name,
+                host=self._host,
+                failures=failures,
+                known=known,
+                exc_info=error,
+            )
+
+    def _succeeded(self, task: KeyedTask) -> None:
+        failures = self._failures.pop(task, 0)
+        if failures:
+            log.info("keys.recovered", task=task.full_name, host=self._host, after_failures=failures)
+
+
+async def read_keys(task: KeyedTask) -> Keys:
+    """Ask the manager for the keys of a task.
+
+    Raises
+    ------
+    InvalidKeys
+        The answer is no collection of keys; the text names the first wrong one.
+    Exception
+        What the manager's own code raised.
+    """
+    each = task.options.each
+    source: Any = getattr(task.manager, each) if isinstance(each, str) else each
+    answer = source() if callable(source) else source
+    if inspect.isawaitable(answer):
+        answer = await answer
+    if isinstance(answer, AsyncIterable):
+        answer = [one async for one in answer]
+    if isinstance(answer, str | bytes) or not isinstance(answer, Iterable):
+        raise InvalidKeys(
+            f"{task.full_name}: {_shown(each)} gave {safe_repr(answer)}; give a list or another collection of keys"
+        )
+    keys: Keys = {}
+    # A copy, since the manager may change its collection in between.
+    for number, given in enumerate(tuple(answer)):
+        keys[_key_of(given, task)] = given
+        if number % _READ_AT_ONCE == _READ_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return keys
+
+
+def _key_of(given: Any, task: KeyedTask) -> Hashable:
+    key = given if isinstance(given, str | int) else getattr(given, "key", None)
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise InvalidKeys(
+            f"{task.full_name}: {_shown(task.options.each)} gave the key {safe_repr(given)}; "
+            "keys are texts, whole numbers, or objects whose attribute 'key' is one"
+        )
+    return key
+
+
+def _shown(each: object) -> str:
+    return f"{each!r}" if isinstance(each, str) else safe_repr(each)
+
+
+async def change_keys(task: KeyedTask, keys: Keys, place: Place) -> None:
+    """Make these the keys of the task. Keys that stay keep their slots; the event loop gets its turn in between."""
+    ring = task.keys.ring
+    come: list[tuple[Hashable, object]] = []
+    for number, (key, given) in enumerate(keys.items()):
+        if key not in ring.known:
+            come.append((key, given))
+        elif given is not key:
+            ring.known[key] = given  # an object, perhaps a new one for the same key
+        if number % _READ_AT_ONCE == _READ_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    gone = [key for key in ring.known if key not in keys]
+    if len(come) + len(gone) > max(_FEW, len(ring) // 20):
+        for _ in ring.rebuild(keys, lambda: place.read().now):
+            await asyncio.sleep(0)
+    else:
+        for few in _chunks(gone):
+            ring.change((), few, place.read().now)
+            await asyncio.sleep(0)
+        for some in _chunks(come):
+            ring.change(some, (), place.read().now)
+            await asyncio.sleep(0)
+    if task.keys.ring is not ring:
+        return  # the task was rescheduled meanwhile, and asks for its keys again
+    place.forget_keys(task, gone)
+    if task.options.run_immediately and come:
+        ring.run_at_once([key for key, _ in come], place.read().now)
+    if come or gone:
+        place.keys_changed(task)
+
+
+def _chunks(items: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(items), _FEW):
+        yield items[start : start + _FEW]
