@@ -65,8 +65,9 @@ class Reporter:
             self.listeners.tell(record_of(run, outcome, duration, error))
 
     def _recorder_of(self, run: Run) -> Recorder | None:
-        """Return what records the fates of the run's task: those of keys, which are very many, are not recorded."""
-        return None if run.managed.each_key is not None else self.recorder
+        """Return what records the fates of the run's task: of keys, which are very many, only one that takes them."""
+        recorder = self.recorder
+        return recorder if run.managed.each_key is None or (recorder and recorder.takes_keys) else None
 
     def _recovered(self, run: Run) -> None:
         standing = run.managed.standing
