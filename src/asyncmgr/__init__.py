@@ -18,6 +18,7 @@ from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Health, Service, StopReport
 from asyncmgr._service.signals import run
 from asyncmgr._tasks.declare import periodic_task
+from asyncmgr._tasks.policy import Retry
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
 from asyncmgr._tasks.status import TaskStatus
@@ -87,6 +88,7 @@ __all__ = [
     "NoSuchMethod",
     "Outcome",
     "RemoteError",
+    "Retry",
     "RevisionConflict",
     "RpcClient",
     "RpcError",

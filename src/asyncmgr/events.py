@@ -62,7 +62,7 @@ class RunFinished(_Record):
     run_id: str
     """Unique to this run."""
     trigger: str
-    """Why it was started: ``schedule``, ``catch_up``, ``queue`` or ``manual``."""
+    """Why it was started: ``schedule``, ``catch_up``, ``queue``, ``manual``, ``pass`` or ``retry``."""
     slot: datetime
     """The planned start of the run."""
     lateness: float
@@ -71,7 +71,9 @@ class RunFinished(_Record):
     """Seconds from the start to the end."""
     outcome: Outcome
     error: BaseException | None
-    """The exception that ended the run; `None` where it succeeded."""
+    """The exception that ended the run; `None` where it succeeded. Of several attempts that of the last one."""
+    attempts: int = 1
+    """The number of attempts that the run made; see `Retry`."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -33,6 +33,9 @@ def status_as_json(status: TaskStatus) -> dict[str, Any]:
         "missed": status.missed,
         "owner": status.owner,
         "fresh": status.fresh,
+        "freshness": status.freshness,
+        "critical": status.critical,
+        "held_spacing": status.held_spacing,
     }
 
 
@@ -76,6 +79,7 @@ def record_as_json(record: RunFinished) -> dict[str, Any]:
         "duration": round(record.duration, 6),
         "outcome": record.outcome,
         "error": None if record.error is None else error_text(record.error),
+        "attempts": record.attempts,
     }
 
 

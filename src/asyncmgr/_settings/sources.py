@@ -171,10 +171,9 @@ def _named(path: Keys, leaf: object) -> Keys:
 def _from_variable(variable: str, text: str) -> Iterator[PlacedValue]:
     path = _variable_path(variable)
     value = _decoded(variable, text) if _names_table(path) and text.lstrip().startswith("{") else text
-    if _is_whole(path[-1], value):
-        value = Whole(value)
-    if not isinstance(value, Mapping):
-        yield PlacedValue(_named(path, value), value, variable)
+    if not isinstance(value, Mapping) or _is_whole(path[-1], value):
+        leaf = Whole(value) if isinstance(value, Mapping) else value
+        yield PlacedValue(_named(path, leaf), leaf, variable)
         return
     for inner, leaf in _leaves(value):
         yield PlacedValue(_named((*path, *inner), leaf), leaf, f"{variable} {'.'.join(inner)}")

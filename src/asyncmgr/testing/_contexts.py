@@ -23,6 +23,7 @@ def context(
     service: str = "test",
     fencing_token: int | None = None,
     slot_number: int | None = None,
+    attempt: int = 1,
 ) -> RunContext:
     """Build the context that a service hands to a run: ``await volumes.sync(context(volumes.sync))``.
 
@@ -54,6 +55,7 @@ def context(
         service=service,
         fencing_token=fencing_token,
         slot_number=slot_number,
+        attempt=attempt,
     )
 
 
@@ -73,7 +75,7 @@ class _Facts(RunContext):
 
     # They take the place of the properties, and of the abstract ones too.
     task = slot = lateness = run_id = trigger = host = service = cast("Any", None)
-    fencing_token = slot_number = cast("Any", None)
+    fencing_token = slot_number = attempt = cast("Any", None)
 
     def __init__(self, **facts: Any) -> None:
         vars(self).update(facts)
