@@ -22,14 +22,14 @@ COLOURS = {
     "hung": "red",
     "failing": "red",
     "stale": "red",
-    "held": "yellow",
+    "held": "red",
     "paused": "yellow",
     "disabled": "bright_black",
     "running": "cyan",
     "ok": "green",
 }
 
-NEED_YOU = ("hung", "failing", "stale")
+NEED_YOU = ("hung", "held", "failing", "stale")
 """The states that a person should look at."""
 
 _NARROWEST = 12

@@ -165,6 +165,7 @@ class Steering:
         self._check(task, "resume")
         self._tasks.settle(task)
         if self.pauses.end(task):
+            task.let_go()
             self._tasks.arm(task)
             self._tasks.tell_gate(task, paused=False)
             log.info("task.resumed", task=task.full_name, by=actor().name)
@@ -199,6 +200,7 @@ class Steering:
         self._tasks.settle(task)
         task.plan.adopt(replace(task.options, switched_off=None, enabled=True))
         task.judged_from = self._tasks.read_clock().wall
+        task.let_go()
         self._tasks.arm(task)
         log.info("task.enabled", task=task.full_name, by=actor().name)
         self._note(task, "enable")

@@ -145,8 +145,12 @@ class Whole:
 
 
 def _is_whole(key: str, value: object) -> bool:
-    """Whether this is the option `retry` as a table, and no table of a task of that name."""
-    return key.lower() == "retry" and isinstance(value, Mapping) and "attempts" in value
+    """Whether this is the option `retry` as a table, and no table of a task of that name, whose options are others."""
+    return (
+        key.lower() == "retry"
+        and isinstance(value, Mapping)
+        and not {"attempts", "delay", "max_delay"}.isdisjoint(value)
+    )
 
 
 def _leaves(table: Mapping[Any, Any], path: Keys = ()) -> Iterator[tuple[Keys, Any]]:

@@ -243,6 +243,11 @@ class ManagedTask:
             return None
         return hold if hold.grid is self.plan.grid and hold.start == self.plan.start else None
 
+    def let_go(self) -> None:
+        """Hold the task back no longer: its next slot gets a run."""
+        if self.standing.trouble is not None:
+            self.standing.trouble.hold = None
+
     def is_held(self, slot: int) -> bool:
         """Whether this slot gets no run since the task fails."""
         hold = self.hold
