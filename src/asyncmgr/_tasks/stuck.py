@@ -8,7 +8,7 @@ from collections.abc import Collection
 from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Run
-from asyncmgr._tasks.status import hangs, where_of
+from asyncmgr._tasks.status import OVER_TIMEOUT, hangs, where_of
 
 BETWEEN = 5 * SECOND
 """Microseconds between two looks at the runs in progress. They are made where the runner is awake in any case."""
@@ -42,7 +42,8 @@ class Stuck:
             self._known.discard(run)
             self._report.unstuck(run)
         now = self._loop.time()
-        for run in [run for run in self._in_progress if run not in self._known]:
+        old_enough = now - OVER_TIMEOUT  # a younger one does not hang: not asked, since there may be many
+        for run in [run for run in self._in_progress if run.started < old_enough and run not in self._known]:
             if hangs(run, moment, now - run.started):
                 self._known.add(run)
                 self._report.hung(run, now - run.started, where_of(run))
