@@ -67,6 +67,8 @@ class _Facts(Protocol):
     def lateness(self) -> float: ...  # pragma: no cover
     @property
     def key(self) -> Hashable | None: ...  # pragma: no cover
+    @property
+    def attempt(self) -> int: ...  # pragma: no cover
 
 
 class _Late(_Record):
@@ -97,7 +99,7 @@ class RunFinished(_Late):
     run_id: str
     """Unique to this run."""
     trigger: str
-    """Why it was started: ``schedule``, ``catch_up``, ``queue`` or ``manual``."""
+    """Why it was started: ``schedule``, ``catch_up``, ``queue``, ``manual``, ``pass`` or ``retry``."""
     slot: datetime
     """The planned start of the run."""
     lateness: float
@@ -106,7 +108,9 @@ class RunFinished(_Late):
     """Seconds from the start to the end."""
     outcome: Outcome
     error: BaseException | None
-    """The exception that ended the run; `None` where it succeeded."""
+    """The exception that ended the run; `None` where it succeeded. Of several attempts that of the last one."""
+    attempts: int = 1
+    """The number of attempts that the run made; see `Retry`."""
     key: Hashable | None = None
     """The key of a task with `each=`; `None` for all other tasks."""
 
@@ -120,13 +124,15 @@ def run_finished(
     _set_duration(event, duration)
     _set_outcome(event, outcome)
     _set_error(event, error)
+    _set_attempts(event, facts.attempt)
     _set_facts(event, facts)
     return event
 
 
 _new = object.__new__
-_set_task, _set_duration, _set_outcome, _set_error, _set_facts = (
-    getattr(RunFinished, name).__set__ for name in ("task", "duration", "outcome", "error", "_facts")
+_set_task, _set_duration, _set_outcome, _set_error, _set_attempts, _set_facts = (
+    getattr(RunFinished, name).__set__
+    for name in ("task", "duration", "outcome", "error", "attempts", "_facts")
 )
 
 

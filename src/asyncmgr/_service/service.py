@@ -41,7 +41,7 @@ from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.insight import Insight
 from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.loop_watch import LoopWatch
-from asyncmgr._service.manager import Manager, state_of
+from asyncmgr._service.manager import Manager, pause_by_policy, state_of
 from asyncmgr._service.naming import check_manager, service_name
 from asyncmgr._service.persist_scope import PersistScope, needs_no_file
 from asyncmgr._service.plugins import call_plugins
@@ -822,6 +822,7 @@ class Service:
             on_exit=self._end_with,
             on_death=self._end_with,
             max_runs=self.settings.max_runs,
+            pause=pause_by_policy,
         )
         self._gates.open(runner)
         for manager in self._managers:

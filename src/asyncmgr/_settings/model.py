@@ -7,6 +7,7 @@ The order of places, the strongest first: arguments of `Settings`, the environme
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -16,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    InstanceOf,
     PrivateAttr,
     SecretStr,
     ValidationError,
@@ -29,7 +31,7 @@ from asyncmgr._common.durations import parse_duration
 from asyncmgr._settings import sources
 from asyncmgr._settings.matching import Matches, fits_a_manager, match
 from asyncmgr._settings.problems import fact, invalid_settings, listed, redacted, suggestion
-from asyncmgr._settings.sources import read_layers
+from asyncmgr._settings.sources import Whole, read_layers
 from asyncmgr._tasks.options import (
     LONGEST,
     OPTIONS,
@@ -43,10 +45,11 @@ from asyncmgr._tasks.options import (
     conflict,
 )
 from asyncmgr._tasks.overrides import override_options
+from asyncmgr._tasks.policy import Retry, retry_from
 from asyncmgr.errors import InvalidPeriodicTaskArg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
@@ -76,6 +79,20 @@ def _check_threshold(seconds: float) -> float:
     if 0 < seconds < _SHORTEST_BLOCK:
         raise ValueError(f"{seconds:g} s is too short")
     return seconds
+
+
+def _read_retry(value: Any) -> Retry | None:
+    """Read a number of attempts, or a table."""
+    found = value.table if isinstance(value, Whole) else value
+    if isinstance(found, str) and found.strip().isdecimal():
+        found = int(found)
+    try:
+        if isinstance(found, Mapping):
+            lengths = {key: _read_seconds(found[key]) for key in ("delay", "max_delay") if key in found}
+            found = {**found, **lengths}
+        return retry_from(found)
+    except InvalidPeriodicTaskArg as exc:
+        raise ValueError(str(exc)) from None
 
 
 def _no_bool(value: object) -> object:
@@ -132,6 +149,12 @@ class TaskSettings(BaseModel):
     catch_up_window: _Seconds | None = _of_task("catch_up_window")
     interrupted: Annotated[Interrupted, BeforeValidator(_lower)] | None = _of_task("interrupted")
     concurrency: _Integer | None = _of_task("concurrency")
+    retry: Annotated[InstanceOf[Retry], BeforeValidator(_read_retry)] | None = _of_task("retry")
+    """Which errors are tried again is said by the declaration."""
+    backoff: bool | None = _of_task("backoff")
+    pause_after: _Integer | None = _of_task("pause_after")
+    freshness: _Seconds | None = _of_task("freshness")
+    critical: bool | None = _of_task("critical")
     enabled: bool | None = _of_task("enabled")
     """Decides whether the task runs, whatever spacing and cron say."""
     log_level: _Level | None = Field(default=None, description=_LEVELS)

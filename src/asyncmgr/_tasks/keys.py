@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, cast
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.heap import NO_PLACE
 from asyncmgr._tasks.key_ring import KeyRing, KeySlot
-from asyncmgr._tasks.managed import Holding, ManagedTask, Standing
+from asyncmgr._tasks.managed import Holding, ManagedTask, Planned, Standing
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import Every, Gap
@@ -325,7 +325,7 @@ class KeyTask(ManagedTask):
         # Not by the constructor of the base: all but the standing is the group's.
         self.group = group
         self.each_key = key
-        self.key, self.record = 0, group.key_record
+        self.key, self.record, self.judged_from = 0, group.key_record, group.judged_from
         self.manager = group.manager
         self.body = group.body
         self.full_name = group.full_name
@@ -340,6 +340,10 @@ class KeyTask(ManagedTask):
     @property
     def whole(self) -> ManagedTask:
         return self.group
+
+    def until_next(self, run: Planned, moment: Moment) -> int | None:
+        """Return the microseconds to the slot of the key after that of a run; 0 or less = it has come."""
+        return self.group.keys.ring.next_slot_of(self.each_key, run.planned) - moment.now
 
     def call(self, context: Any) -> Any:
         """Call the body with the context and the key, as the manager gave it."""
