@@ -29,6 +29,7 @@ REAL_MODULES = {
     "test_fork",
     "test_history_kills",
     "test_interop",
+    "test_key_processes",
     "test_nats",
     "test_nats_buckets",
     "test_nats_cluster",

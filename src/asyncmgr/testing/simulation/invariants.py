@@ -188,6 +188,11 @@ class Invariants:
         lines = (f"{moment} {who} {_text(what, facts)}\n" for moment, who, what, facts in self.events)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    @property
+    def moment(self) -> float:
+        """Seconds of real time since the story's beginning."""
+        return self._timeline.now / SECOND
+
     def break_promise(self, promise: str) -> None:
         """Stop the simulation: a promise is broken."""
         events = tuple(
