@@ -21,6 +21,7 @@ from asyncmgr._service.service import Health, Service, StopReport
 from asyncmgr._service.signals import run
 from asyncmgr._tasks.declare import periodic_task
 from asyncmgr._tasks.keys import KeyCounts
+from asyncmgr._tasks.policy import Retry
 from asyncmgr._tasks.runs import RunContext
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL
 from asyncmgr._tasks.status import TaskStatus
@@ -103,6 +104,7 @@ __all__ = [
     "NotOwner",
     "Outcome",
     "RemoteError",
+    "Retry",
     "RevisionConflict",
     "RpcClient",
     "RpcError",

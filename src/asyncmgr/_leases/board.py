@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 
+from asyncmgr._leases.keys import is_shard_key
 from asyncmgr._leases.records import ClaimRecord, Foreign, decode
 from asyncmgr._leases.rules import Rules
 from asyncmgr.transports import Entry
@@ -43,6 +45,7 @@ class Board:
         self._floor: dict[str, int] = {}
         """Revisions of claims that were seen to be deleted, or that are absent: what is older says nothing."""
         self._by_owner: dict[str, dict[str, None]] = {}
+        self._counts: Counter[str] = Counter()
         self.highest_token = 0
         """The highest token that was ever seen."""
 
@@ -54,8 +57,8 @@ class Board:
         return list(self._by_owner.get(owner, ()))
 
     def count(self, owner: str) -> int:
-        """Count the claims that name a session."""
-        return len(self._by_owner.get(owner, ()))
+        """Count the claims that name a session; shards of keys, which are shared out by other rules, do not count."""
+        return self._counts.get(owner, 0)
 
     def revisions(self) -> dict[str, int]:
         return {key: seen.revision for key, seen in self._seen.items()}
@@ -91,17 +94,20 @@ class Board:
         self._seen.clear()
         self._floor.clear()
         self._by_owner.clear()
+        self._counts.clear()
 
     def _put(self, key: str, seen: Seen) -> None:
         before = self.get(key).owner
         if before is not None:
             keys = self._by_owner[before]
             keys.pop(key, None)
+            self._counts[before] -= not is_shard_key(key)
             if not keys:
-                del self._by_owner[before]
+                del self._by_owner[before], self._counts[before]
         if seen is NOTHING:
             self._seen.pop(key, None)
         else:
             self._seen[key] = seen
         if seen.owner is not None:
             self._by_owner.setdefault(seen.owner, {})[key] = None
+            self._counts[seen.owner] += not is_shard_key(key)

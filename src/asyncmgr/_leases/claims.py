@@ -150,6 +150,7 @@ class Claims:
         name = self._names.get(key)
         if name is not None:
             name.ready_at = None
+            name.holder.seen()
             self._evaluate(name)
 
     def died(self, inc: str) -> None:
@@ -316,7 +317,8 @@ class Claims:
         hold, name.hold = name.hold, None
         if hold is None or not hold.is_active:
             return
-        log.warning("lease.lost", **self._keys(name), token=hold.token, reason=why)
+        if not name.holder.is_part:
+            log.warning("lease.lost", **self._keys(name), token=hold.token, reason=why)
         self._stop(name, hold, why)
 
     # Operations
@@ -410,6 +412,7 @@ class Claims:
                 self._board.see(entry, force=True)
             name.in_doubt = False
             name.ready_at = None
+            name.holder.seen()
             return self._board.get(name.key)
 
     async def _resolve(self, name: Name, session: Session) -> None:
@@ -439,7 +442,9 @@ class Claims:
             name.holder.gained(hold)
 
     def _report_gain(self, name: Name, hold: Hold) -> None:
-        if hold.taken_from is None:
+        if name.holder.is_part:
+            pass  # told once for all of them
+        elif hold.taken_from is None:
             log.info("lease.acquired", **self._keys(name), token=hold.token)
         else:
             log.info("lease.taken_over", **self._keys(name), token=hold.token, taken_from=hold.taken_from)
@@ -449,8 +454,8 @@ class Claims:
         """Write that nobody holds the name, until that is known."""
         was_active, hold.is_active = hold.is_active, False
         await name.holder.settle(hold)
-        record = ClaimRecord(None, hold.token, hold.session.ttl)
         while name.hold is hold:
+            record = ClaimRecord(None, hold.token, hold.session.ttl, name.holder.lag())
             try:
                 store = await self._stores.claims()
                 condition = self._rules.release_condition(hold.revision)
@@ -466,12 +471,14 @@ class Claims:
                 await asyncio.sleep(self._rules.retry_in())
             else:
                 self._board.note(name.key, record, revision)
+                name.holder.seen()
                 break
         if name.hold is hold:
             name.hold = None
         self._wait(name, self._rules.back_off())
         if was_active:
-            log.info("lease.released", **self._keys(name), token=hold.token)
+            if not name.holder.is_part:
+                log.info("lease.released", **self._keys(name), token=hold.token)
             self._tell(LeaseReleased(name.holder.name, name.holder.kind, hold.token))
 
     def _keys(self, name: Name) -> dict[str, str]:

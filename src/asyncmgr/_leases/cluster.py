@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from asyncmgr._common.clock import read_wall, to_datetime, to_us
 from asyncmgr._common.log import log
@@ -24,6 +24,16 @@ from asyncmgr._leases.rules import Rules
 from asyncmgr._leases.session import Session, SessionKeeper
 from asyncmgr._tasks.managed import Holding
 from asyncmgr.transports import Entry, StoreEngine
+
+
+class Share(Protocol):
+    """The part that this process has in sharing out the keys of one task."""
+
+    name: str
+
+    def look(self) -> None:
+        """Look whether hosts have come or gone."""
+        ...  # pragma: no cover
 
 
 class Cluster:
@@ -58,6 +68,7 @@ class Cluster:
         self._loop = asyncio.get_running_loop()
         self._turns: dict[str, asyncio.Lock] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._shares: dict[Share, None] = {}
         self._views = 0
         self._was_trusted = False
         self.keeper = SessionKeeper(
@@ -113,6 +124,16 @@ class Cluster:
     def turn(self, key: str) -> asyncio.Lock:
         """Return the lock by which the tasks of this process take turns with a lease."""
         return self._turns.setdefault(key, asyncio.Lock())
+
+    def add_share(self, share: Share) -> None:
+        """Take part in sharing out the keys of a task."""
+        self._shares[share] = None
+        self.keeper.share(share.name, takes_part=True)
+
+    def drop_share(self, share: Share) -> None:
+        """Take part no more: other hosts may hold more of its keys."""
+        if self._shares.pop(share, self) is None:
+            self.keeper.share(share.name, takes_part=False)
 
     def start(self) -> None:
         """Begin to take part."""
@@ -201,7 +222,12 @@ class Cluster:
         while True:
             await asyncio.sleep(self.rules.look_every())
             self.claims.look()
+            self._look_at_shares()
             self.peers.prune()
+
+    def _look_at_shares(self) -> None:
+        for share in tuple(self._shares):
+            share.look()
 
     def _died(self, inc: str) -> None:
         if inc == self.keeper.session.inc:
@@ -211,12 +237,14 @@ class Cluster:
     def _peer_changed(self, inc: str) -> None:
         if inc != self.keeper.session.inc:
             self.claims.asked(inc)
+        self._look_at_shares()
 
     def view_is_complete(self) -> None:
         """Note the first snapshot of one of the two views; names are claimed once both are there."""
         self._views += 1
         if self._views == 2:
             self.claims.is_ready = True
+            self._look_at_shares()
             self.claims.look_at_all()
 
     def store_went_back(self) -> None:

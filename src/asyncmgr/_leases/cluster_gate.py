@@ -76,7 +76,7 @@ class ClusterGate(Gate, Holder):
         if not self._rules.still_starts(trusted=self._cluster.trusted):
             self._cluster.keeper.hasten()
             return "lease_lost"
-        if run.asked == "manual":
+        if not run.is_of_grid:
             run.claim = SlotClaim(hold.token)
             return "run"
         number = self._number(run.planned)

@@ -36,6 +36,8 @@ class Holder(ABC):
     kind: ClassVar[Literal["task", "lease"]]
     is_shared_out: ClassVar[bool]
     """Whether hosts share these names out evenly."""
+    is_part: ClassVar[bool] = False
+    """Whether it is one of very many parts of something: what becomes of it is logged for debugging only."""
     name: str
 
     @property
@@ -63,6 +65,13 @@ class Holder(ABC):
     @abstractmethod
     def lost(self, why: LostWhy) -> None:
         """Stop at once: cancel what goes on."""
+
+    def seen(self) -> None:  # noqa: B027 - most need not know
+        """Learn that the claim of the name has changed."""
+
+    def lag(self) -> int:
+        """Return what a release says: microseconds since the last moment up to which its work was done."""
+        return 0
 
     async def settle(self, hold: Hold) -> None:  # noqa: B027 - most have nothing to write
         """Write what is left to write, before the release. Nothing goes on any more."""

@@ -35,6 +35,22 @@ def task_key(application: str, full_name: str) -> str:
     return f"{prefix_of(application)}.t.{encode_token(manager, 'manager')}.{encode_token(name, 'task')}"
 
 
+def shards_key(application: str, full_name: str) -> str:
+    """Return the key of the number of shards of a task with keys."""
+    manager, _, name = full_name.rpartition(".")
+    return f"{prefix_of(application)}.k.{encode_token(manager, 'manager')}.{encode_token(name, 'task')}"
+
+
+def shard_key(application: str, full_name: str, number: int) -> str:
+    """Return the key of the claim of one shard."""
+    return f"{shards_key(application, full_name)}.{number}"
+
+
+def is_shard_key(key: str) -> bool:
+    """Whether this is the key of a shard's claim."""
+    return key.partition(".")[2].startswith("k.")
+
+
 def lease_key(application: str, name: str) -> str:
     """Return the key of a lease's claim."""
     return f"{prefix_of(application)}.l.{encode_token(name, 'lease')}"
@@ -54,4 +70,4 @@ def title_of(key: str) -> tuple[str, str]:
         names = ".".join(decode_token(token) for token in tokens)
     except (ValueError, InvalidName):
         return "unknown", key
-    return {"t": "task", "l": "lease"}.get(kind, "unknown"), names
+    return {"t": "task", "l": "lease", "k": "shard"}.get(kind, "unknown"), names

@@ -24,7 +24,7 @@ from asyncmgr.transports import Entry
 class Peer:
     """One session as it was last seen."""
 
-    __slots__ = ("is_killed", "record", "revision", "silent_since", "timer", "ttl")
+    __slots__ = ("alive_at", "is_killed", "record", "revision", "silent_since", "timer", "ttl")
 
     def __init__(self, ttl: float, silent_since: float, ring: Callable[[], object]) -> None:
         self.record: SessionRecord | Foreign | None = None
@@ -33,6 +33,8 @@ class Peer:
         self.ttl = ttl
         self.silent_since = silent_since
         self.timer = Timer(ring)
+        self.alive_at: float | None = None
+        """The loop time of its last sign of life, as far as it is known."""
         self.is_killed = False
         """Whether an attempt to kill it is in progress."""
 
@@ -90,6 +92,22 @@ class Peers:
         record = None if peer is None else peer.record
         return record.wants if isinstance(record, SessionRecord) and record.state == "live" else ""
 
+    def sharing(self, task: str) -> list[str]:
+        """List the live sessions that take part in sharing out the keys of a task."""
+        found = []
+        for inc in self.live:
+            record = self._peers[inc].record
+            if isinstance(record, SessionRecord) and task in record.shares:
+                found.append(inc)
+        return found
+
+    def last_alive(self, inc: str) -> float:
+        """Return the loop time of the last sign of life of a session; no later than that where it is not known."""
+        peer = self._peers.get(inc)
+        if peer is not None and peer.alive_at is not None:
+            return peer.alive_at
+        return self._loop.time() - 1.25 * (self._ttl if peer is None else peer.ttl)
+
     def revisions(self) -> dict[str, int]:
         """Return the revision of every session that was seen, by its key."""
         return {session_key(self._application, inc): peer.revision for inc, peer in self._peers.items()}
@@ -123,6 +141,7 @@ class Peers:
         peer.silent_since = self._clock.observed() - silent
         if isinstance(record, SessionRecord):
             peer.ttl = self._rules.patience(record.ttl, self._ttl)
+        self._note_life(peer, record, self._loop.time() - age)
         if isinstance(record, SessionRecord) and record.state == "live":
             self.live[inc] = None
         else:
@@ -131,6 +150,12 @@ class Peers:
         self._changed(inc)
         if self.is_dead(inc):
             self._died(inc)
+
+    def _note_life(self, peer: Peer, record: SessionRecord | Foreign, written: float) -> None:
+        if isinstance(record, SessionRecord) and record.state == "live":
+            peer.alive_at = written
+        elif peer.alive_at is None:  # it was killed after the TTL, and a little more
+            peer.alive_at = written - 1.25 * peer.ttl
 
     def see_absent(self, inc: str) -> None:
         """Note that the store has no record of a session. That proves nothing: it is silent from now on."""
@@ -231,7 +256,7 @@ class Peers:
             return
         host = inc.rpartition("~")[0]
         alive = record or SessionRecord(inc, host, peer.ttl, 0)
-        dead = replace(alive, state="dead", wants="")
+        dead = replace(alive, state="dead", wants="", shares=())
         key = session_key(self._application, inc)
         store = await self._stores.sessions()
         try:

@@ -58,7 +58,7 @@ class Foreign:
 class SessionRecord(Record):
     """One life of one process."""
 
-    optional: ClassVar[frozenset[str]] = frozenset({"wants"})
+    optional: ClassVar[frozenset[str]] = frozenset({"wants", "shares"})
 
     inc: str
     """The identity: ``host~8 hexadecimal digits``."""
@@ -70,17 +70,30 @@ class SessionRecord(Record):
     state: Literal["live", "dead"] = "live"
     wants: str = ""
     """The key of a claim that this session asks its owner for; empty = none."""
+    shares: tuple[str, ...] = ()
+    """The tasks with keys that it takes part in: hosts share out the keys of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRecord(Record):
     """Who holds a name."""
 
+    optional: ClassVar[frozenset[str]] = frozenset({"lag"})
+
     owner: str | None
     """The identity of the session that holds the name; `None` = it was released."""
     token: int
     ttl: float
     """The TTL of the owner's session, for those who never saw that session."""
+    lag: int = 0
+    """Of a shard that was released: microseconds from the last moment up to which its keys were run to the writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardsRecord(Record):
+    """Into how many shards the keys of a task are shared out."""
+
+    shards: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "owner": (str, type(None)),
     "token": (int,),
     "lag": (int,),
+    "shards": (int,),
+    "shares": (list,),
     "spacing": (int,),
 }
 _STATES = {SessionRecord: ("live", "dead")}
@@ -134,9 +149,13 @@ def decode(kind: type[R], value: bytes | None, knows: Knows) -> R | Foreign:
 def _make(kind: type[R], fields: dict[str, Any]) -> R | Foreign:
     names: Any = kind.__dataclass_fields__  # type: ignore[attr-defined]
     found = {name: fields[name] for name in names if name in fields and name != "optional"}
-    for name, value in found.items():
+    for name, value in tuple(found.items()):
         if isinstance(value, bool) or not isinstance(value, _TYPES[name]):
             return Foreign(f"{name} is {value!r}")
+        if isinstance(value, list):
+            if not all(isinstance(one, str) for one in value):
+                return Foreign(f"{name} is {value!r}")
+            found[name] = tuple(value)
         if isinstance(value, int) and abs(value) > LARGEST:
             return Foreign(f"{name} is too large")
     if not 0 < found.get("ttl", 1) < float("inf"):

@@ -52,9 +52,9 @@ class Session:
             return False
         return self._rules.is_trusted(self._clock.since(self._renewed), self.ttl)
 
-    def attempt(self, wants: str) -> SessionRecord:
+    def attempt(self, wants: str, shares: tuple[str, ...] = ()) -> SessionRecord:
         """Begin the next attempt to write the session."""
-        self.record = replace(self.record, n=self.record.n + 1, wants=wants)
+        self.record = replace(self.record, n=self.record.n + 1, wants=wants, shares=shares)
         self.doubtful[self.record.n] = self._clock.read()
         while len(self.doubtful) > _MOST_DOUBTFUL:
             self.doubtful.pop(next(iter(self.doubtful)))
@@ -95,6 +95,7 @@ class SessionKeeper:
         self._in_trouble = False
         self._ending: dict[asyncio.Task[None], None] = {}
         self._wants = ""
+        self._shares: dict[str, None] = {}
         self.session = self._new()
 
     def _new(self) -> Session:
@@ -116,6 +117,14 @@ class SessionKeeper:
             if claim:
                 self.hasten()
 
+    def share(self, task: str, *, takes_part: bool) -> None:
+        """Tell the others, soon, whether this process takes part in sharing out the keys of a task."""
+        if takes_part:
+            self._shares[task] = None
+        else:
+            self._shares.pop(task, None)
+        self.hasten()
+
     def hasten(self) -> None:
         """Renew now: there is doubt whether trust has ended."""
         self._hastened.set()
@@ -135,7 +144,7 @@ class SessionKeeper:
         session = self.session
         try:
             store = await self._stores.sessions()
-            record = session.attempt(self._wants)
+            record = session.attempt(self._wants, tuple(self._shares))
             condition = self._rules.renewal_condition(session.revision)
             revision = await self._calls.write(store, self.key, record, condition)
         except RevisionConflict:
@@ -213,7 +222,9 @@ class SessionKeeper:
         for _ in range(_END_TRIES):
             try:
                 store = await self._stores.sessions()
-                session.record = replace(session.record, n=session.record.n + 1, state="dead", wants="")
+                session.record = replace(
+                    session.record, n=session.record.n + 1, state="dead", wants="", shares=()
+                )
                 condition = self._rules.kill_condition(revision)
                 await self._calls.write(store, key, session.record, condition)
                 return

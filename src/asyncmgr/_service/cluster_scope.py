@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from asyncmgr._service.health import Leases
 from asyncmgr._tasks.gate import Gate
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 
@@ -34,13 +35,14 @@ class ClusterScope:
         host: str,
         *,
         ttl: float,
+        shards: int,
         store: Callable[[], StoreEngine],
         listeners: Listeners,
     ) -> None:
         self.application = application
         self.rules: Rules | None = None
         """The rules that are followed; a simulation sets others before the start. `None` = the usual ones."""
-        self._host, self._ttl = host, ttl
+        self._host, self._ttl, self._shards = host, ttl, shards
         self._store = store
         self._listeners = listeners
         self._cluster: Cluster | None = None
@@ -68,6 +70,12 @@ class ClusterScope:
 
     def gate(self, task: ManagedTask, runner: Runner) -> Gate:
         """Make the gate of a task."""
+        if isinstance(task, KeyedTask):
+            from asyncmgr._leases.key_shares import KeyShares
+
+            shares = KeyShares(task, runner, self.cluster(), self._shards)
+            shares.open()
+            return shares
         from asyncmgr._leases.cluster_gate import ClusterGate
 
         gate = ClusterGate(task, runner, self.cluster())

@@ -35,6 +35,9 @@ def status_as_json(status: TaskStatus) -> dict[str, Any]:
         "owner_since": _moment(status.owner_since),
         "fencing_token": status.fencing_token,
         "fresh": status.fresh,
+        "freshness": status.freshness,
+        "critical": status.critical,
+        "held_spacing": status.held_spacing,
     }
 
 
@@ -78,6 +81,7 @@ def record_as_json(record: RunFinished) -> dict[str, Any]:
         "duration": round(record.duration, 6),
         "outcome": record.outcome,
         "error": None if record.error is None else error_text(record.error),
+        "attempts": record.attempts,
     }
 
 

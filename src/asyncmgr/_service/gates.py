@@ -62,6 +62,11 @@ class Gates:
         _, gate = self._set.get(task, (None, None))
         return None if gate is None else gate.holding()
 
+    def stopping(self) -> None:
+        """Tell all gates that no more runs start."""
+        for _, gate in tuple(self._set.values()):
+            gate.stopping()
+
     def close(self) -> None:
         """Close all gates, once no run is in progress."""
         gates, self._set, self._runner = self._set, {}, None

@@ -105,7 +105,11 @@ class ManagerState:
             name = type(self._manager).__name__.lower()
             site = Site(self.host, str(getattr(self._manager, "service_name", None) or name), "pass")
             self._passes = Passes(
-                site, present=self.tasks_here, runs_here=self.runs_here, read=self.read_clock
+                site,
+                present=self.tasks_here,
+                runs_here=self.runs_here,
+                read=self.read_clock,
+                pause=self.verbs.pause_by_policy,
             )
         return self._passes
 
@@ -270,6 +274,7 @@ class ManagerState:
             standing=None if still_running is None else still_running.standing,
         )
         self._set_share(task)
+        task.judged_from = self._last.wall
         return task
 
     def _tolerance(self) -> int:
@@ -435,6 +440,7 @@ class ManagerState:
         if "enabled" in said:
             changed["switched_off"], changed["enabled"] = after.switched_off, after.enabled
         options = replace(task.options, **changed)
+        was_judged = self.is_on(task) and task.options.freshness is not None
         self.settle(task)
         if options.switched_off is not None and self._runner is not None:
             self._runner.forget(task, "disabled")
@@ -444,6 +450,8 @@ class ManagerState:
         else:
             task.plan.adopt(options)
             self._gates.see(task, on=self.is_on(task))
+        if not was_judged:
+            task.judged_from = self.read_clock().wall
 
     def arm(self, task: ManagedTask) -> None:
         """Have the service's runner start the task at its next slot, if it is switched on and not paused."""
@@ -485,6 +493,7 @@ class ManagerState:
         moment = self.clock.read()
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)
+            task.judged_from = moment.wall
             runner.enrol(task)
             self.arm(task)
             if task in self.verbs.pauses:

@@ -40,12 +40,14 @@ from asyncmgr._service.health import State as State
 from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.insight import Insight
 from asyncmgr._service.lifecycle import Life
-from asyncmgr._service.manager import Manager, state_of
+from asyncmgr._service.loop_watch import LoopWatch
+from asyncmgr._service.manager import Manager, pause_by_policy, state_of
 from asyncmgr._service.naming import check_manager, service_name
 from asyncmgr._service.persist_scope import PersistScope, needs_no_file
 from asyncmgr._service.plugins import call_plugins
 from asyncmgr._service.reload import Reload
 from asyncmgr._service.steps import Hook, Step
+from asyncmgr._tasks.blame import current_run
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runner import Runner
@@ -55,7 +57,7 @@ from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.capabilities._announcer import Announcer
 from asyncmgr.capabilities._board import Board
 from asyncmgr.errors import AsyncmgrError, InvalidHook, ServiceStateError, ServiceStopped, WrongThread
-from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping, SettingsReloaded
+from asyncmgr.events import Event, Listener, LoopBlocked, ServiceStarted, ServiceStopping, SettingsReloaded
 from asyncmgr.transports import StoreEngine, Transport, open_store, open_transport
 from asyncmgr.transports._tokens import encode_token
 
@@ -143,6 +145,8 @@ class Service:
         self._announcer: Announcer | None = None
         self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
+        self.loop_watch: LoopWatch = LoopWatch(self.host, self._reporter.blocked)
+        """Notices when the event loop is blocked."""
         self._gates = Gates()
         self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
         self._gates.makers["host"] = self._host_scope.gate
@@ -150,6 +154,7 @@ class Service:
             self.settings.application or self.name,
             self.host,
             ttl=self.settings.lease.ttl,
+            shards=self.settings.lease.shards,
             store=lambda: self.store,
             listeners=self._reporter.listeners,
         )
@@ -302,6 +307,11 @@ class Service:
         """Return the status of every task that is switched on here, in definition order."""
         return tuple(status for manager in self._managers for status in manager.task_status())
 
+    @property
+    def blocks(self) -> tuple[LoopBlocked, ...]:
+        """The newest 64 blocks of the event loop that were longer than `block_threshold`, the oldest first."""
+        return tuple(self.loop_watch.blocks)
+
     # Leases
 
     def lease(
@@ -452,6 +462,7 @@ class Service:
         self._context = without_spans(contextvars.copy_context())
         self._context.run(_inside.set, (*_inside.get(), self))
         self._context.run(speaking_as.set, Caller(self.name, self.host))
+        self._context.run(current_run.set, None)  # nor is it the work of a run that starts it
         self._context.run(served.set, None)  # a service that a call starts outlives the call
         life = self._life = Life(
             # The context itself and no copy: runs and calls get copies of what the hooks set in it.
@@ -595,6 +606,7 @@ class Service:
             yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
         yield Step("write slots", leave=self._persist_scope.close)
         yield Step("close gates", leave=self._close_gates)
+        yield Step("unwatch loop", leave=self._unwatch_loop)
         yield Step("cancel", leave=self._drain.cancel)
         yield Step("drain", leave=self._drain.wait)
         yield Step("refuse calls", leave=self._refuse_calls)
@@ -608,6 +620,7 @@ class Service:
         yield Step("refuse runs", leave=self._refuse_runs)
         yield Step("read slots", enter=self._read_slots)
         yield Step("start tasks", enter=self._start_tasks)
+        yield Step("watch loop", enter=self._watch_loop)
 
     async def _start_steps(self, life: Life) -> None:
         for step in self._steps():
@@ -809,6 +822,7 @@ class Service:
             on_exit=self._end_with,
             on_death=self._end_with,
             max_runs=self.settings.max_runs,
+            pause=pause_by_policy,
         )
         self._gates.open(runner)
         for manager in self._managers:
@@ -821,6 +835,13 @@ class Service:
         log.info("service.started", service=self.name, host=self.host, tasks=len(runner.lookout.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
 
+    async def _watch_loop(self) -> None:
+        if self._runner is not None:
+            self.loop_watch.begin(self._runner, self.settings.block_threshold)
+
+    async def _unwatch_loop(self) -> None:
+        self.loop_watch.end()
+
     async def _close_gates(self) -> None:
         self._gates.close()
         await self._cluster_scope.release_tasks()
@@ -832,6 +853,7 @@ class Service:
             self._runner.close()
         finally:  # an interrupt may land in a listener
             self._drain.meet(self._runner)
+            self._gates.stopping()
         self.journal.add("stopping", note=self._stop_cause)
         log.info("service.stopping", service=self.name, host=self.host, runs=len(self._runner.waiting))
         self._reporter.listeners.tell(ServiceStopping(self.name, self.host))
@@ -878,6 +900,7 @@ class Service:
 
     def _put_in_force(self, settings: Settings) -> None:
         self.settings = settings
+        self.loop_watch.set_threshold(settings.block_threshold)
         for manager in self._joined:
             state_of(manager).give(settings)
         log.info("settings.reloaded", service=self.name)

@@ -25,6 +25,7 @@ class Actor:
 
 CODE = Actor("code", "code")
 TIMER = Actor("timer", "timer")
+POLICY = Actor("policy", "policy")
 
 _acting: ContextVar[Actor] = ContextVar("asyncmgr actor", default=CODE)
 

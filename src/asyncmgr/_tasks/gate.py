@@ -43,6 +43,13 @@ class Gate(ABC):
     def holder(self) -> str | None:
         """Name the present holder, for people; `None` = it is not known, or there is none."""
 
+    def holder_for(self, run: Run) -> str | None:
+        """Name the process that may run this, for people."""
+        return self.holder()
+
+    def stopping(self) -> None:  # noqa: B027 - most gates wait for `close`
+        """Learn that the service starts no more runs. Those in progress go on."""
+
     def holding(self) -> Holding | None:
         """Say who holds the task, since when and with which token; `None` = nobody, as far as is known."""
         owner = self.holder()

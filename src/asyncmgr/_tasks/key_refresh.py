@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncIterable, Collection, Hashable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterable, Callable, Collection, Hashable, Iterable, Iterator
+from typing import Any, Literal, Protocol, TypeAlias
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import safe_repr
-from asyncmgr._tasks.keys import KeyedTask
+from asyncmgr._tasks.keys import KeyedTask, Keys
 from asyncmgr.errors import InvalidKeys
 
 LONGEST = 60.0
@@ -22,8 +22,9 @@ _FEW = 40
 
 _READ_AT_ONCE = 1000
 
-Keys = dict[Hashable, object]
-"""By key: what a run gets for it."""
+
+WhyGone: TypeAlias = Literal["removed", "not_owner"]
+"""Why keys are gone: the manager gives them no more, or another host runs them."""
 
 
 class Place(Protocol):
@@ -31,7 +32,9 @@ class Place(Protocol):
 
     def read(self) -> Moment: ...  # pragma: no cover
     def keys_changed(self, task: KeyedTask) -> None: ...  # pragma: no cover
-    def forget_keys(self, task: KeyedTask, keys: Collection[Hashable]) -> None: ...  # pragma: no cover
+    def forget_keys(
+        self, task: KeyedTask, keys: Collection[Hashable], reason: WhyGone
+    ) -> None: ...  # pragma: no cover
 
 
 class KeyRefreshes:
@@ -43,6 +46,7 @@ class KeyRefreshes:
         self._host = host
         self._in_progress: dict[KeyedTask, asyncio.Task[bool]] = {}
         self._failures: dict[KeyedTask, int] = {}
+        self._turns: dict[KeyedTask, asyncio.Lock] = {}
 
     def begin(self, task: KeyedTask) -> asyncio.Task[bool]:
         """Ask for the keys of a task, unless the question is in progress; return the Task that asks.
@@ -79,8 +83,14 @@ class KeyRefreshes:
             self._failed(task, exc)
             return False
         self._succeeded(task)
-        await change_keys(task, keys, self._place)
+        async with self._turns.setdefault(task, asyncio.Lock()):
+            await change_keys(task, keys if task.share is None else task.share.put(keys), self._place)
         return True
+
+    async def put(self, task: KeyedTask, choose: Callable[[], Keys]) -> None:
+        """Let other keys of the manager run here than before: `choose` returns them when it is its turn."""
+        async with self._turns.setdefault(task, asyncio.Lock()):
+            await change_keys(task, choose(), self._place, "not_owner")
 
     def _failed(self, task: KeyedTask, error: Exception) -> None:
         failures = self._failures[task] = self._failures.get(task, 0) + 1
@@ -145,7 +155,7 @@ def _shown(each: object) -> str:
     return f"{each!r}" if isinstance(each, str) else safe_repr(each)
 
 
-async def change_keys(task: KeyedTask, keys: Keys, place: Place) -> None:
+async def change_keys(task: KeyedTask, keys: Keys, place: Place, reason: WhyGone = "removed") -> None:
     """Make these the keys of the task. Keys that stay keep their slots; the event loop gets its turn in between."""
     ring = task.keys.ring
     come: list[tuple[Hashable, object]] = []
@@ -169,11 +179,22 @@ async def change_keys(task: KeyedTask, keys: Keys, place: Place) -> None:
             await asyncio.sleep(0)
     if task.keys.ring is not ring:
         return  # the task was rescheduled meanwhile, and asks for its keys again
-    place.forget_keys(task, gone)
-    if task.options.run_immediately and come:
-        ring.run_at_once([key for key, _ in come], place.read().now)
+    place.forget_keys(task, gone, reason)
+    _begin(task, [key for key, _ in come], place.read().now)
     if come or gone:
         place.keys_changed(task)
+
+
+def _begin(task: KeyedTask, come: list[Hashable], now: int) -> None:
+    """Hand out what keys that have come are owed: their first run, or slots that no other host has run."""
+    ring, share = task.keys.ring, task.share
+    begins = {} if share is None else {key: since for key in come if (since := share.begins(key)) is not None}
+    if begins and task.options.catch_up == "one":
+        window = task.options.catch_up_window
+        earliest = ring.anchor if window is None else now - window
+        ring.catch_up([(key, max(since, earliest)) for key, since in begins.items()], now)
+    if task.options.run_immediately and len(come) > len(begins):
+        ring.run_at_once([key for key in come if key not in begins], now)
 
 
 def _chunks(items: list[Any]) -> Iterator[list[Any]]:

@@ -46,12 +46,12 @@ class KeyRing:
         A moment from which the phases count, in scheduling time, microseconds.
     """
 
-    __slots__ = ("_anchor", "_at", "_keys", "_late", "_name", "_phases", "_turn", "known", "spacing")
+    __slots__ = ("_at", "_keys", "_late", "_name", "_phases", "_turn", "anchor", "known", "spacing")
 
     def __init__(self, name: str, spacing: int, anchor: int) -> None:
         self._name = name
         self.spacing = spacing
-        self._anchor = anchor
+        self.anchor = anchor
         self.known: dict[Hashable, object] = {}
         """What a run gets for each key."""
         self._keys: list[Hashable] = []
@@ -85,7 +85,7 @@ class KeyRing:
     def next_slot(self) -> int | None:
         """Return the nearest slot; `None` = there are no keys. A slot that was set aside counts as long past."""
         if self._late:
-            return self._anchor
+            return self.anchor
         if not self._keys:
             return None
         if self._at == len(self._keys):
@@ -94,7 +94,7 @@ class KeyRing:
 
     def next_slot_of(self, key: Hashable, after: int) -> int:
         """Return the first slot of a key that is later than `after`."""
-        first = self._anchor + self.phase_of(key)
+        first = self.anchor + self.phase_of(key)
         return first + ((after - first) // self.spacing + 1) * self.spacing
 
     def _take_late(self, most: int) -> list[KeySlot]:
@@ -149,6 +149,22 @@ class KeyRing:
         if self._at:
             return max(now, self._turn + self._phases[self._at - 1])
         return max(now, self._turn - self.spacing + self._phases[-1]) if self._phases else now
+
+    def handed_out(self, now: int) -> int | None:
+        """Return the moment up to which all slots have been handed out; `None` = some were set aside."""
+        following = self.next_slot()
+        if self._late:
+            return None
+        return self.reached(now) if following is None or following > now else following - 1
+
+    def catch_up(self, keys: Iterable[tuple[Hashable, int]], now: int) -> None:
+        """Hand out soon the latest slot up to `now` of each key that has one after the moment given with it."""
+        self._late.append(iter([slot for key, since in keys if (slot := self._latest(key, since, now))]))
+
+    def _latest(self, key: Hashable, since: int, now: int) -> KeySlot | None:
+        first = self.next_slot_of(key, since)
+        missed, _ = divmod(now - first, self.spacing)
+        return KeySlot(key, first + missed * self.spacing, missed) if first <= now else None
 
     # Keys that come and go
 
@@ -214,9 +230,8 @@ class KeyRing:
         reached, before = self.reached(now), self.known
         self._settle(reached)
         if self._late:
-            stay = frozenset(
-                known
-            )  # not the mapping itself: a key may come again before these slots are handed out
+            # Not the mapping itself: a key may come again before these slots are handed out.
+            stay = frozenset(known)
             self._forget_late(lambda slot: slot.key in stay)
         self._keys, self._phases, self.known = keys, phases, known
         self._go_on(now, reached, lambda key: key not in before)

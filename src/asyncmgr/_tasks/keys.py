@@ -11,12 +11,12 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Container, Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.heap import NO_PLACE
 from asyncmgr._tasks.key_ring import KeyRing, KeySlot
-from asyncmgr._tasks.managed import ManagedTask, Standing
+from asyncmgr._tasks.managed import Holding, ManagedTask, Planned, Standing
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import Every, Gap
@@ -27,6 +27,29 @@ Run: TypeAlias = Any
 
 _OUTCOMES = tuple(Outcome)
 _OUTCOME_BITS, _DURATION_BITS = 3, 38
+
+
+Keys: TypeAlias = dict[Hashable, object]
+"""By key: what a run gets for it."""
+
+
+class KeyShare(Protocol):
+    """The part of a task's keys that this process runs, where hosts share them out."""
+
+    all: Keys
+    """All keys of the manager."""
+
+    def put(self, keys: Keys) -> Keys:
+        """Take in all keys of the manager; return those that run here."""
+        ...  # pragma: no cover
+
+    def begins(self, key: Hashable) -> int | None:
+        """Return the moment after which the slots of a key that comes are run here; `None` = it is new."""
+        ...  # pragma: no cover
+
+    def holder_of(self, key: Hashable) -> Holding | None:
+        """Say who runs a key."""
+        ...  # pragma: no cover
 
 
 class KeyPlan(Plan):
@@ -161,7 +184,7 @@ class KeyedTask(ManagedTask):
 
     is_keyed: ClassVar[bool] = True
 
-    __slots__ = ("_before", "active", "key_record", "last", "running", "waiting")
+    __slots__ = ("_before", "active", "key_record", "last", "running", "share", "waiting")
 
     def __init__(
         self,
@@ -181,6 +204,8 @@ class KeyedTask(ManagedTask):
         """The keys that have a run, or are failing."""
         self.key_record: Callable[[Any, float], None] | None = None
         """Records a run of a key that succeeded, with its duration in seconds."""
+        self.share: KeyShare | None = None
+        """Which keys run here; `None` = all."""
         self.running = 0
         """The number of runs that have a place; `concurrency` limits it."""
         self.waiting: OrderedDict[Run, None] = OrderedDict()
@@ -211,7 +236,7 @@ class KeyedTask(ManagedTask):
 
     def find(self, text: str | int) -> Hashable | None:
         """Find a key as given, or by its text; `None` = the task has no such key now."""
-        known = self.keys.ring.known
+        known = self.keys.ring.known if self.share is None else self.share.all
         if text in known:
             return text
         return next((key for key in known if str(key) == text), None)
@@ -300,7 +325,7 @@ class KeyTask(ManagedTask):
         # Not by the constructor of the base: all but the standing is the group's.
         self.group = group
         self.each_key = key
-        self.key, self.record = 0, group.key_record
+        self.key, self.record, self.judged_from = 0, group.key_record, group.judged_from
         self.manager = group.manager
         self.body = group.body
         self.full_name = group.full_name
@@ -315,6 +340,10 @@ class KeyTask(ManagedTask):
     @property
     def whole(self) -> ManagedTask:
         return self.group
+
+    def until_next(self, run: Planned, moment: Moment) -> int | None:
+        """Return the microseconds to the slot of the key after that of a run; 0 or less = it has come."""
+        return self.group.keys.ring.next_slot_of(self.each_key, run.planned) - moment.now
 
     def call(self, context: Any) -> Any:
         """Call the body with the context and the key, as the manager gave it."""

@@ -23,6 +23,8 @@ SET_BACK = 60.0
 
 STALL = 1.0
 """Seconds by which a look comes late where the event loop was blocked, or the process was stopped."""
+LATE = 0.02
+"""Seconds from which on a late look is worth a word to whoever watches the event loop."""
 
 _SHORTEST_SLEEP = 0.001
 """Seconds. uvloop rounds timers to milliseconds and may fire early; setting one again at once is a busy loop."""
@@ -80,6 +82,8 @@ class Lookout:
         """Says why a look comes late by so many seconds. Whoever watches the event loop knows it better."""
         self.late_because: MissReason = "blocked"
         """Why slots passed before the present look could find them."""
+        self.on_late: Callable[[float, Batch[Run], Moment], None] = _nothing
+        """Called with a look that came late by more than `LATE` seconds: how late, and what it found."""
         self.is_open = False
         """Whether slots are handed out."""
         self.looks = 0
@@ -122,6 +126,15 @@ class Lookout:
     def is_alive(self) -> bool:
         """Whether the timer is set, and overdue by no more than the time between two looks at the clock."""
         return self._timer.is_set and self._timer.when + LoopClock.CHECK / SECOND > self._loop.time()
+
+    def unwatch(self) -> None:
+        """Tell nobody any more of late looks."""
+        self.on_late = _nothing
+
+    @property
+    def overdue(self) -> float:
+        """For how many seconds the next look has been due; negative while it is not."""
+        return self._loop.time() - self._timer.when
 
     def add(self, task: ManagedTask) -> None:
         """Take in a planned task."""
@@ -180,6 +193,8 @@ class Lookout:
         self._jump = None
         self._expire_deadlines()
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
+        if late > LATE:
+            self.on_late(late, batch, moment)
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
 
@@ -234,3 +249,7 @@ class Lookout:
         if deadline is not None:
             looks.append(deadline[0] / SECOND)
         return min(looks)
+
+
+def _nothing(late: float, batch: Batch[Run], moment: Moment) -> None:
+    """Do nothing: nobody watches the event loop."""
