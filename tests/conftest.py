@@ -27,6 +27,7 @@ REAL_MODULES = {
     "test_demo",
     "test_examples",
     "test_fork",
+    "test_http",
     "test_history_kills",
     "test_interop",
     "test_key_processes",
