@@ -22,6 +22,7 @@ hypothesis.settings.load_profile("suite")
 
 REAL_FIXTURES = {"pytester", "shared_nats_server", "shared_postgres_server", "shared_valkey_server"}
 REAL_MODULES = {
+    "test_blocked_loop",
     "test_completion",
     "test_control_socket",
     "test_demo",
