@@ -164,7 +164,7 @@ async def test_an_attempt_that_swallows_its_timeout() -> None:
 
     async def stubborn(context: RunContext) -> None:
         attempts.append(context.attempt)
-        if context.attempt == 1:
+        if context.attempt < 3:
             try:
                 await asyncio.sleep(100)
             except asyncio.CancelledError:
@@ -176,8 +176,31 @@ async def test_an_attempt_that_swallows_its_timeout() -> None:
     recorded = Recorded(task(stubborn, spacing=60, timeout=5, retry=OFTEN))
     async with recorded.service:
         await asyncio.sleep(80)
-    assert attempts == [1, 2]
-    assert finished(recorded) == [(Outcome.SUCCEEDED, 2)]
+    assert attempts == [1, 2, 3]
+    assert finished(recorded) == [(Outcome.SUCCEEDED, 3)]
+
+
+async def test_attempts_are_kept_where_nobody_listens() -> None:
+    """Also where another run of the task ends well meanwhile, which leaves the task without any trouble."""
+    body = failing(1)
+    manager = Bare()
+    manager.add_periodic_task(
+        body.work, name="t", spacing=60, overlap="allow", retry=Retry(2, delay=5, jitter=0)
+    )
+    async with Service(manager, host="h", name="s") as service:
+        await asyncio.sleep(62)
+        await service.task("M.t").trigger()
+        await asyncio.sleep(10)
+        found = [(one.trigger, one.fate, one.attempts) for one in service.history("M.t")]
+    assert found == [("schedule", "succeeded", 2), ("manual", "succeeded", 1)]
+
+
+async def test_a_stop_ends_a_delay_after_a_timeout() -> None:
+    """Its outcome is `timed_out`, as that of its last attempt."""
+    recorded = made(Body((100, None)), timeout=5, retry=Retry(5, delay=30, jitter=0))
+    async with recorded.service:
+        await asyncio.sleep(70)
+    assert finished(recorded) == [(Outcome.TIMED_OUT, 1)]
 
 
 async def test_a_stop_ends_a_delay() -> None:
@@ -542,6 +565,7 @@ async def test_a_restart_holds_nothing_back() -> None:
     async with recorded.service:
         await asyncio.sleep(4 * 60 + 1)
     async with Service(recorded.manager, host="h", name="s", settings=recorded.settings):
+        assert recorded.service.task("M.t").status.held_spacing is None
         await asyncio.sleep(61)
     assert [at for at, _ in body.began] == [60, 120, 240, 301]
 
@@ -717,6 +741,20 @@ async def test_a_trigger_that_succeeds_makes_the_early_run_needless() -> None:
         await recorded.service.task("M.t").trigger()
         await asyncio.sleep(300)
     assert [at for at, _ in body.began] == [600, 1200, 1210]
+
+
+async def test_no_early_run_while_the_service_stops() -> None:
+    """Another run is waited for, and nothing is started meanwhile."""
+    body, slow = Body((0, None), (0, wrong())), Body((100, None))
+    recorded = Recorded(
+        task(body.work, spacing=600, freshness=720, name="t"),
+        task(slow.work, spacing=5000, initial_delay=1190, name="slow"),
+        drain_timeout=300.0,
+    )
+    async with recorded.service:
+        await asyncio.sleep(1205)
+    assert elapsed() == 1290
+    assert len(body.began) == 2
 
 
 # Runs that hang

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asyncmgr._common.clock as clocks
-from asyncmgr import Settings
+from asyncmgr import Retry, Settings
 from asyncmgr._common.clock import Moment
 from asyncmgr._history.journal import Journal
 from asyncmgr._history.ledger import Ledger, Span
@@ -146,8 +146,13 @@ class Witness(Ledger):
         return found
 
     def tell(self, run: Any, fate: str, reason: str | None = None) -> None:
-        if run.asked not in ("manual", "pass"):
+        if run.asked not in ("manual", "pass", "retry"):
             self.note(run.managed, run.planned, (fate, reason), on_wall=run.on_wall)
+
+    def succeeded(self, run: Any, duration: float) -> None:
+        if run.attempt > 1:  # which the task's `record` is not told of
+            self.tell(run, "succeeded")
+        super().succeeded(run, duration)
 
     def ended(self, run: Any, duration: float, outcome: Any, error: Any) -> None:
         self.tell(run, str(outcome))
@@ -195,14 +200,14 @@ class History:
 
     def body(self) -> Any:
         lengths = self.random.choice([(0.0,), (0.0, 3.0), (12.0,), (0.0, 70.0), (9.95,)])
-        fails = self.random.random() < 0.2
+        fails = self.random.choice([0.0, 0.0, 0.0, 0.5, 0.9])
         choose = random.Random(self.random.random())
 
         async def run(context: Any) -> None:
             length = choose.choice(lengths)
             if length:
                 await asyncio.sleep(length)
-            if fails and choose.random() < 0.5:
+            if choose.random() < fails:
                 raise ValueError("no")
 
         return run
@@ -225,6 +230,14 @@ class History:
             chosen["run_immediately"] = True
         if draw.random() < 0.1:
             chosen["enabled"] = False
+        if draw.random() < 0.3:
+            chosen["retry"] = Retry(draw.choice([2, 5]), delay=draw.choice([0, 1.5, 20]), on=ValueError)
+        if draw.random() < 0.3:
+            chosen["backoff"] = True
+        if draw.random() < 0.1:
+            chosen["pause_after"] = draw.choice([1, 3])
+        if draw.random() < 0.2:
+            chosen["freshness"] = draw.choice([15, 100])
         return chosen
 
     async def live(self) -> None:
@@ -321,7 +334,16 @@ class History:
             await handle.trigger(wait=False)
 
     def reload(self, name: str) -> None:
-        change = self.random.choice([{"enabled": False}, {"enabled": True}, {"spacing": 20}, {}])
+        changes: list[dict[str, Any]] = [
+            {"enabled": False},
+            {"enabled": True},
+            {"spacing": 20},
+            {},
+            {"retry": 3},
+            {"retry": 1, "backoff": False},
+            {"backoff": True, "freshness": 30},
+        ]
+        change = self.random.choice(changes)
         self.recorded.service._put_in_force(Settings(seed=1, tasks={name: change}))
 
     # The model
@@ -359,7 +381,7 @@ class History:
         records = list(self.witness.records(name))
         counts: Counter[Fate] = Counter()
         for record in records:
-            if record.trigger != "manual":
+            if record.trigger not in ("manual", "retry"):
                 counts[record.fate, record.reason] += record.count
         told = Counter(
             fate for grid in self.witness.grids if grid.task.full_name == name for _, fate in grid.fates

@@ -12,7 +12,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, assert_type
 from zoneinfo import ZoneInfo
 
-from asyncmgr import Manager, RunContext, SchedulerDependentManager, TaskHandle, TaskStatus, periodic_task
+from asyncmgr import (
+    Manager,
+    Retry,
+    RunContext,
+    SchedulerDependentManager,
+    TaskHandle,
+    TaskStatus,
+    periodic_task,
+)
 
 
 class Volumes(Manager):
@@ -47,6 +55,15 @@ class Volumes(Manager):
 
     @periodic_task(cron="@daily", tz=ZoneInfo("Europe/Berlin"), misfire_grace=60)
     async def zoned(self, context: RunContext) -> None: ...
+
+    @periodic_task(
+        spacing=60, retry=Retry(3, on=(OSError, KeyError)), backoff=True, pause_after=3, freshness=600
+    )
+    async def stubborn(self, context: RunContext) -> None: ...
+
+    @periodic_task(spacing=60, retry=3, freshness=timedelta(minutes=9), critical=True)
+    async def fresh(self, context: RunContext) -> int:
+        return context.attempt
 
     @periodic_task(at=datetime(2027, 1, 1, tzinfo=UTC), misfire_grace=timedelta(minutes=5))
     async def once(self, context: RunContext) -> None: ...
