@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 import asyncmgr
 from asyncmgr import (
     Manager,
+    Retry,
     RpcClient,
     RunContext,
     Service,
@@ -137,6 +138,25 @@ async def test_a_timeout(recorder: Recorder) -> None:
     (span,) = recorder.spans()
     assert span.attributes is not None
     assert (span.attributes["asyncmgr.fate"], span.attributes["error.type"]) == ("timed_out", "TimeoutError")
+
+
+async def test_each_attempt_has_a_span(recorder: Recorder) -> None:
+    """With its number, and how it ended."""
+
+    class Flaky(Manager):
+        @periodic_task(spacing=60, retry=Retry(2, delay=1))
+        async def pull(self, context: RunContext) -> None:
+            if context.attempt == 1:
+                raise ValueError("not yet")
+
+    async with service_of(recorder, Flaky()):
+        await asyncio.sleep(65)
+    told = [dict(span.attributes or {}) for span in recorder.spans()]
+    assert [(one["asyncmgr.attempt"], one["asyncmgr.fate"]) for one in told] == [
+        (1, "failed"),
+        (2, "succeeded"),
+    ]
+    assert told[0]["asyncmgr.run_id"] == told[1]["asyncmgr.run_id"]
 
 
 async def test_the_span_is_the_present_one_in_the_body(recorder: Recorder) -> None:

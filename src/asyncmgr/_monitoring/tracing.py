@@ -78,8 +78,8 @@ class Spans:
         self._open: dict[Run, Span] = {}
 
     def follow_runs(self, runner: Runner) -> None:
-        """Make a span of each run."""
-        runner.around = self.run
+        """Make a span of each run; where it makes several attempts, of each of them."""
+        runner.call_by(self.run)
 
     def follow_calls(self, server: CallServer) -> None:
         """Make a span of each served call."""
@@ -151,6 +151,7 @@ def _attributes_of(run: Run) -> dict[str, str | float | int]:
         "asyncmgr.trigger": run.trigger,
         "asyncmgr.run_id": run.run_id,
         "asyncmgr.lateness": run.lateness,
+        "asyncmgr.attempt": run.attempt,
     }
     if run.fencing_token is not None:
         found["asyncmgr.fencing_token"] = run.fencing_token
