@@ -146,6 +146,7 @@ def simulation(session: nox.Session) -> None:
     arguments = session.posargs or ["--seeds", "100000"]
     session.run("python", "-m", "asyncmgr.testing.simulation", *arguments)
     session.run("python", "-m", "asyncmgr.testing.simulation", "--ablations", "--seeds", "1000")
+    session.run("python", "-m", "asyncmgr.testing.simulation", "--keys", "--seeds", "20000")
 
 
 def _other(session: nox.Session, name: str, *requirements: str) -> str:

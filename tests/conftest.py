@@ -22,6 +22,7 @@ hypothesis.settings.load_profile("suite")
 
 REAL_FIXTURES = {"pytester", "shared_nats_server", "shared_postgres_server", "shared_valkey_server"}
 REAL_MODULES = {
+    "test_blocked_loop",
     "test_completion",
     "test_control_socket",
     "test_demo",
@@ -30,6 +31,7 @@ REAL_MODULES = {
     "test_http",
     "test_history_kills",
     "test_interop",
+    "test_key_processes",
     "test_nats",
     "test_nats_buckets",
     "test_nats_cluster",

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from examples import host_agent, minimal, placement, web_app
+from examples import device_poller, host_agent, minimal, placement, web_app
 
 from asyncmgr import Hosts, RemoteError, RpcClient, Service
 from asyncmgr.testing import VirtualTime, run_for
@@ -127,3 +127,9 @@ def test_frozen_clock_example_passes() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES.parent)
     assert result.returncode == 0, result.stdout
     assert "2 passed" in result.stdout
+
+
+async def test_device_poller_asks_every_device() -> None:
+    """All 500 sockets are polled within two spacings."""
+    devices = await device_poller.main(500, 4.5)
+    assert len(devices.seen) == 500

@@ -13,7 +13,8 @@ import pytest
 
 from asyncmgr import NotOwner, RunContext
 from asyncmgr._leases.key_shares import KeyShares
-from asyncmgr._leases.shards import choose_excess, choose_free, quota_of, shard_of
+from asyncmgr._leases.rules import Rules
+from asyncmgr._leases.shards import choose_excess, choose_free, shard_of
 from asyncmgr._service.manager import state_of
 from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr.events import SlotSkipped
@@ -137,7 +138,7 @@ def check_shares(team: list[Poller]) -> None:
     held = Counter(shard for poller in team for shard in poller.shards)
     assert set(held) == set(range(256))
     assert set(held.values()) == {1}
-    quota = quota_of(256, len(team))
+    quota = Rules().shard_quota(256, len(team))
     assert max(len(poller.shards) for poller in team) <= quota
     assert {key for poller in team for key in poller.task.keys.ring.known} == set(KEYS)
 
@@ -280,7 +281,7 @@ async def test_the_number_of_shards_is_agreed_on() -> None:
 
 
 async def test_quotas_and_choices() -> None:
-    assert [quota_of(256, hosts) for hosts in (1, 3, 10, 300)] == [256, 86, 26, 1]
+    assert [Rules().shard_quota(256, hosts) for hosts in (1, 3, 10, 300)] == [256, 86, 26, 1]
     assert len(choose_free(range(10), 3, 8, "a")) == 5
     assert choose_free(range(10), 9, 8, "a") == []
     assert choose_excess({1, 2, 3}, 3, "a", (), ()) == []

@@ -149,7 +149,7 @@ def test_a_number_stands_for_a_retry() -> None:
     ("options", "text"),
     [
         ({"backoff": 1}, "backoff=1 is not accepted; backoff is True or False"),
-        ({"pause_after": 0}, "pause_after=0 is not accepted; pause_after is a whole number of at least 1"),
+        ({"pause_after": 0}, "pause_after=0 is not accepted; pause_after is a whole number, at least 1"),
         ({"pause_after": True}, "pause_after=True is not accepted; pause_after is a whole number"),
         ({"freshness": 0}, "freshness=0 is not accepted; freshness is at least 1 ms"),
         ({"critical": "yes"}, "critical='yes' is not accepted; critical is True or False"),

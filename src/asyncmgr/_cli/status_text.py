@@ -126,6 +126,22 @@ def remarks(told: Told, now: datetime) -> Iterator[str]:
         yield f"held back: it runs only every {format_duration(told['held_spacing'])} until it succeeds"
     if told["fresh"] is False:
         yield f"stale: no success within {format_duration(told['freshness'])}"
+    keys = told.get("keys")
+    if keys is not None:
+        said = [f"{keys[word]} {word}" for word in ("running", "waiting", "failing") if keys[word]]
+        yield ", ".join([f"{keys['known']} keys", *said])
+    if told["owner"]:
+        yield f"run by {told['owner']}"
+
+
+def key_in_words(told: Told, now: datetime) -> Iterator[str]:
+    """Say how one key of a task stands."""
+    yield str(told["state"])
+    if told["outcome"] is not None:
+        yield f"last run {told['outcome']} {ago(told['last_run'], now)}, took {took(told['duration'] or 0.0)}"
+    if told["failures"]:
+        yield f"{told['failures']} failures in a row: {told['error']}"
+    yield f"next slot {ahead(told['next_due'], now)}"
     if told["owner"]:
         yield f"run by {told['owner']}"
 

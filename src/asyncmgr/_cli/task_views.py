@@ -10,6 +10,7 @@ from typing import Any
 from asyncmgr._cli.tasks import Task, tasks_of
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.durations import format_duration
+from asyncmgr._common.functions import name_of
 from asyncmgr._service.service import Service
 from asyncmgr._tasks.policy import RETRY_FIELDS, Retry
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, LOCAL, Cron, EveryPass
@@ -98,6 +99,8 @@ class TaskView:
             "timeout": None if options.timeout is None else options.timeout / SECOND,
             "overlap": options.overlap,
             "scope": options.scope,
+            "each": options.each if isinstance(options.each, str | None) else name_of(options.each),
+            "concurrency": options.concurrency,
             "persist": options.persist,
             "retry": None if options.retry is None else _retry_as_json(options.retry),
             "backoff": options.backoff,

@@ -287,7 +287,9 @@ class Claims:
 
     def _end(self, name: Name, task: asyncio.Task[None]) -> None:
         name.operation = None
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            return  # this process ends
+        if (error := task.exception()) is not None:
             log.error("lease.step_failed", name=name.holder.name, kind=name.holder.kind, exc_info=error)
             self._wait(name, self._rules.back_off())
         self._evaluate(name)

@@ -30,7 +30,6 @@ from asyncmgr._leases.shards import (
     LONGEST_PATIENCE,
     choose_excess,
     choose_free,
-    quota_of,
     shard_of,
 )
 from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
@@ -182,7 +181,7 @@ class KeyShares(Gate):
 
     @property
     def quota(self) -> int:
-        return 0 if self.is_leaving else quota_of(len(self.shards), len(self._members))
+        return 0 if self.is_leaving else self.cluster.rules.shard_quota(len(self.shards), len(self._members))
 
     def _plan(self) -> None:
         """Choose the shards to claim and those to give up."""
@@ -409,7 +408,7 @@ class Shard(Holder):
 
     @property
     def is_busy(self) -> bool:
-        return self.runs > 0
+        return not self._group.cluster.rules.may_hand_over(busy=self.runs > 0)
 
     def seen(self) -> None:
         """Note since when nobody runs its keys, and plan anew: its claim has changed."""
@@ -434,6 +433,8 @@ class Shard(Holder):
             self.since = moment.now - to_us(now - self._free_since)
         elif was is None:
             self.since = None
+        if self.since is not None:
+            self.since = group.cluster.rules.resumes_at(self.since, moment.now)
         self.gained_at = moment.now
         self._free_since = self._stopped = None
         group.plan_soon()

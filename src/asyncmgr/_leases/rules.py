@@ -215,6 +215,20 @@ class Rules:
         """Whether a release need not be repeated."""
         return known
 
+    # Shards of keys
+
+    def shard_quota(self, shards: int, hosts: int) -> int:
+        """Return the number of shards that each of so many hosts may hold."""
+        return -(-shards // max(1, hosts))
+
+    def may_hand_over(self, *, busy: bool) -> bool:
+        """Whether a shard may be given up: when no run of its keys goes on."""
+        return not busy
+
+    def resumes_at(self, stopped: int, now: int) -> int:
+        """Choose the moment after which the keys of a shard are run: where its last holder stopped."""
+        return stopped
+
     # 11 Fairness
 
     def look_every(self) -> float:

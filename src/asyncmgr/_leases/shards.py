@@ -24,11 +24,6 @@ def shard_of(name: str, key: Hashable, count: int) -> int:
     return share_of(f"{key!r}@{name}") * count >> 32
 
 
-def quota_of(shards: int, hosts: int) -> int:
-    """Compute the number of shards that each of so many hosts may hold."""
-    return -(-shards // max(1, hosts))
-
-
 def weight_of(shard: int, inc: str) -> int:
     """Compute how much a host is for a shard: of those that may claim it, the one with the highest weight is first."""
     return share_of(f"{shard}/{inc}")

@@ -16,7 +16,7 @@ from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.durations import parse_duration
 from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, safe_repr
-from asyncmgr._service.control_answers import record_as_json, status_as_json
+from asyncmgr._service.control_answers import key_as_json, record_as_json, status_as_json
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._service.health import Health, as_json
 from asyncmgr._service.version import own_version
@@ -230,7 +230,11 @@ async def _health(control: Control, given: Arguments) -> Answer:
 async def _status(control: Control, given: Arguments) -> Answer:
     """Tell the status of one task, or of all: `PAGE` at a time, from number `after` on."""
     state = str(control.service.state)
-    task = given.text("task")
+    task, key = given.text("task"), given.text("key")
+    if key is not None:
+        handle = control.find(task)
+        told = key_as_json(handle.key(key).status)
+        return {"state": state, "tasks": [_told(handle)], "key": told, "next": None}
     if task is not None:
         return {"state": state, "tasks": [_told(control.find(task))], "next": None}
     after = given.number("after")
@@ -244,11 +248,12 @@ def _told(handle: TaskHandle) -> Answer:
 
 
 async def _trigger(control: Control, given: Arguments) -> Answer:
-    handle = control.find(given.text("task"))
+    handle, key = control.find(given.text("task")), given.text("key")
+    triggered = handle if key is None else handle.key(key)
     if not given.flag("wait"):
-        run_id = await handle.trigger(wait=False)
+        run_id = await triggered.trigger(wait=False)
         return {"run_id": run_id, "task": _told(handle)}
-    record = await handle.trigger()
+    record = await triggered.trigger()
     return {"run_id": record.run_id, "run": record_as_json(record), "task": _told(handle)}
 
 
@@ -291,19 +296,22 @@ async def _disable(control: Control, given: Arguments) -> Answer:
 
 async def _cancel(control: Control, given: Arguments) -> Answer:
     handle = control.find(given.text("task"))
-    run_ids = handle.cancel(given.text("run_id"))
+    run_id, key = given.text("run_id"), given.text("key")
+    if run_id is not None and key is not None:
+        raise InvalidRequest("run_id and key exclude each other; give one of them")
+    run_ids = handle.cancel(run_id) if key is None else handle.key(key).cancel()
     return {"run_ids": list(run_ids), "task": _told(handle)}
 
 
 _VERBS: dict[str, Verb] = {
     "hello": Verb(_hello, (), reads=True),
     "health": Verb(_health, (), reads=True),
-    "status": Verb(_status, ("task", "after"), reads=True),
-    "trigger": Verb(_trigger, ("task", "wait")),
+    "status": Verb(_status, ("task", "key", "after"), reads=True),
+    "trigger": Verb(_trigger, ("task", "key", "wait")),
     "pause": Verb(_pause, ("task", "for", "until", "ever", "note")),
     "resume": Verb(_resume, ("task",)),
     "reschedule": Verb(_reschedule, ("task", "spacing", "cron", "tz")),
     "enable": Verb(_enable, ("task",)),
     "disable": Verb(_disable, ("task", "note")),
-    "cancel": Verb(_cancel, ("task", "run_id")),
+    "cancel": Verb(_cancel, ("task", "key", "run_id")),
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from asyncmgr._common.safe_text import error_text
+from asyncmgr._service.key_verbs import KeyStatus
 from asyncmgr._tasks.status import LastStatus, PausedStatus, RunningStatus, TaskStatus
 from asyncmgr.events import RunFinished
 
@@ -38,6 +40,23 @@ def status_as_json(status: TaskStatus) -> dict[str, Any]:
         "freshness": status.freshness,
         "critical": status.critical,
         "held_spacing": status.held_spacing,
+        "keys": None if status.keys is None else asdict(status.keys),
+    }
+
+
+def key_as_json(status: KeyStatus) -> dict[str, Any]:
+    """Write the status of one key of a task with `each=`."""
+    return {
+        "key": str(status.key),
+        "state": status.state,
+        "last_run": _moment(status.last_run),
+        "next_due": _moment(status.next_due),
+        "outcome": status.outcome,
+        "duration": status.duration,
+        "failures": status.failures,
+        "error": status.error,
+        "running_since": _moment(status.running_since),
+        "owner": status.owner,
     }
 
 

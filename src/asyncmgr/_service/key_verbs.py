@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, overload
 
@@ -42,6 +42,8 @@ class KeyStatus:
     """The number of failures in a row."""
     running_since: datetime | None = None
     """The start of the oldest run in progress; `None` = none is."""
+    owner: str | None = None
+    """The process that runs the key, where hosts share them out; `None` = this one, or nobody as far as is known."""
 
 
 class KeyVerbs:
@@ -84,7 +86,9 @@ class KeyVerbs:
         due = None
         if not self._is_paused:
             due = to_datetime(self._moment.wall + max(0, self._task.keys.remaining_of(key, self._moment)))
-        return self._idle(key, due) if task is None else self._at_work(task, due)
+        found = self._idle(key, due) if task is None else self._at_work(task, due)
+        held = None if self._task.share is None else self._task.share.holder_of(key)
+        return found if held is None else replace(found, owner=held.owner)
 
     def _idle(self, key: Hashable, due: datetime | None) -> KeyStatus:
         last = self._task.last_of(key)

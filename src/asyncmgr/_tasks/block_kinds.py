@@ -26,6 +26,9 @@ _FREE = 0.6
 _STARVED = 0.03
 """The share of CPU below which a thread that wants to compute is as good as stopped."""
 
+_OTHERS = 3
+"""How much more CPU than the loop's thread another one gets that holds the interpreter."""
+
 _K = TypeVar("_K", bound=Hashable)
 
 
@@ -105,9 +108,11 @@ def kind_of(stretches: Sequence[Stretch], interval: float) -> BlockKind:
         return "stopped"
     if sum(one.collected + one.collected_elsewhere for one in stretches) >= half:
         return "garbage collection"
+    others = sum(one.others for one in stretches)
+    if held >= half and others > max(_OTHERS * cpu, _STARVED * 2 * half):
+        return "another thread"
     if wanted < half:
-        is_other = held >= half and sum(one.others for one in stretches) >= half / 2
-        return "another thread" if is_other else "waiting"
+        return "waiting"
     if cpu < 2 * half * _STARVED:
         return "stopped"
     if held >= half:

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from asyncmgr._common.clock import MovesWall
 from asyncmgr._common.log import log
-from asyncmgr._tasks.blame import look_at
+from asyncmgr._tasks.blame import Sight, look_at
 from asyncmgr._tasks.block_kinds import Block, Finding, Reading, stretch
 from asyncmgr._tasks.block_log import BlockLog, Delayed
 from asyncmgr._tasks.meters import Meters
@@ -91,7 +91,8 @@ class Watch:
         self._log = BlockLog()
         self._turns = turns_of(self._loop, self._turn, self)
         self._turns.begin(self.close)
-        self._turn.began = monotonic()
+        if not self._turns.needs_beats:
+            self._turn.began = monotonic()
         gc.callbacks.append(self._meters.note_collection)
         self._thread = threading.Thread(target=self._live, name="asyncmgr watch", daemon=True)
         self._thread.start()
@@ -134,9 +135,9 @@ class Watch:
 
     def wake(self) -> None:
         """Have the thread look from now on: runs are about to start."""
+        if self._turns.needs_beats and not self._turn.began:
+            self._beat()
         if self._turn.is_parked:
-            if self._turns.needs_beats:
-                self._beat()
             self._unpark()
 
     def turn_began(self, *, is_idle: bool) -> None:
@@ -197,13 +198,36 @@ class Watch:
         left = began + self.threshold / LOOKS - monotonic()
         if left > 0:
             self._sleep(left)
+            self._notice_gap()
         else:
             self._follow(began)
+
+    def _notice_gap(self) -> None:
+        """Tell of a block during which this thread could not run, and whose turn it has not seen.
+
+        The process was stopped; or, where turns are not seen, a call has held the interpreter.
+        """
+        wait, now, began = self._wait, monotonic(), self._turn.began
+        late = now - wait.asked
+        if late < self.threshold or not self._loop.is_running():
+            return
+        if began and now - began >= self.threshold:
+            return  # the turn lasts: it is looked at next
+        sight = self._sight()
+        measured = stretch(wait.before, self._meters.read(), since=wait.asked, asked=wait.asked)
+        interval = sys.getswitchinterval()
+        is_held = self._turns.needs_beats and late - measured.own_queued >= self.threshold
+        if is_held or measured.is_stop(interval):
+            block = Block(wait.asked, interval)
+            block.add(sight, measured, tells_cpu=self._meters.tells_cpu)
+            self._notice(block.finding(late))
+            self._conclude(block.finding(late))
 
     def _rest(self) -> None:
         """Let the loop wait for events."""
         if self._turns.needs_beats and any(seat.is_busy() for seat in self.seats):
             self._sleep(self.threshold / LOOKS)
+            self._notice_gap()
             self._beat()
             return
         self._last, self._parked_at = None, monotonic()
@@ -237,9 +261,8 @@ class Watch:
         seen = began
         while self._turn.began == began and self._is_open:
             seen = self._add_look(block, seen)
-            is_real = (
-                is_real and self._loop.is_running()
-            )  # else nothing is blocked: the loop rests between two runs
+            # A loop that does not run is not blocked: it rests between two calls of `run_until_complete`.
+            is_real = is_real and self._loop.is_running()
             age = seen - began
             if age >= self.threshold and not is_told and is_real:
                 is_told = True
@@ -262,15 +285,16 @@ class Watch:
     def _add_look(self, block: Block, seen: float) -> float:
         """Look at the loop's thread once; return the moment."""
         wait = self._wait
-        frame = sys._current_frames().get(self._meters.thread)  # noqa: SLF001  documented, in spite of its name
-        sight = look_at(frame, self._run_of, self._current_task())
+        sight = self._sight()
         now = self._meters.read()
         measured = stretch(wait.before, now, since=seen, asked=wait.asked)
         block.add(sight, measured, tells_cpu=self._meters.tells_cpu)
         return now.at
 
-    def _current_task(self) -> asyncio.Task[object] | None:
-        return asyncio.current_task(self._loop) if self._turns.needs_beats else None
+    def _sight(self) -> Sight:
+        frame = sys._current_frames().get(self._meters.thread)  # noqa: SLF001  documented, in spite of its name
+        task = asyncio.current_task(self._loop) if self._turns.needs_beats else None
+        return look_at(frame, self._run_of, task)
 
     def _tell_unseen(self, began: float, ended: float) -> None:
         """Tell of a turn that was taken for an idle one, and during which nobody looked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import click
 
@@ -20,6 +20,7 @@ from asyncmgr._cli.task_views import (
     view_tasks,
 )
 from asyncmgr._common.clock import WallClock
+from asyncmgr._common.functions import name_of
 
 _HEADERS = (*HEADERS, "tolerance", "timeout", "overlap")
 
@@ -49,10 +50,24 @@ def list_tasks(targets: Sequence[str], app_dir: str, *, as_json: bool) -> None:
         if any(view.task.options.scope != "process" for view in views):
             headers = (*headers, "scope")
             cells = [(*row, view.task.options.scope) for view, row in zip(views, cells, strict=True)]
+        if any(view.task.options.each is not None for view in views):
+            headers = (*headers, "keys")
+            cells = [(*row, _keys(view)) for view, row in zip(views, cells, strict=True)]
         said = paragraphs(views, in_full=True)
         write_table(headers, cells, sys.stdout, dim=off_rows(views), paragraphs=said)
     else:
         click.echo("no tasks: nothing here has @periodic_task", err=True)
+
+
+def _keys(view: TaskView) -> str:
+    """Say how many keys a task has, where that is known without calling anything; else where they come from."""
+    each = view.task.options.each
+    if each is None:
+        return ""
+    found = getattr(view.task.managed.manager, each, None) if isinstance(each, str) else None
+    if isinstance(found, Sized) and not isinstance(found, str | bytes):
+        return str(len(found))
+    return f"{each if isinstance(each, str) else name_of(each)}()"
 
 
 def _row(view: TaskView, row: tuple[str, ...]) -> tuple[str, ...]:

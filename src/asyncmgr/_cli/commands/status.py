@@ -15,7 +15,7 @@ import click
 from asyncmgr._cli import options
 from asyncmgr._cli.doors import Door, Reach, Refused, complete_running_task, reach
 from asyncmgr._cli.output import write_json, write_json_line
-from asyncmgr._cli.status_text import NEED_YOU, line_of, sheet, table
+from asyncmgr._cli.status_text import NEED_YOU, key_in_words, line_of, sheet, table
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.safe_text import printable
 from asyncmgr.errors import AsyncmgrError, ControlUnavailable
@@ -40,15 +40,19 @@ _WORD = 13
 )
 @click.argument("task", required=False, shell_complete=complete_running_task)
 @click.option("--watch", is_flag=True, help="Go on, and show it each second, until Ctrl-C.")
+@click.option("--key", metavar="KEY", help="Show this key of TASK, which is a task with each=.")
 @options.as_json
 @reach
-def status(reach: Reach, task: str | None, *, watch: bool, as_json: bool) -> None:
+def status(reach: Reach, task: str | None, key: str | None, *, watch: bool, as_json: bool) -> None:
     """Show how the tasks of running services stand, or one TASK in full.
 
     Without --transport these are your own services on this machine: those of 'asyncmgr run', and embedded ones with
     the setting control = true. Exit code 3: a service does not answer.
     """
     with reach.doors() as doors:
+        if key is not None:
+            _show_key(doors, task, key, as_json=as_json)
+            return
         if not watch:
             _show(doors, task, as_json=as_json)
             return
@@ -66,6 +70,25 @@ def _show(doors: list[Door], task: str | None, *, as_json: bool) -> None:
         write_json([_as_json(door, tasks) for door, tasks in told])
     else:
         click.echo("\n".join(_picture(told, task)))
+
+
+def _show_key(doors: list[Door], task: str | None, key: str, *, as_json: bool) -> None:
+    """Show one key of a task, by each service that has it."""
+    told, refused = [], []
+    for door in doors:
+        try:
+            told.append((door, door.ask("status", task=task, key=key)["key"]))
+        except Refused as exc:
+            refused.append(exc)
+    if not told:
+        raise AsyncmgrError("; ".join(map(str, refused)))
+    if as_json:
+        write_json([{"service": door.service, "host": door.host, **found} for door, found in told])
+        return
+    for door, found in told:
+        click.echo(
+            f"{printable(found['key'])} in {door.label}: {'; '.join(map(printable, key_in_words(found, _now())))}"
+        )
 
 
 def _show_again(doors: list[Door], task: str | None, *, as_json: bool) -> None:

@@ -25,6 +25,7 @@ PAUSE = 3600.0
 """Seconds of a pause where nothing is said."""
 
 _task = click.argument("task", shell_complete=complete_running_task)
+_key = click.option("--key", metavar="KEY", help="Only this key, of a task with each=.")
 _note = click.option("--note", metavar="TEXT", help="Why, for those who wonder later.")
 
 
@@ -63,14 +64,15 @@ def _is_bad(answer: dict[str, Any]) -> bool:
 )
 @_task
 @click.option("--wait/--no-wait", default=True, help="Wait for the end of the run.  [default: wait]")
+@_key
 @reach
-def trigger(reach: Reach, task: str, *, wait: bool) -> None:
+def trigger(reach: Reach, task: str, key: str | None, *, wait: bool) -> None:
     """Run TASK now, beside its schedule; the next slot stays.
 
     It works while the task is paused. Ctrl-C ends the waiting, and not the run. Exit code 1: the run failed, or it
     was refused, since another one is in progress.
     """
-    _steer(reach, "trigger", _triggered, task=task, wait=wait)
+    _steer(reach, "trigger", _triggered, task=task, key=key, wait=wait)
 
 
 def _triggered(answer: dict[str, Any], now: datetime) -> str:
@@ -93,14 +95,15 @@ def _outcome(outcome: str) -> str:
 )
 @_task
 @click.option("--run", "run_id", metavar="ID", help="Only this run, as 'asyncmgr status' names it.")
+@_key
 @reach
-def cancel(reach: Reach, task: str, run_id: str | None) -> None:
+def cancel(reach: Reach, task: str, run_id: str | None, key: str | None) -> None:
     """Cancel the runs of TASK that are in progress.
 
     Their outcome is 'cancelled', which is no failure. One that goes on for 10 s all the same is logged as leaked.
     Exit code 1: there was none.
     """
-    _steer(reach, "cancel", _cancelled, task=task, run_id=run_id)
+    _steer(reach, "cancel", _cancelled, task=task, key=key, run_id=run_id)
 
 
 def _cancelled(answer: dict[str, Any], now: datetime) -> str:

@@ -10,14 +10,16 @@ Read in this order. `timeline` is real time, `hosts` the clocks of a machine, an
 seeds.
 """
 
-from asyncmgr.testing.simulation.ablations import ABLATIONS
+from asyncmgr.testing.simulation.ablations import ABLATIONS, KEY_ABLATIONS
 from asyncmgr.testing.simulation.cast import SimulatedHost, WatchedRun
 from asyncmgr.testing.simulation.invariants import Violation
+from asyncmgr.testing.simulation.keys import simulate_keys
 from asyncmgr.testing.simulation.runs import Report, simulate
 from asyncmgr.testing.simulation.story import Fault, Story, tell
 
 __all__ = [
     "ABLATIONS",
+    "KEY_ABLATIONS",
     "Fault",
     "Report",
     "SimulatedHost",
@@ -25,5 +27,6 @@ __all__ = [
     "Violation",
     "WatchedRun",
     "simulate",
+    "simulate_keys",
     "tell",
 ]

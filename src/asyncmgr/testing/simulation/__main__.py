@@ -13,6 +13,7 @@ from functools import partial
 
 from asyncmgr._leases.rules import Rules
 from asyncmgr.testing.simulation.ablations import ABLATIONS
+from asyncmgr.testing.simulation.keys import simulate_keys
 from asyncmgr.testing.simulation.runs import Report, simulate
 
 CHUNK = 50
@@ -22,6 +23,8 @@ CHUNK = 50
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 1 where a promise was broken, else 0. With an ablation it is the other way round."""
     options = _parser().parse_args(arguments)
+    if options.keys:
+        return _run_keys(range(options.start, options.start + options.seeds), options)
     rules = ABLATIONS[options.ablation] if options.ablation else Rules
     if options.seed is not None:
         return _show(options.seed, rules, log=options.log)
@@ -37,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from", type=int, default=0, metavar="N", dest="start", help="the first seed (0)")
     parser.add_argument("--ablation", choices=sorted(ABLATIONS), metavar="NAME", help="take this rule away")
     parser.add_argument("--ablations", action="store_true", help="take each rule away in turn")
+    parser.add_argument("--keys", action="store_true", help="hosts that share out the keys of a task")
     parser.add_argument("--seed", type=int, metavar="N", help="run this seed only")
     parser.add_argument("--log", action="store_true", help="with --seed: show all events")
     parser.add_argument(
@@ -96,6 +100,20 @@ def reports(seeds: range, rules: type[Rules], jobs: int) -> Iterator[Report]:
     with ProcessPoolExecutor(jobs) as pool:
         for found in pool.map(partial(_simulate, rules=rules), chunks):
             yield from found
+
+
+def _run_keys(seeds: range, options: argparse.Namespace) -> int:
+    """Run these seeds, or one, for keys; return 1 where a promise was broken."""
+    if options.seed is not None:
+        seeds = range(options.seed, options.seed + 1)
+    broken = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for report in pool.map(simulate_keys, seeds, chunksize=5):
+            if report.violation is not None:
+                broken.append(report)
+                _say(str(report.violation))
+    _say(f"keys: {len(seeds)} seeds, {len(broken)} broken")
+    return int(bool(broken))
 
 
 def _simulate(seeds: range, rules: type[Rules]) -> list[Report]:

@@ -231,6 +231,37 @@ class ReleaseOnce(Rules):
         return True
 
 
+class HandOverBusy(Rules):
+    """A shard of keys is handed over while runs of its keys go on."""
+
+    def may_hand_over(self, *, busy: bool) -> bool:
+        return True
+
+
+class ResumeNow(Rules):
+    """A new host of a shard begins at once, wherever the last one stopped."""
+
+    def resumes_at(self, stopped: int, now: int) -> int:
+        return now
+
+
+class NoQuota(Rules):
+    """Whoever is first may hold all shards."""
+
+    def shard_quota(self, shards: int, hosts: int) -> int:
+        return shards
+
+
+KEY_ABLATIONS: dict[str, type[Rules]] = {
+    "hand over busy": HandOverBusy,
+    "resume": ResumeNow,
+    "quota": NoQuota,
+    "margin": NoMargin,
+    "claim while unwinding": ClaimWhileUnwinding,
+    "no cancel": NoCancel,
+}
+"""The rules that tasks with keys need, by their names; those of the shards alone, and some of all names."""
+
 ABLATIONS: dict[str, type[Rules]] = {
     "margin": NoMargin,
     "trust-from-answer": TrustFromAnswer,

@@ -68,10 +68,21 @@ class SimulatedHost:
         self.settings = _settings(process.ttl).model_copy(update={"seed": seed * 1000 + process.number})
         """Settings with a seed and the story's lease TTL; give them to the service."""
 
+    @property
+    def moment(self) -> float:
+        """Seconds of real time since the story's beginning."""
+        return self._invariants.moment
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the process has died, and its tasks are only being cleared away."""
+        return not self._process.is_alive
+
     @contextmanager
     def watched(self, context: RunContext) -> Iterator[WatchedRun]:
         """Have the simulation watch a run: write the body of a task of ``scope="cluster"`` inside of this."""
-        body = self._invariants.begin(self._process, context.task, context.fencing_token, context.slot_number)
+        name = context.task if context.key is None else f"{context.task}[{context.key}]"
+        body = self._invariants.begin(self._process, name, context.fencing_token, context.slot_number)
         how = "returned"
         try:
             yield WatchedRun(body, self._invariants)

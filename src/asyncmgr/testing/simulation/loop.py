@@ -214,12 +214,13 @@ class HostLoop(asyncio.AbstractEventLoop):
         self._take_last_turns()
 
     def _take_last_turns(self) -> None:
-        for _ in range(MOST_LAST_TURNS):
-            turn = next((turn for turn in self._last if not turn.due), None)
-            if turn is None:
-                return
-            self._last.remove(turn)
-            self.timeline.run_last(turn)
+        left = MOST_LAST_TURNS
+        while left > 0 and (ready := [turn for turn in self._last if not turn.due]):
+            now, later = ready[:left], ready[left:]
+            self._last[:] = [*later, *(turn for turn in self._last if turn.due)]
+            left -= len(now)
+            for turn in now:
+                self.timeline.run_last(turn)
 
     def _let_time_pass(self) -> None:
         """Let the next timer of the dead host ring."""

@@ -71,6 +71,7 @@ def simulate(
     *,
     rules: type[Rules] = Rules,
     story: Story | None = None,
+    expected: Mapping[str, float] | None = None,
     log: Callable[[float, str, str], None] | None = None,
 ) -> Report:
     """Run the story of a seed on services that share one faulty store, in virtual time.
@@ -84,6 +85,8 @@ def simulate(
         The rules that the processes follow; an ablation takes one of them away.
     story
         Default: the one that the seed stands for.
+    expected
+        Names of watched runs, each with its spacing, that must have run again once all faults are over.
     log
         Called with each event: its moment (seconds), where it happened, and what.
 
@@ -95,7 +98,7 @@ def simulate(
     began = time.process_time()
     told = story or tell(seed, with_tasks=services is None)
     with _no_collector():
-        return _Run(told, services, rules, log).report(time.process_time() - began)
+        return _Run(told, services, rules, expected or {}, log).report(time.process_time() - began)
 
 
 @contextmanager
@@ -122,6 +125,7 @@ class _Run:
         story: Story,
         services: Services | None,
         rules: type[Rules],
+        expected: Mapping[str, float],
         log: Callable[[float, str, str], None] | None,
     ) -> None:
         self._story = story
@@ -138,6 +142,7 @@ class _Run:
         if log is not None:
             self._invariants.listeners.append(log)
         self._known = {full_name(task): task for task in story.tasks}
+        self._expected = expected
         Faults(self._cluster, story, self._invariants, self._start)
         self._cluster.timeline.at(round(self._checked_at * SECOND), self._check_runs, story.quiet_from)
         with self._invariants.hearing_logs(), self._cluster.running():
@@ -148,12 +153,14 @@ class _Run:
 
     @property
     def _checked_at(self) -> float:
-        longest = max((task.spacing + task.lasts for task in self._story.tasks), default=0.0)
+        spacings = [task.spacing + task.lasts for task in self._story.tasks]
+        longest = max([*spacings, *self._expected.values()], default=0.0)
         return self._story.quiet_from + 2 * self._story.longest_ttl + longest + SLACK
 
     def _check_runs(self, since: float) -> None:
         self._invariants.is_settled = True
-        self._invariants.check_runs({name: task.spacing for name, task in self._known.items()}, since)
+        spacings = {name: task.spacing for name, task in self._known.items()}
+        self._invariants.check_runs({**spacings, **self._expected}, since)
 
     def _knows(self, process: Process, name: str) -> bool:
         task = self._known.get(name)
