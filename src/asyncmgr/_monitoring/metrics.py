@@ -28,7 +28,7 @@ from asyncmgr._service.service import Service, insight_of
 from asyncmgr._service.version import own_version
 from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.status import TaskState, left_fresh
-from asyncmgr.events import Event, LeaseAcquired, LeaseLost, LeaseReleased
+from asyncmgr.events import Event, LeaseAcquired, LeaseLost, LeaseReleased, LoopBlocked
 
 if TYPE_CHECKING:
     from asyncmgr._service.insight import Insight
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _NONE = Labels()
 _SUM_AND_COUNT = (Column("_sum"), Column("_count"))
 _STEPS = {kind: Labels(kind=kind) for kind in ("forward", "back", "stopped")}
-_STALLS = {kind: Labels(kind=kind) for kind in ("blocked", "stopped")}
 _TRANSITIONS = {result: Labels(result=result) for result in ("acquired", "lost", "released")}
 _STATES = {state: Labels(state=str(state)) for state in TaskState}
 
@@ -67,6 +66,9 @@ class Metrics:
         self._transitions: Counter[str] = Counter()
         self._counting = insight.record_by(lambda inner: Counting(inner, self.counts_of))
         insight.with_server(self._observe)
+        self._blocked: dict[str, float] = {"": 0.0}
+        """Seconds, by the name of the task to blame; empty = none is known."""
+        service.add_listener(self._note_block, LoopBlocked)
         service.add_listener(self._note_lease, LeaseAcquired, LeaseLost, LeaseReleased)
 
     # Counting
@@ -100,6 +102,12 @@ class Metrics:
 
     def _note_lease(self, event: Event) -> None:
         self._transitions[type(event).__name__.removeprefix("Lease").lower()] += 1
+
+    def _note_block(self, event: Event) -> None:
+        if isinstance(event, LoopBlocked):
+            counts = self._tasks.get(event.task or "")
+            name = OTHERS if counts is not None and counts is counts.manager.others else event.task or ""
+            self._blocked[name] = self._blocked.get(name, 0.0) + event.seconds
 
     # Reading
 
@@ -180,8 +188,8 @@ class Metrics:
         yield _gauge("loop_lag_seconds", "Seconds by which the last look came late.", lag)
         yield _counter(
             "loop_blocked_seconds",
-            "Seconds by which looks came late, of those that were late by a second.",
-            [("", labels, self._counting.stalls[kind]) for kind, labels in _STALLS.items()],
+            "Seconds for which the event loop was blocked, by the task to blame; empty = none is known.",
+            [("", Labels(task=task), seconds) for task, seconds in tuple(self._blocked.items())],
         )
         yield _counter(
             "clock_steps",
