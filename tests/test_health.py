@@ -172,18 +172,19 @@ async def test_the_state_before_and_after() -> None:
     assert reports[2].reason == "the service is stopped"
 
 
-async def test_a_critical_task_decides_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_critical_task_decides_readiness() -> None:
     """It is ready while a success is as young as the task promises; before the first one since the start."""
 
-    class Options:
-        critical = True
-        freshness = 30_000_000
+    class Critical(Manager):
+        error: Exception | None = None
 
-    work = Work()
+        @periodic_task(spacing=10, freshness=30, critical=True)
+        async def sync(self, context: RunContext) -> None:
+            if self.error is not None:
+                raise self.error
+
+    work = Critical()
     service = service_of(work)
-    from asyncmgr._service import insight
-
-    monkeypatch.setattr(insight, "promise_of", lambda options: (Options.critical, Options.freshness))
     async with service:
         await asyncio.sleep(25)
         assert service.health().ready.ok
@@ -191,7 +192,7 @@ async def test_a_critical_task_decides_readiness(monkeypatch: pytest.MonkeyPatch
         await asyncio.sleep(30)
         report = service.health()
         assert report.ready.reason == (
-            "the critical task Work.sync has had no success for 35 s; it promises one every 30 s"
+            "the critical task Critical.sync has had no success for 35 s; it promises one every 30 s"
         )
         assert report.live.ok
 

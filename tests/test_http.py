@@ -174,7 +174,8 @@ def service_of() -> Service:
 
 async def test_an_idle_server_sets_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uvicorn's own main loop would wake ten times a second."""
-    service, opened = service_of(), []
+    service = service_of()
+    opened: list[str] = []
     serve_http(service, "127.0.0.1:0", opened=opened.append)
     async with service:
         loop = asyncio.get_running_loop()

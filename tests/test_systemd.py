@@ -12,7 +12,6 @@ import pytest
 
 from asyncmgr import Manager, RunContext, Service, Settings, periodic_task
 from asyncmgr._monitoring.systemd import Notifier, find_notifier, tell_systemd
-from asyncmgr._service import insight
 
 pytestmark = [
     pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00"),
@@ -114,16 +113,15 @@ async def test_a_failing_task_does_not_end_the_pings(systemd: Systemd) -> None:
 
 
 async def test_a_critical_task_that_is_stuck_ends_the_pings(
-    systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+    systemd: Systemd,
 ) -> None:
     """Systemd then restarts the process."""
 
     class Stuck(Manager):
-        @periodic_task(spacing=10, run_immediately=True)
+        @periodic_task(spacing=10, run_immediately=True, freshness=30, critical=True)
         async def load(self, context: RunContext) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(insight, "promise_of", lambda options: (True, 30_000_000))
     service = service_of(Stuck())
     tell_systemd(service, Notifier(systemd.path, 20.0))
     async with service:

@@ -6,6 +6,8 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -16,6 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 import asyncmgr
 from asyncmgr import (
     Manager,
+    Retry,
     RpcClient,
     RunContext,
     Service,
@@ -25,12 +28,12 @@ from asyncmgr import (
     periodic_task,
     rpc,
 )
-from asyncmgr._common.clock import Moment
 from asyncmgr._monitoring.tracing import BLOCKED
 from asyncmgr._rpc.messages import Request, decode_request
 from asyncmgr._rpc.traces import outgoing, read_trace
 from asyncmgr._service.service import insight_of
 from asyncmgr.errors import RemoteError
+from asyncmgr.events import LoopBlocked
 from asyncmgr.transports import open_transport
 
 pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
@@ -139,6 +142,25 @@ async def test_a_timeout(recorder: Recorder) -> None:
     assert (span.attributes["asyncmgr.fate"], span.attributes["error.type"]) == ("timed_out", "TimeoutError")
 
 
+async def test_each_attempt_has_a_span(recorder: Recorder) -> None:
+    """With its number, and how it ended."""
+
+    class Flaky(Manager):
+        @periodic_task(spacing=60, retry=Retry(2, delay=1))
+        async def pull(self, context: RunContext) -> None:
+            if context.attempt == 1:
+                raise ValueError("not yet")
+
+    async with service_of(recorder, Flaky()):
+        await asyncio.sleep(65)
+    told = [dict(span.attributes or {}) for span in recorder.spans()]
+    assert [(one["asyncmgr.attempt"], one["asyncmgr.fate"]) for one in told] == [
+        (1, "failed"),
+        (2, "succeeded"),
+    ]
+    assert told[0]["asyncmgr.run_id"] == told[1]["asyncmgr.run_id"]
+
+
 async def test_the_span_is_the_present_one_in_the_body(recorder: Recorder) -> None:
     """So that what the body does is part of it; afterwards there is none."""
     seen = []
@@ -188,13 +210,17 @@ async def test_a_blocked_loop_is_an_event_of_the_runs_in_progress(recorder: Reco
     volumes.lasts = 3
     async with service_of(recorder, volumes) as service:
         await asyncio.sleep(11)
-        kept = insight_of(service).reporter.recorder
-        assert kept is not None
-        kept.stalled("blocked", 1.5, Moment(0, 0))
+        began = datetime(2026, 1, 1, tzinfo=UTC)
+        block = LoopBlocked("Volumes.sync", None, "computing", "render at reports.py:212", began, 1.5, 1.4)
+        insight_of(service).reporter.listeners.tell(block)
+        insight_of(service).reporter.listeners.tell(replace(block, run_id="another"))
         await asyncio.sleep(5)
     (span,) = recorder.spans()
     assert [(event.name, dict(event.attributes or {})) for event in span.events] == [
-        (BLOCKED, {"asyncmgr.kind": "blocked", "asyncmgr.seconds": 1.5})
+        (
+            BLOCKED,
+            {"asyncmgr.kind": "computing", "asyncmgr.seconds": 1.5, "code.where": "render at reports.py:212"},
+        )
     ]
 
 

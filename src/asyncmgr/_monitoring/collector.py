@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from asyncmgr._monitoring.exposition import Family
+from asyncmgr._monitoring.exposition import Family, Table
 from asyncmgr._monitoring.metrics import metrics_of
 from asyncmgr._service.service import Service, insight_of
 from asyncmgr.errors import MissingExtra
@@ -61,7 +61,7 @@ class Collector:
             await asyncio.sleep(0)
         return found
 
-    def _metric(self, family: Family) -> Metric:
+    def _metric(self, family: Family | Table) -> Metric:
         metric = self._make(family.name, family.help, family.kind)
         name = f"{family.name}_total" if family.kind == "counter" else family.name
         for suffix, labels, value in family.samples:

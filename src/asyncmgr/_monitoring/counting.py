@@ -10,7 +10,7 @@ from asyncmgr._common.clock import SECOND, Moment, Step
 from asyncmgr._monitoring.around import Around
 from asyncmgr._monitoring.counts import BUCKETS, TaskCounts
 from asyncmgr._tasks.keys import KeyedTask
-from asyncmgr._tasks.recorder import Recorder, Stall
+from asyncmgr._tasks.recorder import Recorder
 from asyncmgr.events import MissReason, Outcome, SkipReason
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ class Counting(Around):
         self._counts_of = counts_of
         self.steps: Counter[str] = Counter()
         """Jumps of the wall clock, by kind."""
-        self.stalls: dict[str, float] = dict.fromkeys(("blocked", "stopped"), 0.0)
-        """Seconds by which looks came late, by kind."""
 
     def add(self, task: ManagedTask) -> None:
         super().add(task)
@@ -82,10 +80,6 @@ class Counting(Around):
     def stepped(self, step: Step, moment: Moment) -> None:
         super().stepped(step, moment)
         self.steps[step.kind] += 1
-
-    def stalled(self, kind: Stall, seconds: float, moment: Moment) -> None:
-        super().stalled(kind, seconds, moment)
-        self.stalls[kind] += seconds
 
     def _count(self, task: ManagedTask, result: str, slots: int) -> None:
         self._counts_of(task).slots[result] += slots

@@ -16,10 +16,14 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 RESULTS = ("ran", "skipped", "paused", "not_owner", "held", "missed", "late")
 """What became of a slot. `held`: held back after failures in a row."""
 
+OUTCOMES = (Outcome.SUCCEEDED, Outcome.NOTHING, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED)
+
 OTHERS = "(others)"
 """The name of the series that the tasks above the limit share."""
 
 CODES: tuple[Code, ...] = ("ok", "error", "timeout", "withdrawn", "stopping", "busy", "refused")
+
+_NO_SLOTS = (0,) * (len(RESULTS) - 1)
 
 _LE = (*(str(bound) for bound in BUCKETS), "+Inf")
 
@@ -66,8 +70,6 @@ class TaskCounts:
     """What is counted of one task, or of the tasks of a manager that share a series."""
 
     __slots__ = (
-        "by_outcome",
-        "by_result",
         "cancelled",
         "duration",
         "failed",
@@ -84,8 +86,6 @@ class TaskCounts:
     def __init__(self, manager: ManagerCounts, task: str) -> None:
         self.manager = manager
         self.labels = Labels(manager=manager.name, task=task)
-        self.by_outcome = tuple(self.labels.with_(outcome=str(outcome)) for outcome in Outcome)
-        self.by_result = tuple(self.labels.with_(result=result) for result in RESULTS)
         self.succeeded = self.nothing = self.failed = self.timed_out = self.cancelled = 0
         self.manual = 0
         """Runs among these that no slot gave."""
@@ -98,27 +98,23 @@ class TaskCounts:
     def runs(self) -> int:
         return self.succeeded + self.nothing + self.failed + self.timed_out + self.cancelled
 
-    def outcomes(self) -> Iterator[tuple[str, Labels, float]]:
-        values = (self.succeeded, self.nothing, self.failed, self.timed_out, self.cancelled)
-        for labels, value in zip(self.by_outcome, values, strict=True):
-            yield "", labels, value
+    def outcomes(self) -> tuple[int, ...]:
+        """Return the numbers of runs, in the order of `OUTCOMES`."""
+        return self.succeeded, self.nothing, self.failed, self.timed_out, self.cancelled
 
-    def results(self) -> Iterator[tuple[str, Labels, float]]:
-        ran, *others = self.by_result
-        yield "", ran, self.runs - self.manual
-        slots = self.slots
-        for labels in others:
-            yield "", labels, slots[labels.pairs["result"]] if slots else 0
+    def results(self) -> tuple[int, ...]:
+        """Return the numbers of slots, in the order of `RESULTS`."""
+        ran, slots = self.runs - self.manual, self.slots
+        return (ran, *[slots[result] for result in RESULTS[1:]]) if slots else (ran, *_NO_SLOTS)
 
 
 class MethodCounts:
     """What is counted of one method that is served."""
 
-    __slots__ = ("_labels", "codes", "count", "duration", "labels")
+    __slots__ = ("codes", "count", "duration", "labels")
 
     def __init__(self, method: str) -> None:
         self.labels = Labels(method=method)
-        self._labels = tuple((code, self.labels.with_(code=code)) for code in CODES)
         self.codes: Counter[str] = Counter()
         self.count = 0
         self.duration = 0.0
@@ -129,6 +125,6 @@ class MethodCounts:
             self.count += 1
             self.duration += duration
 
-    def by_code(self) -> Iterator[tuple[str, Labels, float]]:
-        for code, labels in self._labels:
-            yield "", labels, self.codes[code]
+    def by_code(self) -> tuple[int, ...]:
+        """Return the numbers of calls, in the order of `CODES`."""
+        return tuple(self.codes[code] for code in CODES)

@@ -10,26 +10,33 @@ from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from asyncmgr._common.clock import SECOND, Moment, read_wall
+from asyncmgr._common.clock import SECOND, Moment
 from asyncmgr._monitoring.counting import Counting
-from asyncmgr._monitoring.counts import OTHERS, ManagerCounts, MethodCounts, TaskCounts
-from asyncmgr._monitoring.exposition import Family, Labels, write
+from asyncmgr._monitoring.counts import (
+    CODES,
+    OTHERS,
+    OUTCOMES,
+    RESULTS,
+    ManagerCounts,
+    MethodCounts,
+    TaskCounts,
+)
+from asyncmgr._monitoring.exposition import Column, Family, Labels, Table, write
 from asyncmgr._rpc.server import UNKNOWN, CallServer, Code
 from asyncmgr._service.health import State, Survey
-from asyncmgr._service.insight import promise_of
 from asyncmgr._service.service import Service, insight_of
 from asyncmgr._service.version import own_version
 from asyncmgr._tasks.keys import KeyedTask
-from asyncmgr._tasks.status import TaskState
-from asyncmgr.events import Event, LeaseAcquired, LeaseLost, LeaseReleased
+from asyncmgr._tasks.status import TaskState, left_fresh
+from asyncmgr.events import Event, LeaseAcquired, LeaseLost, LeaseReleased, LoopBlocked
 
 if TYPE_CHECKING:
     from asyncmgr._service.insight import Insight
     from asyncmgr._tasks.managed import ManagedTask
 
 _NONE = Labels()
+_SUM_AND_COUNT = (Column("_sum"), Column("_count"))
 _STEPS = {kind: Labels(kind=kind) for kind in ("forward", "back", "stopped")}
-_STALLS = {kind: Labels(kind=kind) for kind in ("blocked", "stopped")}
 _TRANSITIONS = {result: Labels(result=result) for result in ("acquired", "lost", "released")}
 _STATES = {state: Labels(state=str(state)) for state in TaskState}
 
@@ -49,6 +56,7 @@ class Metrics:
     def __init__(self, service: Service, insight: Insight) -> None:
         self._service = service
         self._insight = insight
+        self._version = own_version()  # reads a file
         self._limit = insight.settings.monitoring.task_series
         self._managers: dict[str, ManagerCounts] = {}
         self._tasks: dict[str, TaskCounts] = {}
@@ -58,6 +66,9 @@ class Metrics:
         self._transitions: Counter[str] = Counter()
         self._counting = insight.record_by(lambda inner: Counting(inner, self.counts_of))
         insight.with_server(self._observe)
+        self._blocked: dict[str, float] = {"": 0.0}
+        """Seconds, by the name of the task to blame; empty = none is known."""
+        service.add_listener(self._note_block, LoopBlocked)
         service.add_listener(self._note_lease, LeaseAcquired, LeaseLost, LeaseReleased)
 
     # Counting
@@ -92,6 +103,12 @@ class Metrics:
     def _note_lease(self, event: Event) -> None:
         self._transitions[type(event).__name__.removeprefix("Lease").lower()] += 1
 
+    def _note_block(self, event: Event) -> None:
+        if isinstance(event, LoopBlocked):
+            counts = self._tasks.get(event.task or "")
+            name = OTHERS if counts is not None and counts is counts.manager.others else event.task or ""
+            self._blocked[name] = self._blocked.get(name, 0.0) + event.seconds
+
     # Reading
 
     async def chunks(self, *, openmetrics: bool = False) -> AsyncIterator[str]:
@@ -108,7 +125,7 @@ class Metrics:
             await asyncio.sleep(0)
         return survey
 
-    def families(self, survey: Survey | None = None) -> Iterator[Family]:
+    def families(self, survey: Survey | None = None) -> Iterator[Family | Table]:
         """Make all families. They read the counts as they are iterated over, in the thread of the event loop."""
         survey = survey or self._insight.survey(with_needs=False)
         rows, others = self._rows()
@@ -121,23 +138,32 @@ class Metrics:
 
     def _rows(self) -> tuple[list[tuple[ManagedTask, TaskCounts]], list[TaskCounts]]:
         """List the tasks that have series of their own, and the series that others share; forget removed tasks."""
-        present = {task.full_name: task for task in self._insight.tasks()}
-        for name in [name for name in self._tasks if name not in present]:
-            if self._tasks.pop(name).labels.pairs["task"] != OTHERS:
-                self._own -= 1
-        rows = []
-        for task in present.values():
+        if len(self._tasks) != self._service.task_count:
+            self._learn_tasks()
+        rows: list[tuple[ManagedTask, TaskCounts]] = []
+        for task in self._insight.tasks():
+            if len(rows) == self._own:  # nearly always the first ones: the others need not be looked at
+                break
             counts = self.counts_of(task)
             if counts is not counts.manager.others:
                 rows.append((task, counts))
         return rows, [manager.others for manager in self._managers.values() if manager.others is not None]
+
+    def _learn_tasks(self) -> None:
+        """Forget the tasks that were removed, and make counts of those that are not enrolled yet."""
+        present = {task.full_name: task for task in self._insight.tasks()}
+        for name in [name for name in self._tasks if name not in present]:
+            if self._tasks.pop(name).labels.pairs["task"] != OTHERS:
+                self._own -= 1
+        for task in present.values():
+            self.counts_of(task)
 
     def _of_service(self, survey: Survey) -> Iterator[Family]:
         insight = self._insight
         runner = insight.runner
         lookout = None if runner is None else runner.lookout
         info = Labels(
-            version=own_version(),
+            version=self._version,
             python=platform.python_version(),
             service=self._service.name,
             host=self._service.host,
@@ -162,8 +188,8 @@ class Metrics:
         yield _gauge("loop_lag_seconds", "Seconds by which the last look came late.", lag)
         yield _counter(
             "loop_blocked_seconds",
-            "Seconds by which looks came late, of those that were late by a second.",
-            [("", labels, self._counting.stalls[kind]) for kind, labels in _STALLS.items()],
+            "Seconds for which the event loop was blocked, by the task to blame; empty = none is known.",
+            [("", Labels(task=task), seconds) for task, seconds in tuple(self._blocked.items())],
         )
         yield _counter(
             "clock_steps",
@@ -173,38 +199,33 @@ class Metrics:
         yield _gauge("transport_up", "Whether the transport can be reached.", _is_up(insight.transport))
         yield _gauge("store_up", "Whether the store can be reached.", _is_up(insight.store))
 
-    def _of_tasks(self, rows: list[tuple[ManagedTask, TaskCounts]]) -> Iterator[Family]:
+    def _of_tasks(self, rows: list[tuple[ManagedTask, TaskCounts]]) -> Iterator[Family | Table]:
         paused = self._insight.paused()
         moments = self._insight.moments()
-        yield Family(
-            "asyncmgr_task_running",
-            "gauge",
+        yield _per_task(
+            "running",
             "Runs in progress.",
-            (("", counts.labels, _running(task)) for task, counts in rows),
+            ((counts.labels, (_running(task),)) for task, counts in rows),
         )
-        yield Family(
-            "asyncmgr_task_last_success_timestamp_seconds",
-            "gauge",
+        yield _per_task(
+            "last_success_timestamp_seconds",
             "The end of the last run that succeeded or had nothing to do; 0 = there was none.",
-            (("", counts.labels, (task.standing.last_success or 0) / SECOND) for task, counts in rows),
+            ((counts.labels, ((task.standing.last_success or 0) / SECOND,)) for task, counts in rows),
         )
-        yield Family(
-            "asyncmgr_task_next_due_timestamp_seconds",
-            "gauge",
+        yield _per_task(
+            "next_due_timestamp_seconds",
             "The next slot; 0 = nothing is going to start the task by itself.",
-            (("", counts.labels, _next_due(task, moments)) for task, counts in rows),
+            ((counts.labels, (_next_due(task, moments),)) for task, counts in rows),
         )
-        yield Family(
-            "asyncmgr_task_consecutive_failures",
-            "gauge",
+        yield _per_task(
+            "consecutive_failures",
             "Failures in a row.",
-            (("", counts.labels, _failures(task)) for task, counts in rows),
+            ((counts.labels, (_failures(task),)) for task, counts in rows),
         )
-        yield Family(
-            "asyncmgr_task_paused",
-            "gauge",
+        yield _per_task(
+            "paused",
             "Whether the task is paused.",
-            (("", counts.labels, int(task in paused)) for task, counts in rows),
+            ((counts.labels, (int(task in paused),)) for task, counts in rows),
         )
         yield Family(
             "asyncmgr_task_keys",
@@ -212,17 +233,15 @@ class Metrics:
             "Keys of a task with each=: those that it has, those whose last run failed, and runs by their place.",
             chain.from_iterable(_keys(task, counts) for task, counts in rows if isinstance(task, KeyedTask)),
         )
-        since = self._insight.started or read_wall()
         promising = [
             (task, counts, freshness)
             for task, counts in rows
-            if (freshness := promise_of(task.plan.options)[1])
+            if (freshness := task.plan.options.freshness) is not None
         ]
-        yield Family(
-            "asyncmgr_task_freshness_ratio",
-            "gauge",
-            "The age of the last success, or of the service, by the freshness that the task promises.",
-            (("", counts.labels, _age(task, since) / freshness) for task, counts, freshness in promising),
+        yield _per_task(
+            "freshness_ratio",
+            "The age of the last success by the freshness that the task promises: above 1 the promise is broken.",
+            ((counts.labels, (_ratio(task, moments, length),)) for task, counts, length in promising),
         )
 
     def _of_managers(self) -> Iterator[Family]:
@@ -240,21 +259,21 @@ class Metrics:
             chain.from_iterable(manager.latenesses.samples() for manager in managers),
         )
 
-    def _of_calls(self) -> Iterator[Family]:
+    def _of_calls(self) -> Iterator[Table]:
         methods = list(self._methods.values())
-        yield _counter(
-            "rpc_requests",
+        yield Table(
+            "asyncmgr_rpc_requests",
+            "counter",
             "Calls that were served or refused.",
-            chain.from_iterable(method.by_code() for method in methods),
+            [Column("", "code", code) for code in CODES],
+            ((method.labels, method.by_code()) for method in methods),
         )
-        yield Family(
+        yield Table(
             "asyncmgr_rpc_duration_seconds",
             "summary",
             "Durations of served calls, without their wait for a place.",
-            chain.from_iterable(
-                (("_sum", method.labels, method.duration), ("_count", method.labels, method.count))
-                for method in methods
-            ),
+            _SUM_AND_COUNT,
+            ((method.labels, (method.duration, method.count)) for method in methods),
         )
 
     def _of_leases(self, rows: list[tuple[ManagedTask, TaskCounts]]) -> Iterator[Family]:
@@ -274,35 +293,39 @@ class Metrics:
         )
 
 
-def _of_runs(rows: list[TaskCounts]) -> Iterator[Family]:
-    yield _counter(
-        "task_runs",
+def _of_runs(rows: list[TaskCounts]) -> Iterator[Table]:
+    yield Table(
+        "asyncmgr_task_runs",
+        "counter",
         "Runs that ended, by outcome.",
-        chain.from_iterable(counts.outcomes() for counts in rows),
+        [Column("", "outcome", outcome.value) for outcome in OUTCOMES],
+        ((counts.labels, counts.outcomes()) for counts in rows),
     )
-    yield _counter(
-        "task_slots",
+    yield Table(
+        "asyncmgr_task_slots",
+        "counter",
         "Slots by what became of them. Those of a pause count when it ends.",
-        chain.from_iterable(counts.results() for counts in rows),
+        [Column("", "result", result) for result in RESULTS],
+        ((counts.labels, counts.results()) for counts in rows),
     )
-    yield Family(
+    yield Table(
         "asyncmgr_task_duration_seconds",
         "summary",
         "Durations of runs.",
-        chain.from_iterable(
-            (("_sum", counts.labels, counts.duration), ("_count", counts.labels, counts.runs))
-            for counts in rows
-        ),
+        _SUM_AND_COUNT,
+        ((counts.labels, (counts.duration, counts.runs)) for counts in rows),
     )
-    yield Family(
+    yield Table(
         "asyncmgr_task_lateness_seconds",
         "summary",
         "From a slot to the start of its run; a nearly due start is no lateness.",
-        chain.from_iterable(
-            (("_sum", counts.labels, counts.lateness), ("_count", counts.labels, counts.runs))
-            for counts in rows
-        ),
+        _SUM_AND_COUNT,
+        ((counts.labels, (counts.lateness, counts.runs)) for counts in rows),
     )
+
+
+def _per_task(name: str, text: str, rows: Iterable[tuple[Labels, tuple[float]]]) -> Table:
+    return Table(f"asyncmgr_task_{name}", "gauge", text, (Column(),), rows)
 
 
 def _counter(name: str, text: str, samples: Iterable[tuple[str, Labels, float]]) -> Family:
@@ -335,9 +358,10 @@ def _failures(task: ManagedTask) -> int:
     return 0 if trouble is None else trouble.failures
 
 
-def _age(task: ManagedTask, since: int) -> int:
-    """Microseconds since the last success, or since `since` where there was none."""
-    return max(0, read_wall() - (task.standing.last_success or since))
+def _ratio(task: ManagedTask, moments: dict[int, Moment], freshness: int) -> float:
+    moment = moments.get(id(task.manager))
+    left = None if moment is None else left_fresh(task, moment)
+    return 0.0 if left is None else max(0.0, (freshness - left) / freshness)
 
 
 def _next_due(task: ManagedTask, moments: dict[int, Moment]) -> float:

@@ -6,16 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from asyncmgr._common.clock import Moment
 from asyncmgr._common.safe_text import error_text, type_name
-from asyncmgr._monitoring.around import Around
 from asyncmgr._rpc.traces import outgoing
 from asyncmgr._service.service import Service, insight_of
 from asyncmgr._service.version import own_version
-from asyncmgr._tasks.recorder import Recorder, Stall
 from asyncmgr._tasks.runs import judge
 from asyncmgr.errors import MissingExtra
-from asyncmgr.events import Outcome
+from asyncmgr.events import Event, LoopBlocked, Outcome
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     from asyncmgr._tasks.runs import Run
 
 BLOCKED = "asyncmgr.loop.blocked"
-"""The event that the spans of runs in progress get when the event loop was blocked for a second or more."""
+"""The event of the span of a run that blocked the event loop; where none is known, of the runs in progress."""
 
 
 def trace(service: Service, *, tracer_provider: TracerProvider | None = None) -> None:
@@ -54,7 +51,7 @@ def trace(service: Service, *, tracer_provider: TracerProvider | None = None) ->
         return
     spans = Spans(service.name, get_tracer("asyncmgr", own_version(), tracer_provider))
     insight.parts["tracing"] = spans
-    insight.record_by(lambda inner: _Stalls(inner, spans))
+    service.add_listener(spans.note_block, LoopBlocked)
     insight.with_runner(spans.follow_runs)
     insight.with_server(spans.follow_calls)
     outgoing.read = present_trace
@@ -78,8 +75,8 @@ class Spans:
         self._open: dict[Run, Span] = {}
 
     def follow_runs(self, runner: Runner) -> None:
-        """Make a span of each run."""
-        runner.around = self.run
+        """Make a span of each run; where it makes several attempts, of each of them."""
+        runner.call_by(self.run)
 
     def follow_calls(self, server: CallServer) -> None:
         """Make a span of each served call."""
@@ -126,22 +123,18 @@ class Spans:
         ):
             yield
 
-    def note_block(self, kind: str, seconds: float) -> None:
-        """Add an event to the spans of the runs in progress."""
-        for span in self._open.values():
-            span.add_event(BLOCKED, {"asyncmgr.kind": kind, "asyncmgr.seconds": round(seconds, 3)})
-
-
-class _Stalls(Around):
-    """Tells the spans when the event loop was blocked."""
-
-    def __init__(self, inner: Recorder | None, spans: Spans) -> None:
-        super().__init__(inner)
-        self._spans = spans
-
-    def stalled(self, kind: Stall, seconds: float, moment: Moment) -> None:
-        super().stalled(kind, seconds, moment)
-        self._spans.note_block(kind, seconds)
+    def note_block(self, event: Event) -> None:
+        """Add an event to the span of the run that blocked the loop; where none is known, to those in progress."""
+        if not isinstance(event, LoopBlocked):
+            return
+        facts = {
+            "asyncmgr.kind": event.kind,
+            "asyncmgr.seconds": round(event.seconds, 3),
+            "code.where": event.where,
+        }
+        for run, span in self._open.items():
+            if event.run_id in (None, run.run_id):
+                span.add_event(BLOCKED, facts)
 
 
 def _attributes_of(run: Run) -> dict[str, str | float | int]:
@@ -151,6 +144,7 @@ def _attributes_of(run: Run) -> dict[str, str | float | int]:
         "asyncmgr.trigger": run.trigger,
         "asyncmgr.run_id": run.run_id,
         "asyncmgr.lateness": run.lateness,
+        "asyncmgr.attempt": run.attempt,
     }
     if run.fencing_token is not None:
         found["asyncmgr.fencing_token"] = run.fencing_token

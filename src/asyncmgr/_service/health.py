@@ -130,7 +130,7 @@ class Promise:
     run_age: float | None
     """Seconds since the start of its oldest run in progress; `None` = no run is in progress."""
     success_age: float
-    """Seconds since its last success; where there is none, since the service has started."""
+    """Seconds since its last success, or since the promise counts; where it promises nothing, 0."""
     is_off: bool = False
     """Whether it is switched off here: its freshness is not judged."""
 

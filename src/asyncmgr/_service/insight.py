@@ -18,6 +18,7 @@ from asyncmgr._service.health import (
     need_of,
 )
 from asyncmgr._tasks.recorder import Recorder
+from asyncmgr._tasks.status import left_fresh
 
 if TYPE_CHECKING:
     from asyncmgr._rpc.server import CallServer
@@ -187,25 +188,19 @@ class Insight:
     def _promises(self) -> list[Promise]:
         found: list[Promise] = []
         for state in self._states():
-            critical = [task for task in state.tasks().values() if promise_of(task.plan.options)[0]]
+            critical = [task for task in state.tasks().values() if task.plan.options.critical]
             if critical:
                 moment = state.read_clock()
                 found += [self._promise(state, task, moment) for task in critical]
         return found
 
     def _promise(self, state: ManagerState, task: ManagedTask, moment: Moment) -> Promise:
-        _, freshness = promise_of(task.plan.options)
+        freshness, left = task.plan.options.freshness, left_fresh(task, moment)
         run = None if self.runner is None else self.runner.oldest(task.standing)
-        since = task.standing.last_success or self.started or moment.wall
         return Promise(
             task.full_name,
             None if freshness is None else freshness / SECOND,
             None if run is None or self.runner is None else self.runner.age(run),
-            max(0.0, (moment.wall - since) / SECOND),
+            0.0 if freshness is None or left is None else max(0.0, (freshness - left) / SECOND),
             not state.is_on(task),
         )
-
-
-def promise_of(options: object) -> tuple[bool, int | None]:
-    """Read whether a task is `critical`, and its `freshness` in microseconds; `None` = it promises none."""
-    return getattr(options, "critical", False), getattr(options, "freshness", None)

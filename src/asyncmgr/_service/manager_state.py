@@ -224,7 +224,7 @@ class ManagerState:
         pauses.end_those_over(moment)
         runs = {} if runner is None else runner.oldest_runs()
         for task in tuple(self.tasks().values()):
-            run = runs.get(task.standing)
+            run = runs.get(task.standing) if runs else None
             age = 0.0 if run is None or runner is None else runner.age(run)
             paused, off = task in pauses, self.off(task)
             yield task, state_of_task(task, moment, run=run, age=age, is_paused=paused, off=off)

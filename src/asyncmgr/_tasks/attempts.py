@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from asyncmgr._common.clock import to_us
 from asyncmgr._tasks.intake import Intake
@@ -50,6 +50,8 @@ class Attempts:
         self._random = random_source
         self._end = end
         self._is_abandoned = is_abandoned
+        self.around: Callable[[Run], Awaitable[object]] | None = None
+        """Calls the body of an attempt, with something around it; `None` = there is nothing around it."""
         self._waiting: dict[Run, asyncio.Future[bool]] = {}
         """Runs that wait for their next attempt. The answer is whether they have waited to the end."""
         lookout.follow_steps(self._cut_short_those_over)
@@ -171,7 +173,7 @@ class Attempts:
     async def _goes_on(self, run: Run) -> bool:
         """Make one attempt; whether another one follows. If not, the run is ended."""
         try:
-            await run.managed.call(run)
+            await (run.managed.call(run) if self.around is None else self.around(run))
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and self._is_abandoned(run):
                 raise

@@ -19,7 +19,7 @@ import contextvars
 import random
 import sys
 import threading
-from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import replace
 from types import FrameType
 from typing import Any, Literal
@@ -92,8 +92,7 @@ class Runner:
         self._on_exit = on_exit
         self._on_death = on_death
         self._max_runs = max_runs
-        self.around: Callable[[Run], Coroutine[Any, Any, object]] | None = None
-        """Calls the body of a run in place of the runner, with something around it; `None` = the runner does."""
+        self._around: Callable[[Run], Awaitable[object]] | None = None
         self._intake = Intake(site, reporter, oldest=self.oldest)
         self._ready = self._intake.ready
         self._unbegun: dict[asyncio.Future[None], Run] = {}
@@ -358,6 +357,10 @@ class Runner:
         """Seconds since the run began."""
         return self._loop.time() - run.started
 
+    def call_by(self, around: Callable[[Run], Awaitable[object]]) -> None:
+        """Have the body of each attempt called by `around`, which has to await ``run.managed.call(run)``."""
+        self._around = self._attempts.around = around
+
     def now(self) -> float:
         """The time of the loop, seconds."""
         return self._loop.time()
@@ -555,7 +558,7 @@ class Runner:
         try:
             if run.missed or standing.trouble is not None:
                 self._report.starting(run)
-            await (managed.call(run) if self.around is None else self.around(run))
+            await (managed.call(run) if self._around is None else self._around(run))
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and self._is_abandoned(run):
                 raise

@@ -245,8 +245,10 @@ def left_fresh(task: ManagedTask, moment: Moment) -> int | None:
     switched on again.
     """
     freshness = task.plan.options.freshness
+    if freshness is None:
+        return None
     since = [one for one in (task.standing.last_success, task.judged_from) if one is not None]
-    return None if freshness is None or not since else max(since) + freshness - moment.wall
+    return max(since) + freshness - moment.wall if since else None
 
 
 def is_fresh(task: ManagedTask, moment: Moment, *, off: str | None) -> bool | None:
