@@ -22,11 +22,13 @@ hypothesis.settings.load_profile("suite")
 
 REAL_FIXTURES = {"pytester", "shared_nats_server", "shared_postgres_server", "shared_valkey_server"}
 REAL_MODULES = {
+    "test_blocked_loop",
     "test_completion",
     "test_control_socket",
     "test_demo",
     "test_examples",
     "test_fork",
+    "test_http",
     "test_history_kills",
     "test_interop",
     "test_key_processes",

@@ -11,7 +11,7 @@ import structlog
 
 from asyncmgr import Manager, RunContext, Service, Settings, periodic_task
 from asyncmgr._service.control import PAGE, Control, Verb
-from asyncmgr._tasks.actions import Actor, RecentActions
+from asyncmgr._tasks.actions import Actor
 from tests.helpers import Recorded, log_processors, task
 
 pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
@@ -124,8 +124,7 @@ async def test_a_trigger_with_and_without_waiting() -> None:
         assert begun["run_id"].endswith("-3")
         refused = await say(service, "trigger", task="Volumes.sync")
         assert (refused["ok"], refused["error"]) == (False, "AlreadyRunning")
-        assert isinstance(service.journal, RecentActions)
-        assert {(action.verb, action.by) for action in service.journal} == {("trigger", OPS.name)}
+        assert {(action.verb, action.by) for action in service.journal.actions()} == {("trigger", OPS.name)}
 
 
 async def test_a_pause_without_a_length_lasts_an_hour() -> None:

@@ -362,16 +362,16 @@ def test_nobody_ran_it() -> None:
 
 def test_held_back() -> None:
     """After how many failures, how seldom it runs now, and the last error."""
-    record = Record("Snapshots.prune", moment("02:30:00"), moment("02:50:00"), 3, "skipped", "backoff")
-    entry = Entry(moment("02:25:00"), "backoff", "Snapshots.prune", data={"failures": 5, "spacing": 2400})
-    facts = Facts(
+    record = Record(
         "Snapshots.prune",
-        NOW,
-        asked=record.slot,
-        record=record,
-        entries=[entry],
-        error="PermissionError: /srv/snapshots",
+        moment("02:30:00"),
+        moment("02:50:00"),
+        3,
+        "skipped",
+        "backoff",
+        text="5 2400 PermissionError: /srv/snapshots",
     )
+    facts = Facts("Snapshots.prune", NOW, asked=record.slot, record=record)
     assert str(explain(facts)) == (
         "Snapshots.prune: the 3 slots from 02:30 to 02:50 were held back: after 5 failures in a row it runs only every "
         "40 min. The last error is PermissionError: /srv/snapshots."
@@ -397,7 +397,6 @@ kinds = st.sampled_from(
         "down",
         "lease_taken",
         "lease_lost",
-        "backoff",
         "started",
         "strange",
     ]

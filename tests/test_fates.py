@@ -158,11 +158,11 @@ class Witness(Ledger):
         super().skipped(run, reason, holder=holder)
 
     def older(self, run: Any, fate: Fate) -> None:
-        slot = run.oldest
-        told = 0
+        slot, told = run.oldest, 0
+        grid = self.grid_of(run.managed, slot, on_wall=run.on_wall)
         while slot < run.planned:
             self.note(run.managed, slot, fate, on_wall=run.on_wall)
-            slot, told = run.managed.plan.grid.first(slot), told + 1
+            slot, told = grid.schedule.first(slot), told + 1
         assert told == run.missed, (told, run.missed)
 
     def missed(self, run: Any, reason: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from asyncmgr._common.clock import SECOND
 from asyncmgr._history.journal import Entry
-from asyncmgr._history.slots import Raw, code_of
+from asyncmgr._history.slots import TASK_SHIFT, Raw, code_of
 from asyncmgr._history.sqlite import SUCCESSES_KEPT, HistoryFile, path_of
 from asyncmgr.errors import InvalidSettings
 from asyncmgr.testing import VirtualTimeLoop, run_virtual
@@ -42,7 +42,7 @@ def opened(path: Path, now: int = AT) -> HistoryFile:
 
 
 def run(slot: int, task: int = 1, fate: str = "succeeded") -> tuple[Raw, str, bool]:
-    key = task << 16 | code_of(fate)
+    key = task << TASK_SHIFT | code_of(fate)
     return Raw(key, slot, slot, 1, slot / SECOND, 0.25, 7, 0), "", False
 
 

@@ -511,6 +511,38 @@ async def test_spacings_under_a_second_claim_a_second_at_once() -> None:
         assert len({ran.host for ran in log}) == 2
 
 
+@pytest.mark.parametrize("spacing", [0.05, 0.1, 0.25, 0.4])
+async def test_a_stop_gives_back_the_rest_of_a_second(spacing: float) -> None:
+    """The next holder runs the slots that the one before had claimed together with its last one, and not reached."""
+    async with workers("a", "b", "c", spacing=spacing) as (log, team):
+        for worker in team[:2]:
+            await asyncio.sleep(2.33)
+            await worker.service.stop()
+        await asyncio.sleep(3)
+        told = sum(event.count for worker in team for event in worker.of(SlotsMissed))
+        assert numbers(log) == sorted(set(numbers(log)))
+        assert numbers(log)[-1] + 1 - len(log) == told <= 0.1 / spacing  # those that passed between two holders
+
+
+async def test_a_slot_that_is_claimed_during_the_release() -> None:
+    """Its run is refused where the task is given up; the next holder runs it, and nobody says that it was cut off."""
+    async with workers("a", "b") as (log, team):
+        await asyncio.sleep(7)
+        first, (second,) = holder_of(team), others_of(team)
+        before = len(log)
+        first.wire.fault = lambda verb, store, key: (
+            0.3 if (verb, store) == ("update", "asyncmgr-slots") else None
+        )
+        first.wire.calls.clear()
+        await seconds_until(lambda: ("update", "asyncmgr-slots") in [call[:2] for call in first.wire.calls])
+        assert len(log) == before
+        first.service.task("M.job").disable()
+        await asyncio.sleep(7)
+        assert numbers(log) == list(range(len(log)))
+        assert {ran.host for ran in log[before:]} == {second.host}
+        assert not second.of(SlotsMissed)
+
+
 async def test_cron_slots_have_the_number_of_their_moment() -> None:
     """So hosts whose clocks differ do not run one slot twice."""
     async with workers("a", "b", cron="* * * * *") as (log, team):

@@ -32,7 +32,7 @@ def test_a_record_has_forty_bytes() -> None:
     assert SIZE == 40
     assert log.memory == 40_960
     for number in range(70_000):
-        log.pen.write(RUN.pack(number, 0.0, 0.0, number, 1 << 16))
+        log.pen.write(RUN.pack(number, 0.0, 0.0, number, 1 << 24))
     assert log.memory == 40 * 65_536
     assert 64_000 < len(log) <= 65_536
     assert log.end == 70_000 + 68  # with a mark at the beginning of each chunk but the first
@@ -45,7 +45,7 @@ def test_a_log_gives_back_what_was_written(count: int) -> None:
     """In the order in which it came, whatever the number."""
     log = Log(lambda: None)
     for number in range(count):
-        log.pen.write(RUN.pack(number, 0.0, 1.0, number, 1 << 16))
+        log.pen.write(RUN.pack(number, 0.0, 1.0, number, 1 << 24))
     assert [raw.number for _, piece in log.pieces() for _, raw in decode(piece)] == list(range(count))
 
 

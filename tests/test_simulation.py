@@ -19,7 +19,14 @@ from asyncmgr.testing.simulation.__main__ import main
 SEEDS = 100
 CHUNK = 5
 
-QUICK = {"margin": 6, "identity": 0}
+QUICK = {
+    "claim-condition": 0,
+    "identity": 0,
+    "margin": 6,
+    "next-token": 9,
+    "slot-before-run": 0,
+    "store-age": 0,
+}
 """Rules whose loss is found soon, each with the seed to begin at."""
 
 

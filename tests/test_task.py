@@ -31,8 +31,8 @@ from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Once
 YEAR = 365.25 * 86_400
 ACCEPTED = (
     "spacing, cron, tz, at, run_immediately, initial_delay, jitter, tolerance, timeout, misfire_grace, "
-    "overlap, phase, scope, persist, catch_up, catch_up_window, interrupted, each, concurrency, "
-    "enabled, external_process_ok, name"
+    "overlap, phase, scope, persist, catch_up, catch_up_window, interrupted, each, concurrency, retry, backoff, "
+    "pause_after, freshness, critical, enabled, external_process_ok, name"
 )
 
 untyped: Any = periodic_task

@@ -67,6 +67,8 @@ class _Facts(Protocol):
     def lateness(self) -> float: ...  # pragma: no cover
     @property
     def key(self) -> Hashable | None: ...  # pragma: no cover
+    @property
+    def attempt(self) -> int: ...  # pragma: no cover
 
 
 class _Late(_Record):
@@ -97,7 +99,7 @@ class RunFinished(_Late):
     run_id: str
     """Unique to this run."""
     trigger: str
-    """Why it was started: ``schedule``, ``catch_up``, ``queue`` or ``manual``."""
+    """Why it was started: ``schedule``, ``catch_up``, ``queue``, ``manual``, ``pass`` or ``retry``."""
     slot: datetime
     """The planned start of the run."""
     lateness: float
@@ -106,7 +108,9 @@ class RunFinished(_Late):
     """Seconds from the start to the end."""
     outcome: Outcome
     error: BaseException | None
-    """The exception that ended the run; `None` where it succeeded."""
+    """The exception that ended the run; `None` where it succeeded. Of several attempts that of the last one."""
+    attempts: int = 1
+    """The number of attempts that the run made; see `Retry`."""
     key: Hashable | None = None
     """The key of a task with `each=`; `None` for all other tasks."""
 
@@ -120,13 +124,15 @@ def run_finished(
     _set_duration(event, duration)
     _set_outcome(event, outcome)
     _set_error(event, error)
+    _set_attempts(event, facts.attempt)
     _set_facts(event, facts)
     return event
 
 
 _new = object.__new__
-_set_task, _set_duration, _set_outcome, _set_error, _set_facts = (
-    getattr(RunFinished, name).__set__ for name in ("task", "duration", "outcome", "error", "_facts")
+_set_task, _set_duration, _set_outcome, _set_error, _set_attempts, _set_facts = (
+    getattr(RunFinished, name).__set__
+    for name in ("task", "duration", "outcome", "error", "attempts", "_facts")
 )
 
 
@@ -205,6 +211,45 @@ class ClockStepped(_Record):
     """The size of the jump; for ``stopped`` how long the wall clock has stood still so far."""
 
 
+BlockKind: TypeAlias = Literal[
+    "waiting", "computing", "computing in C", "garbage collection", "another thread", "stopped"
+]
+"""What the thread of the event loop did while it was blocked: it waited for something (a sleep, a lock, a socket, a
+disk); it computed in Python, or in one call of C code; it collected garbage; it waited for the interpreter, which
+another thread held; or it got no CPU, since the process was stopped or the machine was frozen."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DelayedSlot(_Record):
+    """A slot that came due while the event loop was blocked; of several slots of a task the newest one."""
+
+    task: str
+    slot: datetime
+    late: float
+    """Seconds from the slot to the first look after the block."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LoopBlocked(_Record):
+    """The event loop was blocked for longer than `block_threshold`; told when it is over."""
+
+    task: str | None
+    """The task whose run blocked it, by its own code or by a task or callback that it had started. `None` = no run did,
+    several did a share each, or it is not known: this is never a guess."""
+    run_id: str | None
+    kind: BlockKind
+    where: str
+    """The innermost line of the application's code, as ``render at reports.py:212``; empty = there is none."""
+    began: datetime
+    seconds: float
+    cpu: float | None
+    """Seconds of CPU time that the thread of the event loop got meanwhile; `None` = the system does not tell."""
+    slots: int = 0
+    """The number of slots of this service that came due meanwhile, and so were delayed or missed."""
+    delayed: tuple[DelayedSlot, ...] = ()
+    """The first 100 slots that were delayed, each with its task."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class LeaseAcquired(_Record):
     """This process holds a name now: a task of ``scope="cluster"``, or a lease."""
@@ -280,6 +325,7 @@ Event: TypeAlias = (
     | SlotsMissed
     | ScheduleFailed
     | ClockStepped
+    | LoopBlocked
     | LeaseAcquired
     | LeaseLost
     | LeaseReleased
@@ -296,6 +342,8 @@ class Listeners:
 
     def __init__(self) -> None:
         self.callbacks: list[tuple[Listener, tuple[type, ...]]] = []
+        self.of_runs: list[Listener] = []
+        """Those of them that hear of the end of a run: without one, an ordinary run need not be told."""
 
     def __bool__(self) -> bool:
         return bool(self.callbacks)
@@ -312,10 +360,15 @@ class Listeners:
         _check(callback, kinds)
         item = (callback, kinds)
         self.callbacks.append(item)
+        hears_of_runs = not kinds or any(issubclass(RunFinished, kind) for kind in kinds)
+        if hears_of_runs:
+            self.of_runs.append(callback)
 
         def remove() -> None:
             if item in self.callbacks:
                 self.callbacks.remove(item)
+                if hears_of_runs:
+                    self.of_runs.remove(callback)
 
         return remove
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from asyncmgr import Manager, periodic_task
 from asyncmgr._cli.commands.steer import _moment
+from asyncmgr._cli.doors import Door, Reach, Refused, complete_running_task
 from asyncmgr._cli.status_text import line_of, sheet, table, took
+from asyncmgr._service import control_client
+from asyncmgr._service.control_client import Found
+from asyncmgr.errors import ControlUnavailable
 from tests.cli.conftest import Elsewhere, Invoke
 
 NOW = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
@@ -59,6 +65,53 @@ def test_a_service_that_takes_no_verbs_says_so(invoke: Invoke, elsewhere: Elsewh
     assert refused.exit_code == 1
     assert "set rpc_control = true there" in refused.stderr
     assert invoke(*far(elsewhere, "status", "measure")).exit_code == 0
+
+
+class Fake(Door):
+    """A service that has one task, or none."""
+
+    def __init__(self, host: str, owner: str | None = None, *, has_it: bool = True) -> None:
+        self.service, self.host = "s", host
+        self._owner, self._has_it = owner, has_it
+
+    @property
+    def label(self) -> str:
+        return f"s on {self.host}"
+
+    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        if not self._has_it:
+            raise Refused("no such task")
+        return {"tasks": [told(owner=self._owner)]}
+
+
+def chosen(*doors: Door, every: bool = False) -> list[str]:
+    return [door.host for door in Reach(None, None, every, None).door_for(doors, "sync")]
+
+
+def test_which_service_a_verb_goes_to() -> None:
+    """The only one that has the task; the holder of a task of the cluster; all where that is said; else none."""
+    assert chosen(Fake("n1", has_it=False), Fake("n2")) == ["n2"]
+    assert chosen(Fake("n1", "n2~3f"), Fake("n2", "n2~3f"), Fake("n3")) == ["n2"]
+    assert chosen(Fake("n1"), Fake("n2"), every=True) == ["n1", "n2"]
+    assert chosen(Fake("n1", has_it=False)) == ["n1"]
+    with pytest.raises(click.UsageError, match="sync is a task of s on n1, s on n2; say which"):
+        chosen(Fake("n1"), Fake("n2"))
+    with pytest.raises(ControlUnavailable, match="no service has a task 'sync'; looked at s on n1, s on n2"):
+        chosen(Fake("n1", has_it=False), Fake("n2", has_it=False))
+
+
+def test_a_shell_completes_the_tasks_of_running_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that begin so; a service that does not answer costs nothing."""
+    found = [ControlUnavailable("blocked"), Found(Path("x"), "s", "n1", 7, {})]
+    monkeypatch.setattr(control_client, "find", lambda *, timeout: iter(found))
+    monkeypatch.setattr(
+        control_client,
+        "ask",
+        lambda path, request, *, timeout: {"ok": True, "tasks": [told(), told(task="A.b")], "next": None},
+    )
+    command = click.Command("pause")
+    items = complete_running_task(click.Context(command), click.Argument(["task"]), "Vol")
+    assert [item.value for item in items] == ["Volumes.sync"]
 
 
 # How it reads

@@ -110,7 +110,7 @@ class RpcDoor(Door):
             if value is not None
         }
         client = self._client.at(timeout=RUN_WITHIN) if given.get("wait") else self._client
-        if verb not in ("status", "explain", "history"):
+        if verb not in ("status", "explain", "history", "health"):
             given["by"] = getpass.getuser()
         try:
             answer: dict[str, Any] = self._runner.run(client.call(verb, **given))
@@ -206,7 +206,7 @@ class Reach:
         if len(doors) == 1 or self.every:
             return list(doors)
         having = [(door, told) for door in doors if (told := _told(door, task)) is not None]
-        owned = [door for door, told in having if told.get("owner") == door.host]
+        owned = [door for door, told in having if _host_of(told.get("owner")) == door.host]
         if len(owned) == 1 or len(having) == 1:
             return owned if len(owned) == 1 else [having[0][0]]
         if not having:
@@ -222,6 +222,11 @@ class Reach:
 async def _hosts(transport: Transport, service: str | None) -> list[tuple[str, str]]:
     async with Hosts(transport, service) as view:
         return sorted({(state.service, state.host) for state in view.snapshot()})
+
+
+def _host_of(owner: str | None) -> str | None:
+    """Return the host of a task's holder: that of a task of the cluster is named ``HOST~DIGITS``."""
+    return None if owner is None else owner.rpartition("~")[0] or owner
 
 
 def _told(door: Door, task: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import click
 
 from asyncmgr._cli.output import shortened
 from asyncmgr._cli.task_views import relative
+from asyncmgr._common.durations import format_duration
 from asyncmgr._common.safe_text import printable
 
 Told = Mapping[str, Any]
@@ -22,14 +23,14 @@ COLOURS = {
     "hung": "red",
     "failing": "red",
     "stale": "red",
-    "held": "yellow",
+    "held": "red",
     "paused": "yellow",
     "disabled": "bright_black",
     "running": "cyan",
     "ok": "green",
 }
 
-NEED_YOU = ("hung", "failing", "stale")
+NEED_YOU = ("hung", "held", "failing", "stale")
 """The states that a person should look at."""
 
 _NARROWEST = 12
@@ -121,6 +122,10 @@ def remarks(told: Told, now: datetime) -> Iterator[str]:
         times = "1 failure" if told["failures"] == 1 else f"{told['failures']} failures in a row"
         since = "" if told["failing_since"] is None else f" since {clock(told['failing_since'], now)}"
         yield f"{times}{since}: {told['error']}"
+    if told.get("held_spacing"):
+        yield f"held back: it runs only every {format_duration(told['held_spacing'])} until it succeeds"
+    if told["fresh"] is False:
+        yield f"stale: no success within {format_duration(told['freshness'])}"
     keys = told.get("keys")
     if keys is not None:
         said = [f"{keys[word]} {word}" for word in ("running", "waiting", "failing") if keys[word]]

@@ -12,6 +12,7 @@ from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.durations import format_duration
 from asyncmgr._common.functions import name_of
 from asyncmgr._service.service import Service
+from asyncmgr._tasks.policy import RETRY_FIELDS, Retry
 from asyncmgr._tasks.schedules import DEFAULT_INTERVAL, LOCAL, Cron, EveryPass
 
 _UNITS = ((86400, 3600), (3600, 60))
@@ -101,6 +102,11 @@ class TaskView:
             "each": options.each if isinstance(options.each, str | None) else name_of(options.each),
             "concurrency": options.concurrency,
             "persist": options.persist,
+            "retry": None if options.retry is None else _retry_as_json(options.retry),
+            "backoff": options.backoff,
+            "pause_after": options.pause_after,
+            "freshness": None if options.freshness is None else options.freshness / SECOND,
+            "critical": options.critical,
             "overridden": self.task.is_overridden,
             "first_slot": None if first is None else first.isoformat(),
             "in": None if first is None else self.seconds_to(first),
@@ -108,6 +114,14 @@ class TaskView:
 
     def seconds_to(self, slot: datetime) -> float:
         return (slot - to_datetime(self.moment.wall)).total_seconds()
+
+
+def _retry_as_json(retry: Retry) -> dict[str, Any]:
+    errors = retry.on if isinstance(retry.on, tuple) else (retry.on,)
+    return {
+        **{name: getattr(retry, name) for name in RETRY_FIELDS},
+        "on": [one.__qualname__ for one in errors],
+    }
 
 
 def view_tasks(service: Service, moment: Moment) -> list[TaskView]:

@@ -299,12 +299,14 @@ def _removed(facts: Facts, record: Record, dial: Dial) -> str:
 
 
 def _backoff(facts: Facts, record: Record, dial: Dial) -> str:
-    backoff = _newest(facts, "backoff", record.slot)
-    failures = (backoff.data.get("failures") if backoff else None) or facts.failures
-    spacing = backoff.data.get("spacing") if backoff else None
+    failures, _, rest = record.text.partition(" ")
+    spacing, _, error = rest.partition(" ")
     text = f"{dial.slots(record)} {was(record)} held back: after {failures or 'some'} failures in a row"
-    text += f" it runs only every {length(spacing)}." if spacing else " it runs less often."
-    return f"{text} The last error is {facts.error}." if facts.error else text
+    try:
+        text += f" it runs only every {length(float(spacing))}."
+    except (ValueError, OverflowError):
+        text += " it runs less often."
+    return f"{text} The last error is {error}." if error else text
 
 
 def _missed(what: Callable[[Facts, Record, Dial], str]) -> Tell:
@@ -392,6 +394,10 @@ def _run(facts: Facts, record: Record, dial: Dial, end: str) -> str:
     if record.trigger == "manual":
         return f"the run that was triggered at {dial.show_second(record.slot)} {end}."
     late = record.lateness or 0.0
+    if record.attempts > 1:
+        end = f"{end}, after {record.attempts} attempts"
+    if record.trigger == "retry":
+        return f"the early run at {dial.show_second(record.slot)} {end}."
     if late < LATE:
         return f"{slot} ran, and {end}."
     return f"{slot} ran {length(late)} late{_late_because(facts, record, dial)}, and {end}."

@@ -218,7 +218,7 @@ class History:
         return _AROUND if not spacing else min(_AROUND, round(spacing * SECOND / 2))
 
     def _next(self, asked: Asked) -> int | None:
-        slot = asked.task.plan.slot
+        slot = asked.task.next_slot()
         if slot is None or asked.absence == "disabled":
             return None
         if asked.absence == "paused":
@@ -306,7 +306,7 @@ class History:
         return self.ledger.kept_since() or self._started
 
 
-_LASTING = ("stopping", "lease_taken", "lease_lost", "backoff")
+_LASTING = ("stopping", "lease_taken", "lease_lost")
 """Kinds of entries that hold on until another one of them."""
 
 

@@ -118,8 +118,12 @@ class Ledger(Recorder):
 
     def succeeded(self, run: Run, duration: float) -> None:
         record = run.managed.record
-        if record is not None:
+        if record is None:
+            return
+        if run.attempt == 1:
             record(run, duration)
+        else:
+            self._write(run, duration, Outcome.SUCCEEDED, "")
 
     def ended(self, run: Run, duration: float, outcome: Outcome, error: BaseException | None) -> None:
         text = "" if error is None else error_text(error, LONGEST_TEXT)
@@ -129,6 +133,9 @@ class Ledger(Recorder):
             text = run.cause.name if isinstance(run.cause, CancelledBy) else run.cause or text
         elif outcome is Outcome.TIMED_OUT and error is not None:
             text = _shown(where_it_waited(error.__cause__ or error))
+        self._write(run, duration, outcome, text)
+
+    def _write(self, run: Run, duration: float, outcome: Outcome, text: str) -> None:
         pen = self.rest.pen
         pen.take_look(run.look)
         number = run.number | self._text(text) << TEXT_SHIFT
@@ -138,12 +145,14 @@ class Ledger(Recorder):
     # Slots without a run
 
     def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
-        if run.asked in ("manual", "pass"):
+        if run.asked in ("manual", "pass", "retry"):
             return  # outside of the grid: its caller is told
         with_older = run.missed and reason == "not_owner"
         first = run.oldest if with_older else run.planned
         gap = Gap(first, run.planned, run.missed + 1 if with_older else 1)
         text = self._in_the_way(run) if reason == "overlap" else (holder or "")
+        if reason == "backoff":
+            text = _why_held(run.managed)
         self._extend(run.managed, gap, code_of("skipped", reason), text, self._shift_of(run))
 
     def _in_the_way(self, run: Run) -> str:
@@ -162,10 +171,9 @@ class Ledger(Recorder):
         return f"{other.number} {began} {_shown(place)}".rstrip()
 
     def missed(self, run: Run, reason: MissReason) -> None:
-        gap = run.managed.plan.gap_between(run.oldest, run.planned - 1) or Gap(
-            run.oldest, run.oldest, run.missed
-        )
-        gap = gap._replace(slots=run.missed)
+        gap = run.managed.plan.gap_between(run.oldest, run.planned - 1)
+        if gap is None or gap.slots != run.missed:  # the task has got another grid meanwhile
+            gap = Gap(run.oldest, run.planned - (run.planned - run.oldest) // run.missed, run.missed)
         self._extend(run.managed, gap, code_of("missed", reason), "", self._shift_of(run))
 
     def late(self, run: Run) -> None:
@@ -335,6 +343,14 @@ class Ledger(Recorder):
     def memory(self) -> int:
         """Bytes of both logs."""
         return self.fast.memory + self.rest.memory
+
+
+def _why_held(task: ManagedTask) -> str:
+    """Write failures in a row, the seconds of the longer spacing, and the last error."""
+    hold, trouble = task.hold, task.standing.trouble
+    if hold is None or trouble is None:
+        return ""
+    return f"{hold.failures} {hold.spacing / SECOND:g} {printable(trouble.text, LONGEST_TEXT)}".rstrip()
 
 
 def _shown(place: Place | None) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from asyncmgr._history.slots import MARK, ON_WALL, RUN, SIZE, TRIGGER_SHIFT, TRIGGERS
+from asyncmgr._history.slots import ATTEMPTS_SHIFT, MARK, ON_WALL, RUN, SIZE, TRIGGER_SHIFT, TRIGGERS
 
 if TYPE_CHECKING:
     from asyncmgr._tasks.runs import Look, Run
@@ -150,6 +150,7 @@ def _pen(data: bytearray, next_chunk: Callable[[], bytearray]) -> Pen:
 
 
 def key_of(run: Run) -> int:
-    """Compute what a record has of a run beside times and numbers: its task, its trigger and the clock of its slot."""
+    """Compute what a record has of a run beside times and numbers: task, trigger, clock of its slot, attempts."""
     wall = ON_WALL if run.on_wall else 0
-    return run.managed.key | TRIGGERS.index(run.trigger) << TRIGGER_SHIFT | wall
+    attempts = (run.attempt - 1) << ATTEMPTS_SHIFT
+    return run.managed.key | TRIGGERS.index(run.trigger) << TRIGGER_SHIFT | wall | attempts

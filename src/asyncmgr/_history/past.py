@@ -11,7 +11,7 @@ from typing import Any
 
 from asyncmgr._common.clock import SECOND
 from asyncmgr._history.journal import Entry
-from asyncmgr._history.slots import FATES, RUNS, TRIGGER_SHIFT, TRIGGERS, Record
+from asyncmgr._history.slots import FATES, RUNS, TRIGGER_SHIFT, TRIGGERS, Record, attempts_of
 
 _COLUMNS = "name, slot, key, started, took, run, last, slots, text"
 _TOGETHER = "FROM fates JOIN tasks ON tasks.id = task"
@@ -113,4 +113,5 @@ def _records(rows: list[Any]) -> Iterator[Record]:
             slot + started if is_run else None,
             took / SECOND if is_run else None,
             text or "",
+            attempts_of(key),
         )

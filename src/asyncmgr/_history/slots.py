@@ -36,16 +36,20 @@ CODES: Final = {fate: code for code, fate in enumerate(FATES)}
 RUNS: Final = 5
 """Fates below this number are outcomes of runs; the others are slots that got no run."""
 
-TRIGGERS: Final = ("schedule", "catch_up", "queue", "manual", "pass")
+TRIGGERS: Final = ("schedule", "catch_up", "queue", "manual", "pass", "retry")
 
 # The key of a record: the number of its fate (8 bits), of its trigger (3), whether its slot is by the wall clock (1),
-# what kind of record it is (2), and from the 16th bit on the number of its task.
+# what kind of record it is (2), how many attempts its run made beside the first one (8, from the 16th bit on), and from
+# the 24th bit on the number of its task.
 TRIGGER_SHIFT: Final = 8
 ON_WALL: Final = 1 << 11
 SPAN_KIND: Final = 1 << 12
 MARK_KIND: Final = 2 << 12
 KINDS: Final = 3 << 12
-TASK_SHIFT: Final = 16
+ATTEMPTS_SHIFT: Final = 16
+TASK_SHIFT: Final = 24
+OF_KEY: Final = (1 << TASK_SHIFT) - 1
+"""The part of a key that is the same in every process: all but the number of the task."""
 TEXT_SHIFT: Final = 32
 
 RUN: Final = struct.Struct("@qddqq")
@@ -91,6 +95,8 @@ class Record:
     """Seconds."""
     text: str = ""
     """The error of a run, what it had to say, the run in the way, or the host that ran the slot instead."""
+    attempts: int = 1
+    """The number of attempts that the run made."""
 
     @property
     def lateness(self) -> float | None:
@@ -202,4 +208,10 @@ def to_record(raw: Raw, task: str, text: str) -> Record:
         round(raw.started * 1e6) if is_run else None,
         raw.duration if is_run else None,
         text,
+        attempts_of(raw.key),
     )
+
+
+def attempts_of(key: int) -> int:
+    """Read the number of attempts of a run from the key of its record."""
+    return 1 + (key >> ATTEMPTS_SHIFT & 0xFF)

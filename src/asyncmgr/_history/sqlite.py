@@ -17,7 +17,7 @@ from typing import Any
 from asyncmgr._common.clock import SECOND
 from asyncmgr._common.safe_text import error_text, safe_repr
 from asyncmgr._history.journal import Entry
-from asyncmgr._history.slots import Raw
+from asyncmgr._history.slots import OF_KEY, Raw
 from asyncmgr.errors import InvalidSettings
 
 VERSION = 1
@@ -202,7 +202,7 @@ class HistoryFile:
         row = {
             "task": self._task(raw.task, name_of),
             "slot": raw.slot,
-            "key": raw.key & 0xFFFF,
+            "key": raw.key & OF_KEY,
             "life": self._life,
             "notable": 1 if is_slow or raw.fate else None,
             "started": round(raw.started * SECOND) - raw.slot,
@@ -224,7 +224,7 @@ class HistoryFile:
         row = {
             "task": self._task(raw.task, name_of),
             "slot": raw.slot,
-            "key": raw.key & 0xFFFF,
+            "key": raw.key & OF_KEY,
             "life": self._life,
             "notable": 1,
             "last": raw.last,

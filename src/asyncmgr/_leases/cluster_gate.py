@@ -76,7 +76,7 @@ class ClusterGate(Gate, Holder):
         if not self._rules.still_starts(trusted=self._cluster.trusted):
             self._cluster.keeper.hasten()
             return "lease_lost"
-        if run.asked == "manual":
+        if not run.is_of_grid:
             run.claim = SlotClaim(hold.token)
             return "run"
         number = self._number(run.planned)
@@ -212,6 +212,8 @@ class ClusterGate(Gate, Holder):
             self._claimed_until = max(self._claimed_until, waiting.until)
         if not self._rules.may_start(slot_written=written, trusted=trusted):
             self._runner.refuse(run, "lease_lost")
+            if written and self._is_noted(None):
+                self._outcome = (waiting.number, UNSTARTED)  # the next holder runs it, at a release
             if trusted:  # somebody else wrote over the slots
                 self._cluster.claims.recheck(self.key)
             return
@@ -270,6 +272,9 @@ class ClusterGate(Gate, Holder):
     async def settle(self, hold: Hold) -> None:
         while self._writer is not None and hold.session.trusted:
             await asyncio.wait({self._writer})
+        # The next holder goes on after the last slot that came up here, and not after the second it was claimed with.
+        while hold.session.trusted and not await self._slots.give_back(hold, self._anchor[0], self._spacing):
+            await asyncio.sleep(self._rules.retry_in())
         self._hold = None
 
     def left(self) -> None:

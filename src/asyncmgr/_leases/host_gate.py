@@ -174,12 +174,12 @@ class HostGate(Gate):
 
     def _go_on(self, run: Run, record: HostRecord, last: int) -> Answer:
         is_cut_off = record.state == "claimed"
-        reruns = is_cut_off and run.asked != "manual" and self._task.options.interrupted == "rerun"
+        reruns = is_cut_off and run.is_of_grid and self._task.options.interrupted == "rerun"
         try:
             is_due = self._runner.continue_grid(run, last)
         except Exception as exc:  # of the schedule
             log.error("schedule.failed", task=self._task.full_name, exc_info=exc)
-            is_due, reruns = run.asked != "manual", False
+            is_due, reruns = run.is_of_grid, False
         if reruns:
             run.asked = "catch_up"
         if reruns and not is_due:
@@ -188,7 +188,7 @@ class HostGate(Gate):
         if is_cut_off:
             self._runner.lose(run, last)
         self._write(replace(self._record, state="ended"))
-        return self._claim(run, takes_over=True) if is_due or run.asked == "manual" else "not_owner"
+        return self._claim(run, takes_over=True) if is_due or not run.is_of_grid else "not_owner"
 
     def _last_slot(self, record: HostRecord) -> int | None:
         """Return the last slot on the scale of the plan; `None` = there was none since the boot."""
@@ -210,7 +210,7 @@ class HostGate(Gate):
 
     def _claim(self, run: Run, number: int | None = None, *, takes_over: bool = False) -> Answer:
         """Write down that the slot is taken, and let it run."""
-        if run.asked == "manual":
+        if not run.is_of_grid:
             run.claim = SlotClaim()
         else:
             moment, boot = self._read_clocks()

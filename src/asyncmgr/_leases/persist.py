@@ -151,7 +151,7 @@ class PersistGate(Gate):
     # Gate
 
     def ask(self, run: Run) -> Answer:
-        if run.asked == "manual":
+        if not run.is_of_grid:
             return "run"
         is_late = self._is_first and run.planned < self._began_at
         if is_late and run.asked is None:

@@ -142,9 +142,25 @@ class Slots:
 
     async def note(self, hold: Hold, number: int, state: str) -> bool:
         """Note the outcome of a slot's run, where it is still the last one; False = it is not known, try again."""
-        if self.record is None or self.record.n != number or self.record.token != hold.token:
+        if self.record is None or self.record.n != number:
             return True
-        at, record = self._clock.observed(), replace(self.record, lag=self.since, state=state)
+        return await self._rewrite(hold, replace(self.record, lag=self.since, state=state))
+
+    async def give_back(self, hold: Hold, number: int, spacing: int) -> bool:
+        """Write that of the slots that were claimed together those after `number` got no run, and get none here.
+
+        False = it is not known whether that was written, try again.
+        """
+        if self.record is None or self.record.n <= number or self.record.state != SEVERAL:
+            return True
+        lag = self.since + (self.record.n - number) * spacing
+        return await self._rewrite(hold, replace(self.record, n=number, lag=lag))
+
+    async def _rewrite(self, hold: Hold, record: SlotRecord) -> bool:
+        """Write another account of what this hold has claimed, where nobody has written since."""
+        if record.token != hold.token:
+            return True
+        at = self._clock.observed()
         try:
             store = await self._stores.slots()
             revision = await self._calls.write(

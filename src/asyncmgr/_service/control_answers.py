@@ -34,7 +34,12 @@ def status_as_json(status: TaskStatus) -> dict[str, Any]:
         "skipped": status.skipped,
         "missed": status.missed,
         "owner": status.owner,
+        "owner_since": _moment(status.owner_since),
+        "fencing_token": status.fencing_token,
         "fresh": status.fresh,
+        "freshness": status.freshness,
+        "critical": status.critical,
+        "held_spacing": status.held_spacing,
         "keys": None if status.keys is None else asdict(status.keys),
     }
 
@@ -95,6 +100,7 @@ def record_as_json(record: RunFinished) -> dict[str, Any]:
         "duration": round(record.duration, 6),
         "outcome": record.outcome,
         "error": None if record.error is None else error_text(record.error),
+        "attempts": record.attempts,
     }
 
 

@@ -76,6 +76,7 @@ def fate_as_json(record: Record) -> dict[str, Any]:
         "run": record.run,
         "lateness": record.lateness,
         "duration": None if record.duration is None else round(record.duration, 6),
+        "attempts": record.attempts,
         "text": record.text or None,
     }
 

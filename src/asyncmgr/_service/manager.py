@@ -9,6 +9,7 @@ from asyncmgr._rpc.declare import check_methods
 from asyncmgr._service.gather import RESERVED, check_hooks, gather, log_switched_off
 from asyncmgr._service.handles import TaskHandle
 from asyncmgr._service.manager_state import ManagerState
+from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.errors import ManagerNotInitialised
@@ -150,3 +151,9 @@ class Manager:
 def state_of(manager: Manager) -> ManagerState:
     """Return the manager's state; for the modules of asyncmgr, not for users."""
     return manager._asyncmgr  # noqa: SLF001 - the one door to it
+
+
+def pause_by_policy(task: ManagedTask, why: str) -> None:
+    """Pause a task of any manager, since it has failed too often in a row."""
+    assert isinstance(task.manager, Manager)
+    state_of(task.manager).verbs.pause_by_policy(task, why)

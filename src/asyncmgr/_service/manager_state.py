@@ -29,7 +29,7 @@ from asyncmgr._tasks.passes import Passes
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run, Site
 from asyncmgr._tasks.schedules import share_of
-from asyncmgr._tasks.status import TaskStatus, status_of
+from asyncmgr._tasks.status import TaskState, TaskStatus, state_of_task, status_of
 from asyncmgr.errors import InvalidPeriodicTaskArg, ManagerInUse, ServiceStateError
 from asyncmgr.events import SkipReason
 
@@ -105,7 +105,11 @@ class ManagerState:
             name = type(self._manager).__name__.lower()
             site = Site(self.host, str(getattr(self._manager, "service_name", None) or name), "pass")
             self._passes = Passes(
-                site, present=self.tasks_here, runs_here=self.runs_here, read=self.read_clock
+                site,
+                present=self.tasks_here,
+                runs_here=self.runs_here,
+                read=self.read_clock,
+                pause=self.verbs.pause_by_policy,
             )
         return self._passes
 
@@ -213,6 +217,18 @@ class ManagerState:
             trigger=self.verbs.trigger,
         )
 
+    def states(self) -> Iterator[tuple[ManagedTask, TaskState]]:
+        """Yield every task with the one word for how it stands, also those that are switched off."""
+        moment = self.read_clock()
+        pauses, runner = self.verbs.pauses, self._runner
+        pauses.end_those_over(moment)
+        runs = {} if runner is None else runner.oldest_runs()
+        for task in tuple(self.tasks().values()):
+            run = runs.get(task.standing)
+            age = 0.0 if run is None or runner is None else runner.age(run)
+            paused, off = task in pauses, self.off(task)
+            yield task, state_of_task(task, moment, run=run, age=age, is_paused=paused, off=off)
+
     def _is_armed(self, task: ManagedTask, *, is_here: bool) -> bool:
         if self._runner is None:  # a pass would start it
             return is_here and self.has(task)
@@ -258,6 +274,7 @@ class ManagerState:
             standing=None if still_running is None else still_running.standing,
         )
         self._set_share(task)
+        task.judged_from = self._last.wall
         return task
 
     def _tolerance(self) -> int:
@@ -320,6 +337,10 @@ class ManagerState:
     @property
     def name(self) -> str:
         return self._manager.name
+
+    @property
+    def manager(self) -> Manager:
+        return self._manager
 
     @property
     def runner(self) -> Runner | None:
@@ -419,6 +440,7 @@ class ManagerState:
         if "enabled" in said:
             changed["switched_off"], changed["enabled"] = after.switched_off, after.enabled
         options = replace(task.options, **changed)
+        was_judged = self.is_on(task) and task.options.freshness is not None
         self.settle(task)
         if options.switched_off is not None and self._runner is not None:
             self._runner.forget(task, "disabled")
@@ -428,6 +450,8 @@ class ManagerState:
         else:
             task.plan.adopt(options)
             self._gates.see(task, on=self.is_on(task))
+        if not was_judged:
+            task.judged_from = self.read_clock().wall
 
     def arm(self, task: ManagedTask) -> None:
         """Have the service's runner start the task at its next slot, if it is switched on and not paused."""
@@ -469,6 +493,7 @@ class ManagerState:
         moment = self.clock.read()
         for task in self.tasks().values():
             task.plan.begin_at(moment, by_service=True)
+            task.judged_from = moment.wall
             runner.enrol(task)
             self.arm(task)
             if task in self.verbs.pauses:

@@ -14,9 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -36,14 +34,20 @@ from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
 from asyncmgr._service.gates import Gates
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.health import MISSED_TIMER, HealthReport, judge
+from asyncmgr._service.health import Health as Health
+from asyncmgr._service.health import State as State
 from asyncmgr._service.host_scope import HostScope
+from asyncmgr._service.insight import Insight
 from asyncmgr._service.lifecycle import Life
-from asyncmgr._service.manager import Manager, state_of
+from asyncmgr._service.loop_watch import LoopWatch
+from asyncmgr._service.manager import Manager, pause_by_policy, state_of
 from asyncmgr._service.naming import check_manager, service_name
 from asyncmgr._service.persist_scope import PersistScope, needs_no_file
 from asyncmgr._service.plugins import call_plugins
 from asyncmgr._service.reload import Reload
 from asyncmgr._service.steps import Hook, Step
+from asyncmgr._tasks.blame import current_run
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runner import Runner
@@ -53,7 +57,7 @@ from asyncmgr._tasks.status import TaskStatus
 from asyncmgr.capabilities._announcer import Announcer
 from asyncmgr.capabilities._board import Board
 from asyncmgr.errors import AsyncmgrError, InvalidHook, ServiceStateError, ServiceStopped, WrongThread
-from asyncmgr.events import Event, Listener, ServiceStarted, ServiceStopping, SettingsReloaded
+from asyncmgr.events import Event, Listener, LoopBlocked, ServiceStarted, ServiceStopping, SettingsReloaded
 from asyncmgr.transports import StoreEngine, Transport, open_store, open_transport
 from asyncmgr.transports._tokens import encode_token
 
@@ -65,33 +69,6 @@ if TYPE_CHECKING:
 
 _inside: ContextVar[tuple[Service, ...]] = ContextVar("asyncmgr services", default=())
 """The services whose run or hook the current code belongs to. This code cannot wait for the end of these services."""
-
-
-class State(StrEnum):
-    """Where a service is in its one life."""
-
-    NEW = "new"
-    """The service is built and not started."""
-    STARTING = "starting"
-    """The steps of the start are in progress."""
-    RUNNING = "running"
-    """The tasks run."""
-    STOPPING = "stopping"
-    """No run and no call begins; those in progress are drained."""
-    STOPPED = "stopped"
-    """The service has ended, for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether the schedule makes progress and calls arrive.
-
-    The answer depends on the runner's own timer: a process whose event loop is blocked is not healthy.
-    """
-
-    ok: bool
-    state: State
-    reason: str
 
 
 class Service:
@@ -168,6 +145,8 @@ class Service:
         self._announcer: Announcer | None = None
         self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
+        self.loop_watch: LoopWatch = LoopWatch(self.host, self._reporter.blocked)
+        """Notices when the event loop is blocked."""
         self._gates = Gates()
         self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
         self._gates.makers["host"] = self._host_scope.gate
@@ -190,6 +169,14 @@ class Service:
             put_in_force=self._put_in_force,
             managers=self._initialised_managers,
             on_exit=self._end_with,
+        )
+        self._insight = Insight(
+            self._reporter,
+            self._cluster_scope,
+            states=lambda: [state_of(manager) for manager in self._managers],
+            settings=lambda: self.settings,
+            basic=lambda: self.health,
+            lost_routes=self._lost_routes,
         )
         self.failed_plugins: tuple[str, ...] = ()
         """Names of the plugins that could not be loaded, or that raised."""
@@ -234,19 +221,24 @@ class Service:
 
     @property
     def health(self) -> Health:
-        """Whether the schedule makes progress and calls arrive, and why not."""
+        """Whether the schedule makes progress and calls arrive, and why not; ``service.health()`` tells everything."""
+        ok, reason = self._basic_health()
+        return Health(ok, self._state, reason, self._report_health)
+
+    def _basic_health(self) -> tuple[bool, str]:
         if self._error is not None:
-            return Health(False, self._state, f"failed: {error_text(self._error)}")
+            return False, f"failed: {error_text(self._error)}"
         if self._state is not State.RUNNING:
-            return Health(False, self._state, f"the service is {self._state}")
+            return False, f"the service is {self._state}"
         if self._runner is None or not self._runner.lookout.is_alive:
-            return Health(
-                False, self._state, "the scheduler missed its own timer: the event loop was blocked"
-            )
+            return False, MISSED_TIMER
         lost = self._lost_routes()
         if lost:
-            return Health(False, self._state, f"calls do not arrive: {printable(lost)}")
-        return Health(True, self._state, "the scheduler keeps its time")
+            return False, f"calls do not arrive: {printable(lost)}"
+        return True, "the scheduler keeps its time"
+
+    def _report_health(self) -> HealthReport:
+        return judge(self._insight.facts(), self._insight.survey())
 
     @property
     def _error(self) -> BaseException | None:
@@ -314,6 +306,11 @@ class Service:
     def status(self) -> tuple[TaskStatus, ...]:
         """Return the status of every task that is switched on here, in definition order."""
         return tuple(status for manager in self._managers for status in manager.task_status())
+
+    @property
+    def blocks(self) -> tuple[LoopBlocked, ...]:
+        """The newest 64 blocks of the event loop that were longer than `block_threshold`, the oldest first."""
+        return tuple(self.loop_watch.blocks)
 
     # Leases
 
@@ -465,6 +462,7 @@ class Service:
         self._context = without_spans(contextvars.copy_context())
         self._context.run(_inside.set, (*_inside.get(), self))
         self._context.run(speaking_as.set, Caller(self.name, self.host))
+        self._context.run(current_run.set, None)  # nor is it the work of a run that starts it
         self._context.run(served.set, None)  # a service that a call starts outlives the call
         life = self._life = Life(
             # The context itself and no copy: runs and calls get copies of what the hooks set in it.
@@ -591,6 +589,7 @@ class Service:
         yield Step("history", enter=self._open_history, leave=self._close_history, leaving="close history")
         # Before all hooks, and after them at the stop: so it answers while one of them hangs, and during the drain.
         yield Step("open control", enter=self._open_control, leave=self._close_control)
+        yield from self._insight.steps
         yield Step("close transport", leave=self._disconnect)
         # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
         yield Step("end session", leave=self._cluster_scope.stop)
@@ -607,6 +606,7 @@ class Service:
             yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
         yield Step("write slots", leave=self._persist_scope.close)
         yield Step("close gates", leave=self._close_gates)
+        yield Step("unwatch loop", leave=self._unwatch_loop)
         yield Step("cancel", leave=self._drain.cancel)
         yield Step("drain", leave=self._drain.wait)
         yield Step("refuse calls", leave=self._refuse_calls)
@@ -620,6 +620,7 @@ class Service:
         yield Step("refuse runs", leave=self._refuse_runs)
         yield Step("read slots", enter=self._read_slots)
         yield Step("start tasks", enter=self._start_tasks)
+        yield Step("watch loop", enter=self._watch_loop)
 
     async def _start_steps(self, life: Life) -> None:
         for step in self._steps():
@@ -709,6 +710,7 @@ class Service:
             self._transport = await self._connections.enter_async_context(opened)
         else:
             self._transport = self.given_transport
+        self._insight.transport = self._transport
 
     async def _connect_store(self) -> None:
         given = self.given_store
@@ -719,9 +721,10 @@ class Service:
             self._store = await self._connections.enter_async_context(opened)
         else:
             self._store = given
+        self._insight.store = self._store
 
     async def _disconnect(self) -> None:
-        self._transport = self._store = None
+        self._transport = self._store = self._insight.transport = self._insight.store = None
         await self._connections.aclose()
 
     async def _serve_calls(self) -> None:
@@ -749,6 +752,7 @@ class Service:
             context=self._context,
             on_exit=self._end_with,
         )
+        self._insight.calls_begin(self._server)
         await self._server.start()
 
     async def _refuse_calls(self) -> None:
@@ -818,16 +822,25 @@ class Service:
             on_exit=self._end_with,
             on_death=self._end_with,
             max_runs=self.settings.max_runs,
+            pause=pause_by_policy,
         )
         self._gates.open(runner)
         for manager in self._managers:
             state_of(manager).start(runner, self.journal, self._gates)
         self._history.begin(self._tasks(), runner.lookout.read())
+        self._insight.tasks_begin(runner)
         runner.open()
         self._runner = runner
         self._state = State.RUNNING
         log.info("service.started", service=self.name, host=self.host, tasks=len(runner.lookout.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
+
+    async def _watch_loop(self) -> None:
+        if self._runner is not None:
+            self.loop_watch.begin(self._runner, self.settings.block_threshold)
+
+    async def _unwatch_loop(self) -> None:
+        self.loop_watch.end()
 
     async def _close_gates(self) -> None:
         self._gates.close()
@@ -887,6 +900,7 @@ class Service:
 
     def _put_in_force(self, settings: Settings) -> None:
         self.settings = settings
+        self.loop_watch.set_threshold(settings.block_threshold)
         for manager in self._joined:
             state_of(manager).give(settings)
         log.info("settings.reloaded", service=self.name)
@@ -895,6 +909,11 @@ class Service:
     def _tasks(self) -> Iterator[ManagedTask]:
         for manager in self._managers:
             yield from state_of(manager).tasks().values()
+
+
+def insight_of(service: Service) -> Insight:
+    """Return the inside of a service, for the rooms above this one."""
+    return service._insight  # noqa: SLF001 - its own class
 
 
 def _read_settings() -> Settings:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from asyncmgr._common.clock import Moment, to_datetime
 from asyncmgr._common.log import log
 from asyncmgr._service.pauses import Pauses, new_pause
-from asyncmgr._tasks.actions import TIMER, Action, Journal, acting_as, actor
+from asyncmgr._tasks.actions import POLICY, TIMER, Action, Journal, acting_as, actor
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import NEGATIVE, PeriodicTask
 from asyncmgr._tasks.runner import Runner
@@ -160,10 +160,17 @@ class Steering:
         log.info("task.paused", task=task.full_name, until=shown, note=note, by=pause.by)
         self._note(task, "pause", note, {"until": shown})
 
+    def pause_by_policy(self, task: ManagedTask, why: str) -> None:
+        """Pause a task that has failed too often in a row. A pause that it has already stays as it is."""
+        if self._tasks.has(task) and task not in self.pauses:
+            with acting_as(POLICY):
+                self.pause(task, for_=None, until=None, note=why)
+
     def resume(self, task: ManagedTask) -> None:
         self.check(task, "resume")
         self._tasks.settle(task)
         if self.pauses.end(task):
+            task.end_hold()
             self._tasks.arm(task)
             self._tasks.tell_gate(task, paused=False)
             log.info("task.resumed", task=task.full_name, by=actor().name)
@@ -197,6 +204,8 @@ class Steering:
             )
         self._tasks.settle(task)
         task.plan.adopt(replace(task.options, switched_off=None, enabled=True))
+        task.judged_from = self._tasks.read_clock().wall
+        task.end_hold()
         self._tasks.arm(task)
         log.info("task.enabled", task=task.full_name, by=actor().name)
         self._note(task, "enable")

@@ -7,6 +7,7 @@ The order of places, the strongest first: arguments of `Settings`, the environme
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -16,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    InstanceOf,
     PrivateAttr,
     SecretStr,
     ValidationError,
@@ -29,7 +31,7 @@ from asyncmgr._common.durations import parse_duration
 from asyncmgr._settings import sources
 from asyncmgr._settings.matching import Matches, fits_a_manager, match
 from asyncmgr._settings.problems import fact, invalid_settings, listed, redacted, suggestion
-from asyncmgr._settings.sources import read_layers
+from asyncmgr._settings.sources import Whole, read_layers
 from asyncmgr._tasks.options import (
     LONGEST,
     OPTIONS,
@@ -43,10 +45,11 @@ from asyncmgr._tasks.options import (
     conflict,
 )
 from asyncmgr._tasks.overrides import override_options
+from asyncmgr._tasks.policy import Retry, retry_from
 from asyncmgr.errors import InvalidPeriodicTaskArg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
@@ -56,6 +59,7 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 _SECONDS = "seconds, or e.g. '30s', '5m', '1h30m'"
 _LONGEST = LONGEST.total_seconds()
+_SHORTEST_BLOCK = 0.05
 
 
 def _check_zone(name: str) -> str:
@@ -69,6 +73,26 @@ def _read_seconds(value: Any) -> float:
     except ValueError:
         # The advice of this error is left out: the error of the field names the accepted range.
         raise ValueError(f"{value!r} is not a duration") from None
+
+
+def _check_threshold(seconds: float) -> float:
+    if 0 < seconds < _SHORTEST_BLOCK:
+        raise ValueError(f"{seconds:g} s is too short")
+    return seconds
+
+
+def _read_retry(value: Any) -> Retry | None:
+    """Read a number of attempts, or a table."""
+    found = value.table if isinstance(value, Whole) else value
+    if isinstance(found, str) and found.strip().isdecimal():
+        found = int(found)
+    try:
+        if isinstance(found, Mapping):
+            lengths = {key: _read_seconds(found[key]) for key in ("delay", "max_delay") if key in found}
+            found = {**found, **lengths}
+        return retry_from(found)
+    except InvalidPeriodicTaskArg as exc:
+        raise ValueError(str(exc)) from None
 
 
 def _no_bool(value: object) -> object:
@@ -125,6 +149,12 @@ class TaskSettings(BaseModel):
     catch_up_window: _Seconds | None = _of_task("catch_up_window")
     interrupted: Annotated[Interrupted, BeforeValidator(_lower)] | None = _of_task("interrupted")
     concurrency: _Integer | None = _of_task("concurrency")
+    retry: Annotated[InstanceOf[Retry], BeforeValidator(_read_retry)] | None = _of_task("retry")
+    """Which errors are tried again is said by the declaration."""
+    backoff: bool | None = _of_task("backoff")
+    pause_after: _Integer | None = _of_task("pause_after")
+    freshness: _Seconds | None = _of_task("freshness")
+    critical: bool | None = _of_task("critical")
     enabled: bool | None = _of_task("enabled")
     """Decides whether the task runs, whatever spacing and cron say."""
     log_level: _Level | None = Field(default=None, description=_LEVELS)
@@ -235,6 +265,32 @@ class LeaseSettings(BaseModel):
     host of a task writes the number down for all others."""
 
 
+class MonitoringSettings(BaseModel):
+    """What a service tells over HTTP, to Prometheus and to OpenTelemetry."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    http: str | None = Field(
+        default=None, min_length=1, description="HOST:PORT, or a port such as 8080 of this machine alone"
+    )
+    """Where `asyncmgr run` serves health, metrics and the page; `None` = nowhere."""
+    http_token: SecretStr | None = Field(default=None, min_length=16, description="16 characters or more")
+    """What a browser or program has to know to use verbs such as `pause`; `None` = nobody may over HTTP."""
+    hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), description="host names, or '*'; in a variable separated by commas"
+    )
+    """Names under which HTTP requests may come, beside ``localhost`` and addresses; ``*`` = any."""
+    ready_needs: Annotated[tuple[Literal["transport", "store"], ...], BeforeValidator(_split)] = Field(
+        default=(), description="transport, store; in a variable separated by commas"
+    )
+    """The connections without which the service is not ready. By default none: one dead upstream would take every
+    replica out at once."""
+    task_series: Annotated[_Integer, Field(ge=0)] = Field(default=1000, description="a whole number")
+    """Tasks that have metrics of their own; the others of a manager share one series, ``task="(others)"``."""
+    opentelemetry: bool = Field(default=False, description="true or false")
+    """Whether `asyncmgr run` makes a span of each run and each served call."""
+
+
 class Settings(BaseModel):
     """The settings of one service; immutable. ``Settings(host="a")`` reads the environment and the files.
 
@@ -289,6 +345,10 @@ class Settings(BaseModel):
     """Seconds: upper bound of the random delay before the first slot."""
     drain_timeout: _Length = Field(default=30.0, description=f"{_SECONDS}; at least 0")
     """Seconds that runs and calls may take to end when the service stops."""
+    block_threshold: Annotated[_Length, AfterValidator(_check_threshold)] = Field(
+        default=1.0, description=f"{_SECONDS}; at least 0.05, or 0 = blocks are not watched for"
+    )
+    """Seconds for which the event loop may be blocked before that is told; 0 = it is not watched."""
     seed: _Integer | None = Field(default=None, description="a whole number")
     """Seed of the generator that draws jitter and delays; `None` = a new one at each start."""
     capability_ttl: Annotated[_Length, Field(gt=0)] = Field(
@@ -321,6 +381,7 @@ class Settings(BaseModel):
     """Constructor arguments by the manager's name as written; `arguments_for` finds those of existing managers."""
     plugins: PluginSettings = Field(default=PluginSettings(), description="the table [plugins]")
     lease: LeaseSettings = Field(default=LeaseSettings(), description="the table [lease]")
+    monitoring: MonitoringSettings = Field(default=MonitoringSettings(), description="the table [monitoring]")
     nats: NatsSettings = Field(default=NatsSettings(), description="the table [nats]")
 
     _explicit: dict[str, Any] = PrivateAttr(default_factory=dict)

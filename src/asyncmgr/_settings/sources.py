@@ -137,10 +137,28 @@ def _depth(item: tuple[Keys, PlacedValue]) -> int:
     return len(item[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A table that is one value: a stronger place replaces all of it."""
+
+    table: Mapping[Any, Any]
+
+
+def _is_whole(key: str, value: object) -> bool:
+    """Whether this is the option `retry` as a table, and no table of a task of that name, whose options are others."""
+    return (
+        key.lower() == "retry"
+        and isinstance(value, Mapping)
+        and not {"attempts", "delay", "max_delay"}.isdisjoint(value)
+    )
+
+
 def _leaves(table: Mapping[Any, Any], path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     for key, value in table.items():
         found = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
-        if isinstance(found, Mapping) and found:
+        if _is_whole(str(key), found):
+            yield (*path, str(key)), Whole(found)
+        elif isinstance(found, Mapping) and found:
             yield from _leaves(found, (*path, str(key)))
         else:
             yield (*path, str(key)), found
@@ -157,8 +175,9 @@ def _named(path: Keys, leaf: object) -> Keys:
 def _from_variable(variable: str, text: str) -> Iterator[PlacedValue]:
     path = _variable_path(variable)
     value = _decoded(variable, text) if _names_table(path) and text.lstrip().startswith("{") else text
-    if not isinstance(value, Mapping):
-        yield PlacedValue(_named(path, value), value, variable)
+    if not isinstance(value, Mapping) or _is_whole(path[-1], value):
+        leaf = Whole(value) if isinstance(value, Mapping) else value
+        yield PlacedValue(_named(path, leaf), leaf, variable)
         return
     for inner, leaf in _leaves(value):
         yield PlacedValue(_named((*path, *inner), leaf), leaf, f"{variable} {'.'.join(inner)}")

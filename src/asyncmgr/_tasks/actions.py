@@ -1,8 +1,7 @@
-"""What somebody did to a task: who, when, from where and with which note. Values, and where they are kept."""
+"""What somebody did to a task: who, when, from where and with which note. Values; the journal keeps them."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,9 +12,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 Via: TypeAlias = Literal["code", "socket", "rpc", "http", "timer", "policy", "reload"]
 """From where somebody acts: the application's code, the control socket, a call, the page; or what acted by itself: the
 end of a pause, a policy, new settings."""
-
-KEPT = 1000
-"""The number of actions that a `RecentActions` keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +25,7 @@ class Actor:
 
 CODE = Actor("code", "code")
 TIMER = Actor("timer", "timer")
+POLICY = Actor("policy", "policy")
 
 _acting: ContextVar[Actor] = ContextVar("asyncmgr actor", default=CODE)
 
@@ -69,16 +66,3 @@ class Journal(Protocol):
     """Keeps actions, in the order in which they come. It is called in the event loop, and raises nothing."""
 
     def note(self, action: Action) -> None: ...  # pragma: no cover
-
-
-class RecentActions:
-    """A journal in memory: it keeps the last `KEPT` actions."""
-
-    def __init__(self) -> None:
-        self._actions: deque[Action] = deque(maxlen=KEPT)
-
-    def __iter__(self) -> Iterator[Action]:
-        return iter(tuple(self._actions))
-
-    def note(self, action: Action) -> None:
-        self._actions.append(action)

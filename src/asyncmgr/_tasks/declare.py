@@ -23,6 +23,7 @@ from asyncmgr._tasks.options import (
     read_option,
     read_options,
 )
+from asyncmgr._tasks.policy import Retry
 from asyncmgr.errors import InvalidPeriodicTaskArg
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -52,6 +53,11 @@ def periodic_task(
     interrupted: Interrupted = "skip",
     each: str | Callable[[], Any] | None = None,
     concurrency: int | None = None,
+    retry: Retry | int | None = None,
+    backoff: bool = False,
+    pause_after: int | None = None,
+    freshness: float | timedelta | None = None,
+    critical: bool = False,
     enabled: bool = True,
     external_process_ok: bool = False,
     name: str | None = None,
@@ -117,6 +123,19 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
         the first slot of a key is its coming.
     concurrency
         With `each`: the number of runs of this task in progress at once. A run that waits for a place keeps its slot.
+    retry
+        How often a run that fails or times out is tried again within its slot: a `Retry`, or the number of attempts.
+        `timeout` is that of each attempt. No attempt begins after the next slot. A pass makes one attempt.
+    backoff
+        `True`: from two failures in a row on the spacing doubles with each one, to an hour at most and never over half
+        of `freshness`, until a run ends well. Slots in between are skipped, reason ``backoff``.
+    pause_after
+        The number of failures in a row after which the task is paused, until somebody resumes it.
+    freshness
+        Seconds: the promise that the last success is no older. While it is broken the task is ``stale``. Where the slot
+        after a failure would come too late for it, the task runs again halfway to the moment at which it is broken.
+    critical
+        `True`: the service is not ready while the promise of `freshness` is broken.
     enabled
         `False` switches the task off.
     external_process_ok

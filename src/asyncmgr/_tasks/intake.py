@@ -19,7 +19,7 @@ from asyncmgr._tasks.runs import Look, Run, Site
 from asyncmgr.errors import AlreadyRunning, NotOwner, TaskFailed
 from asyncmgr.events import MissReason, Outcome, RunFinished
 
-GivenUp = Literal["draining", "removed", "paused", "disabled", "late", "lease_lost", "not_owner"]
+GivenUp = Literal["draining", "removed", "paused", "disabled", "late", "lease_lost", "not_owner", "backoff"]
 """Why a run that was handed out does not start."""
 
 
@@ -51,6 +51,8 @@ class Intake:
         """Runs that wait for the answer of their gate. Their tasks count as running already."""
         self._crowded: set[KeyedTask] = set()
         """Tasks with keys of which a run has had to wait for a place."""
+        self.has_held = False
+        """Whether a task was ever held back: only then does a slot cost the question whether its task is."""
         self.ready: deque[Run] = deque()
         """Runs to start next. Their tasks count as running already."""
 
@@ -96,6 +98,14 @@ class Intake:
             raise _not_here(run, answer, gate.holder_for(run))
         self._make_ready(run, moment.wall)
         return run
+
+    def start_early(self, task: ManagedTask, moment: Moment) -> None:
+        """Take in a run of a task that has failed, outside the grid, unless another process may run the task."""
+        run = Run(task, task.plan.reference(moment), 0)
+        run.asked, run.look, run.number = "retry", self._look_at(moment), next(self._numbers)
+        gate = self.gates.get(task)
+        if gate is None or self._ask(gate, run) == "run":
+            self._make_ready(run, moment.wall)
 
     def start_queued(self, standing: Standing, moment: Moment) -> None:
         """Make the queued run ready, when the run before it has ended."""
@@ -151,7 +161,13 @@ class Intake:
             self.unqueue(run.managed, "draining")
 
     def _hand_out(self, run: Run, moment: Moment) -> None:
-        gate = self.gates.get(run.managed.whole) if self.gates else None
+        if not (self.gates or self.has_held):
+            self._make_ready(run, moment.wall)
+            return
+        if self.has_held and run.is_of_grid and run.managed.is_held(run.planned):
+            self._hold_back(run)
+            return
+        gate = self.gates.get(run.managed.whole)
         if gate is None:
             self._make_ready(run, moment.wall)
             return
@@ -169,6 +185,13 @@ class Intake:
             self._report.skipped(run, answer, in_the_way, holder=holder)
             _refuse_waiter(run, answer)
             self.let_go(run)
+
+    def _hold_back(self, run: Run) -> None:
+        run.managed.standing.skipped += 1
+        run.managed.standing.missed += run.missed
+        self._report.skipped(run, "backoff")
+        _refuse_waiter(run, "backoff")
+        self.let_go(run)
 
     def _make_ready(self, run: Run, wall: int) -> None:
         standing = run.managed.standing

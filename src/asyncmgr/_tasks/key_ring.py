@@ -229,7 +229,10 @@ class KeyRing:
         now = read()
         reached, before = self.reached(now), self.known
         self._settle(reached)
-        self._forget_late(lambda slot: slot.key in known)
+        if self._late:
+            # Not the mapping itself: a key may come again before these slots are handed out.
+            stay = frozenset(known)
+            self._forget_late(lambda slot: slot.key in stay)
         self._keys, self._phases, self.known = keys, phases, known
         self._go_on(now, reached, lambda key: key not in before)
 

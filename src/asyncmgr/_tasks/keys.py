@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Collection, Container, Hashable
+from collections.abc import Callable, Collection, Container, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.heap import NO_PLACE
 from asyncmgr._tasks.key_ring import KeyRing, KeySlot
-from asyncmgr._tasks.managed import Holding, ManagedTask, Standing
+from asyncmgr._tasks.managed import Holding, ManagedTask, Planned, Standing
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
 from asyncmgr._tasks.schedules import Every, Gap
@@ -184,7 +184,7 @@ class KeyedTask(ManagedTask):
 
     is_keyed: ClassVar[bool] = True
 
-    __slots__ = ("_before", "active", "last", "running", "share", "waiting")
+    __slots__ = ("_before", "active", "key_record", "last", "running", "share", "waiting")
 
     def __init__(
         self,
@@ -202,6 +202,8 @@ class KeyedTask(ManagedTask):
         self.plan = KeyPlan(options, name=full_name, tolerance=tolerance)
         self.active: dict[Hashable, KeyTask] = {}
         """The keys that have a run, or are failing."""
+        self.key_record: Callable[[Any, float], None] | None = None
+        """Records a run of a key that succeeded, with its duration in seconds."""
         self.share: KeyShare | None = None
         """Which keys run here; `None` = all."""
         self.running = 0
@@ -323,7 +325,7 @@ class KeyTask(ManagedTask):
         # Not by the constructor of the base: all but the standing is the group's.
         self.group = group
         self.each_key = key
-        self.key, self.record = 0, None
+        self.key, self.record, self.judged_from = 0, group.key_record, group.judged_from
         self.manager = group.manager
         self.body = group.body
         self.full_name = group.full_name
@@ -338,6 +340,10 @@ class KeyTask(ManagedTask):
     @property
     def whole(self) -> ManagedTask:
         return self.group
+
+    def until_next(self, run: Planned, moment: Moment) -> int | None:
+        """Return the microseconds to the slot of the key after that of a run; 0 or less = it has come."""
+        return self.group.keys.ring.next_slot_of(self.each_key, run.planned) - moment.now
 
     def call(self, context: Any) -> Any:
         """Call the body with the context and the key, as the manager gave it."""

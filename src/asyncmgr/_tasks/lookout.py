@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import random
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ SET_BACK = 60.0
 
 STALL = 1.0
 """Seconds by which a look comes late where the event loop was blocked, or the process was stopped."""
+LATE = 0.02
+"""Seconds from which on a late look is worth a word to whoever watches the event loop."""
 
 _SHORTEST_SLEEP = 0.001
 """Seconds. uvloop rounds timers to milliseconds and may fire early; setting one again at once is a busy loop."""
@@ -79,8 +82,18 @@ class Lookout:
         """Says why a look comes late by so many seconds. Whoever watches the event loop knows it better."""
         self.late_because: MissReason = "blocked"
         """Why slots passed before the present look could find them."""
+        self.on_late: Callable[[float, Batch[Run], Moment], None] = _nothing
+        """Called with a look that came late by more than `LATE` seconds: how late, and what it found."""
         self.is_open = False
         """Whether slots are handed out."""
+        self.looks = 0
+        """The number of looks so far."""
+        self.looked_at = self._loop.time()
+        """The loop time of the last look, seconds."""
+        self.lag = 0.0
+        """Seconds by which the last look came late."""
+        self._look_every = math.inf
+        self._on_look: Callable[[], object] | None = None
 
     def open(self) -> None:
         """Begin to hand out slots."""
@@ -102,10 +115,26 @@ class Lookout:
         self._on_step.append(callback)
         return lambda: self._on_step.remove(callback)
 
+    def follow_looks(self, callback: Callable[[], object], *, every: float) -> None:
+        """Call `callback`, which raises nothing, at each look, and look at least so often (seconds).
+
+        That goes on after `close`, until `end`.
+        """
+        self._on_look, self._look_every = callback, every
+
     @property
     def is_alive(self) -> bool:
         """Whether the timer is set, and overdue by no more than the time between two looks at the clock."""
         return self._timer.is_set and self._timer.when + LoopClock.CHECK / SECOND > self._loop.time()
+
+    def unwatch(self) -> None:
+        """Tell nobody any more of late looks."""
+        self.on_late = _nothing
+
+    @property
+    def overdue(self) -> float:
+        """For how many seconds the next look has been due; negative while it is not."""
+        return self._loop.time() - self._timer.when
 
     def add(self, task: ManagedTask) -> None:
         """Take in a planned task."""
@@ -154,6 +183,9 @@ class Lookout:
         now = self._loop.time()
         self._timer.set(now + _SHORTEST_SLEEP)
         late = now - self._timer.rang_for
+        self.looks, self.looked_at, self.lag = self.looks + 1, now, max(0.0, late)
+        if self._on_look is not None:
+            self._on_look()
         moment = self.read()
         self.late_because = self._why_late(late)
         if late >= STALL and self._jump is None:
@@ -161,6 +193,8 @@ class Lookout:
         self._jump = None
         self._expire_deadlines()
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
+        if late > LATE:
+            self.on_late(late, batch, moment)
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
 
@@ -207,7 +241,7 @@ class Lookout:
         return max(earliest, when)
 
     def _next_look(self, moment: Moment) -> float:
-        looks = [self._loop.time() + self.clock.check / SECOND]
+        looks = [self._loop.time() + min(self.clock.check / SECOND, self._look_every)]
         planned = self.agenda.next_wake(moment) if self.is_open else None
         if planned is not None:
             looks.append(self.clock.loop_time(planned))
@@ -215,3 +249,7 @@ class Lookout:
         if deadline is not None:
             looks.append(deadline[0] / SECOND)
         return min(looks)
+
+
+def _nothing(late: float, batch: Batch[Run], moment: Moment) -> None:
+    """Do nothing: nobody watches the event loop."""

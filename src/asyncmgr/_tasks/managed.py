@@ -12,6 +12,7 @@ from asyncmgr._common.heap import NO_PLACE, LazyHeap, Place
 from asyncmgr._tasks.failures import Episode
 from asyncmgr._tasks.options import PeriodicTask
 from asyncmgr._tasks.plan import Plan
+from asyncmgr._tasks.policy import Hold
 from asyncmgr.events import Outcome
 
 GOOD = frozenset({Outcome.SUCCEEDED, Outcome.NOTHING})
@@ -38,6 +39,17 @@ class Ended(Protocol):
     def look(self) -> Sight: ...  # pragma: no cover
     @property
     def started(self) -> float: ...  # pragma: no cover
+
+
+class Planned(Protocol):
+    """The part of a `Run` that says which slot it is for."""
+
+    @property
+    def planned(self) -> int: ...  # pragma: no cover
+    @property
+    def on_wall(self) -> bool: ...  # pragma: no cover
+    @property
+    def is_of_grid(self) -> bool: ...  # pragma: no cover
 
 
 class Standing:
@@ -135,7 +147,7 @@ class Standing:
 class Trouble:
     """The present failures in a row, and skipped slots in a row, of one task."""
 
-    __slots__ = ("episode", "failures", "is_news", "last_success", "refused", "text")
+    __slots__ = ("episode", "failures", "hold", "is_news", "last_success", "refused", "retrying", "text")
 
     def __init__(self) -> None:
         self.failures = 0
@@ -150,6 +162,15 @@ class Trouble:
         """The number of slots in a row that got no run because a run of the task was in progress."""
         self.last_success: int | None = None
         """The end of the last good run, wall time, microseconds, where the last run was none."""
+        self.hold: Hold | None = None
+        """The slots that get no run since the task fails; `None` = there are none."""
+        self.retrying = 0
+        """The number of runs in progress that make, or wait for, another attempt."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is left to remember."""
+        return not (self.failures or self.refused or self.retrying) and self.last_success is None
 
 
 class ManagedTask:
@@ -164,6 +185,7 @@ class ManagedTask:
         "body",
         "declared",
         "full_name",
+        "judged_from",
         "key",
         "lane",
         "log_level",
@@ -203,6 +225,8 @@ class ManagedTask:
         """What the records of its runs begin with; 0 = no recorder has it."""
         self.record: Callable[[Any, float], None] | None = None
         """Records a run that succeeded, with its duration in seconds."""
+        self.judged_from: int | None = None
+        """The moment from which on the promise of `freshness` counts: wall time, microseconds."""
         self.lane: Lane | None = None
         """The agenda's heap that has this place; `None` = the task has no place."""
 
@@ -225,6 +249,44 @@ class ManagedTask:
     def is_at_work(self) -> bool:
         """Whether a run was handed out that has not ended."""
         return self.standing.running > 0
+
+    @property
+    def hold(self) -> Hold | None:
+        """The slots that get no run since the task fails; `None` = it is not held back, or not on this plan."""
+        hold = None if self.standing.trouble is None else self.standing.trouble.hold
+        if hold is None or not self.plan.options.backoff:
+            return None
+        return hold if hold.grid is self.plan.grid and hold.start == self.plan.start else None
+
+    def end_hold(self) -> None:
+        """Hold the task back no longer: its next slot gets a run."""
+        if self.standing.trouble is not None:
+            self.standing.trouble.hold = None
+
+    def is_held(self, slot: int) -> bool:
+        """Whether this slot gets no run since the task fails."""
+        hold = self.hold
+        return hold is not None and hold.covers(slot)
+
+    def next_slot(self) -> int | None:
+        """Return the next slot that gets a run, on the scale of the plan; `None` = there is none."""
+        slot, hold = self.plan.slot, self.hold
+        if slot is None or hold is None or not hold.covers(slot):
+            return slot
+        try:
+            return self.plan.grid.turn(slot, hold.until, 0)[2]
+        except Exception:  # of the schedule, which is asked again at its slot, and reported then
+            return slot
+
+    def until_next(self, run: Planned, moment: Moment) -> int | None:
+        """Return the microseconds to the slot after that of a run; 0 or less = it has come, `None` = none comes."""
+        plan = self.plan
+        if plan.slot is None or self.lane is None:
+            return None
+        later = plan.last_slot
+        if later is not None and run.on_wall == plan.grid.on_wall and run.is_of_grid and later > run.planned:
+            return 0
+        return plan.slot - plan.reference(moment)
 
     def call(self, context: Any) -> Any:
         """Call the body. A method is looked up now, so that an overridden or patched one runs."""

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from asyncmgr._common.clock import to_us
 from asyncmgr._common.safe_text import safe_repr
+from asyncmgr._tasks.policy import Retry, retry_from
 from asyncmgr._tasks.schedules import Cron, Every, EveryPass, Once, Schedule, load_zone
 from asyncmgr.errors import InvalidPeriodicTaskArg
 
@@ -82,6 +83,16 @@ class PeriodicTask:
     """The manager's attribute that has the keys, or a function that returns them; `None` = the task has no keys."""
     concurrency: int | None = None
     """The number of runs of the task's keys in progress at once; `None` = any number."""
+    retry: Retry | None = None
+    """How often a run is tried again within its slot; `None` = never."""
+    backoff: bool = False
+    """Whether a task that fails runs more seldom."""
+    pause_after: int | None = None
+    """The number of failures in a row after which the task is paused; `None` = never."""
+    freshness: int | None = None
+    """Microseconds: the promise that the last success is no older; `None` = it promises nothing."""
+    critical: bool = False
+    """Whether the service is not ready while the promise is broken."""
     enabled: bool = True
     """The option `enabled` as given, independent of a negative spacing."""
 
@@ -156,6 +167,17 @@ def _read_bool(value: object) -> bool:
     return value
 
 
+def _read_retry(value: object) -> Retry | None:
+    try:
+        return retry_from(value)
+    except InvalidPeriodicTaskArg as exc:
+        raise ValueError(str(exc)) from None
+
+
+def _read_freshness(value: object) -> int | None:
+    return _read_limit(value, "at least 1 ms, or None for no promise")
+
+
 def _read_cron(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _NotAcceptedError("a text that is not empty")
@@ -225,7 +247,7 @@ def _read_count(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _NotAcceptedError("a whole number, at least 1, or None for any number")
+        raise _NotAcceptedError("a whole number, at least 1, or None for no limit")
     return value
 
 
@@ -291,6 +313,15 @@ OPTIONS: dict[str, Option] = {
         Option("interrupted", _one_of(Interrupted, "'skip' or 'rerun'"), "skip, rerun"),
         Option("each", _read_each),
         Option("concurrency", _read_count, "a whole number, at least 1"),
+        Option(
+            "retry",
+            _read_retry,
+            "a number of attempts, or a table of attempts, delay, backoff, max_delay and jitter",
+        ),
+        Option("backoff", _read_bool, _SWITCH),
+        Option("pause_after", _read_count, "a whole number, at least 1"),
+        Option("freshness", _read_freshness, f"{_SECONDS}; at least 1 ms"),
+        Option("critical", _read_bool, _SWITCH),
         Option("enabled", _read_bool, _SWITCH),
         Option("external_process_ok", _read_bool),
         Option("name", _read_name),
@@ -383,7 +414,11 @@ def lay_over(base: PeriodicTask, said: Mapping[str, Any]) -> PeriodicTask:
     InvalidPeriodicTaskArg
         Two options in `said` exclude each other, or one has no meaning for the schedule that is then in force.
     """
-    return replace(base, **_changes(base, said, enabled_wins=True))
+    changes = _changes(base, said, enabled_wins=True)
+    retry = changes.get("retry")
+    if retry is not None and base.retry is not None and retry.on is Exception:
+        changes["retry"] = replace(retry, on=base.retry.on)  # which settings cannot name
+    return replace(base, **changes)
 
 
 def _changes(base: PeriodicTask, said: Mapping[str, Any], *, enabled_wins: bool) -> dict[str, Any]:

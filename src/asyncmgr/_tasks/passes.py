@@ -1,7 +1,7 @@
 """Makes one pass over a manager's tasks, for applications that have their own loop, and for tests.
 
 A pass makes the same runs as a service does, and judges and reports them by the same code. It awaits each body itself,
-one after the other.
+one after the other, and makes one attempt of each: the delays of `retry=` would keep its caller waiting.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from asyncmgr._common.clock import SECOND, Moment, to_us
 from asyncmgr._tasks.agenda import MOST_IN_A_BATCH
+from asyncmgr._tasks.consequences import Pause, hold_back, pauses_now, why_paused
 from asyncmgr._tasks.key_refresh import WhyGone, change_keys, read_keys
 from asyncmgr._tasks.keys import KeyedTask, KeyTask
 from asyncmgr._tasks.managed import GOOD, ManagedTask
@@ -33,12 +34,17 @@ class Passes:
         present: Callable[[], Iterable[ManagedTask]],
         runs_here: Callable[[ManagedTask], bool],
         read: Callable[[], Moment],
+        pause: Pause,
     ) -> None:
-        """`present` returns the tasks that are switched on at the moment; `read` reads the clock."""
+        """`present` returns the tasks that are switched on at the moment; `read` reads the clock.
+
+        `pause` pauses a task by policy.
+        """
         self._site = site
         self._present = present
         self._runs_here = runs_here
         self._read = read
+        self._pause = pause
         self._report = Reporter(site.host)
         self._numbers = itertools.count(1)
 
@@ -72,6 +78,11 @@ class Passes:
 
     async def _finish(self, run: Run, context: Any, *, raise_on_error: bool) -> None:
         managed = run.managed
+        if managed.is_held(run.planned):
+            managed.standing.skipped += 1
+            managed.standing.missed += run.missed
+            self._report.skipped(run, "backoff")
+            return
         if run.is_too_late:
             managed.standing.missed += run.missed + 1
             self._report.late(run)
@@ -139,6 +150,10 @@ class Passes:
         outcome, error = judge(run, error)
         standing.end(run, outcome, asyncio.get_running_loop().time() - run.started)
         self._report.finished(run, outcome, standing.duration, error)
+        if outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+            hold_back(run, self._report)
+            if pauses_now(run.managed):
+                self._pause(run.managed, why_paused(run.managed))
         return outcome, error
 
 

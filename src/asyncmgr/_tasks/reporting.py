@@ -15,6 +15,7 @@ from asyncmgr._tasks.schedules import Gap
 from asyncmgr.events import (
     ClockStepped,
     Listeners,
+    LoopBlocked,
     MissReason,
     Outcome,
     RunFinished,
@@ -64,8 +65,9 @@ class Reporter:
             self.listeners.tell(record_of(run, outcome, duration, error))
 
     def _recorder_of(self, run: Run) -> Recorder | None:
-        """Return what records the fates of the run's task: those of keys, which are very many, are not recorded."""
-        return None if run.managed.each_key is not None else self.recorder
+        """Return what records the fates of the run's task: of keys, which are very many, only one that takes them."""
+        recorder = self.recorder
+        return recorder if run.managed.each_key is None or (recorder and recorder.takes_keys) else None
 
     def _recovered(self, run: Run) -> None:
         standing = run.managed.standing
@@ -74,11 +76,11 @@ class Reporter:
             return
         trouble.last_success = None
         if not trouble.failures:
-            _forget(standing)
+            forget(standing)
             return
         failures, episode = trouble.failures, trouble.episode
-        trouble.failures, trouble.text, trouble.episode = 0, "", None
-        _forget(standing)
+        trouble.failures, trouble.text, trouble.episode, trouble.hold = 0, "", None, None
+        forget(standing)
         lasted = 0.0 if episode is None else (run.slot - episode.since).total_seconds()
         log.info("task.recovered", **self._keys(run), after_failures=failures, failing_for=max(0.0, lasted))
 
@@ -90,6 +92,32 @@ class Reporter:
             log.error("task.failed", **keys, exc_info=error)
         elif is_reminder(trouble.failures):
             log.warning("task.still_failing", **keys, error=trouble.text)
+
+    def retrying(self, run: Run, seconds: float, error: BaseException) -> None:
+        """Report that a run is tried again so many seconds after an attempt that ended with `error`.
+
+        At `info` once for each run, and not for those of a task that is failing already.
+        """
+        keys = {**self._keys(run), "attempt": run.attempt, "delay": round(seconds, 3)}
+        trouble = run.managed.standing.trouble
+        if run.attempt == 1 and (trouble is None or not trouble.failures):
+            log.info("task.retrying", **keys, error=error_text(error))
+        else:
+            log.debug("task.retrying", **keys, error=error_text(error))
+
+    def held_back(self, managed: ManagedTask, failures: int, spacing: float) -> None:
+        """Report that a task runs more seldom from now on, since it has failed so often in a row."""
+        log.info(
+            "task.held_back", task=managed.full_name, host=self._host, failures=failures, spacing=spacing
+        )
+
+    def hung(self, run: Run, running_for: float, where: str | None) -> None:
+        """Report that a run hangs; `where` is the line in which it waits."""
+        log.warning("task.hung", **self._keys(run), running_for=round(running_for, 3), where=where)
+
+    def unstuck(self, run: Run) -> None:
+        """Report that a run that hung has ended."""
+        log.info("task.unstuck", **self._keys(run))
 
     def leaked(self, run: Run, running_for: float) -> None:
         """Report a run that goes on although it was cancelled."""
@@ -140,7 +168,7 @@ class Reporter:
         skipped = 0
         if trouble is not None:
             skipped, trouble.refused = trouble.refused, 0
-            _forget(run.managed.standing)
+            forget(run.managed.standing)
         if run.missed:
             self.missed(run)
         if skipped:
@@ -218,6 +246,11 @@ class Reporter:
         if self.listeners:
             self.listeners.tell(ClockStepped(step.kind, step.seconds))
 
+    def blocked(self, block: LoopBlocked) -> None:
+        """Report a block of the event loop that is over; the watch has logged it."""
+        if self.listeners:
+            self.listeners.tell(block)
+
     def _keys(self, run: Run) -> dict[str, object]:
         return {
             **_names(run),
@@ -238,9 +271,9 @@ def record_of(run: Run, outcome: Outcome, duration: float, error: BaseException 
     return run_finished(run.managed.full_name, duration, outcome, error, run)
 
 
-def _forget(standing: Standing) -> None:
-    trouble = standing.trouble
-    if trouble is not None and not trouble.failures and not trouble.refused and trouble.last_success is None:
+def forget(standing: Standing) -> None:
+    """Let go of a trouble that is over."""
+    if standing.trouble is not None and standing.trouble.is_over:
         standing.trouble = None
 
 

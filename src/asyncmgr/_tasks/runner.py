@@ -19,23 +19,28 @@ import contextvars
 import random
 import sys
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Iterator
 from dataclasses import replace
+from types import FrameType
 from typing import Any, Literal
 
 from asyncmgr._common.clock import Moment, to_us
 from asyncmgr._common.log import log
 from asyncmgr._tasks.agenda import Batch
+from asyncmgr._tasks.attempts import Attempts
+from asyncmgr._tasks.blame import current_run
+from asyncmgr._tasks.consequences import EarlyRuns, Pause, hold_back, pauses_now, why_paused
 from asyncmgr._tasks.gate import Gate
 from asyncmgr._tasks.intake import GivenUp, Intake
 from asyncmgr._tasks.key_refresh import KeyRefreshes, WhyGone
 from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.lookout import Lookout
-from asyncmgr._tasks.managed import ManagedTask, Standing
+from asyncmgr._tasks.managed import GOOD, ManagedTask, Standing
 from asyncmgr._tasks.progress import Progresses
 from asyncmgr._tasks.reporting import Reporter, record_of
 from asyncmgr._tasks.runs import CancelledBy, Run, Site, judge
 from asyncmgr._tasks.schedules import Gap
+from asyncmgr._tasks.stuck import Stuck
 from asyncmgr.errors import AlreadyRunning, ServiceStateError
 from asyncmgr.events import MissReason, Outcome, RunFinished, SkipReason
 
@@ -65,12 +70,13 @@ class Runner:
         on_exit: Callable[[BaseException], None],
         on_death: Callable[[BaseException], None],
         max_runs: int | None = None,
+        pause: Pause | None = None,
     ) -> None:
         """An event loop must be running.
 
         Every run gets a copy of `context`. `on_exit` is called with the `SystemExit` or `KeyboardInterrupt` of a run,
         `on_death` with an error of the scheduler itself. `max_runs` is the largest number of runs in progress at once;
-        `None` = any number.
+        `None` = any number. `pause` pauses a task by policy.
         """
         self._loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
@@ -78,7 +84,7 @@ class Runner:
         self._progresses = Progresses(self._loop, reporter.listeners)
         self._site = site = replace(site, progressed=self._progresses.note)
         self._report = reporter
-        self._listeners = reporter.listeners.callbacks
+        self._listeners = reporter.listeners.of_runs
         if reporter.recorder is not None:
             reporter.recorder.follow(self.oldest)
         self._context = context
@@ -86,6 +92,8 @@ class Runner:
         self._on_exit = on_exit
         self._on_death = on_death
         self._max_runs = max_runs
+        self.around: Callable[[Run], Coroutine[Any, Any, object]] | None = None
+        """Calls the body of a run in place of the runner, with something around it; `None` = the runner does."""
         self._intake = Intake(site, reporter, oldest=self.oldest)
         self._ready = self._intake.ready
         self._unbegun: dict[asyncio.Future[None], Run] = {}
@@ -98,6 +106,10 @@ class Runner:
         self._has_factory = False
         self.refreshes = KeyRefreshes(self, self._own_context, site.host)
         """The questions for the keys of tasks that have keys."""
+        self.on_start: Callable[[], None] = _nothing
+        """Called before runs are started, by whoever watches the event loop."""
+        self.marks_contexts = False
+        """Whether each run is named in its context, so that Tasks and callbacks that it starts are known as its own."""
         self.lookout = Lookout(
             random_source=random_source,
             context=self._own_context,
@@ -107,6 +119,17 @@ class Runner:
             stalled=reporter.stalled,
             die=self._die,
         )
+        self._pause = pause
+        self._attempts = Attempts(
+            self.lookout,
+            self._intake,
+            reporter,
+            random_source,
+            end=self._end,
+            is_abandoned=self._is_abandoned,
+        )
+        self._early = EarlyRuns(self.lookout.clock.read, self._start_early)
+        self._stuck = Stuck(self._loop, reporter, self._in_progress)
 
     # Called by the service
 
@@ -118,6 +141,8 @@ class Runner:
         """Start no more runs, and refuse those that were handed out and have not started."""
         self.lookout.close()
         self.refreshes.close()
+        self._early.drop()
+        self._attempts.cut_short()
         while self._unbegun:
             self._intake.give_up(self._unbegun.popitem()[1], "draining")
         self._intake.close()
@@ -126,6 +151,16 @@ class Runner:
     def waiting(self) -> frozenset[Run]:
         """The runs in progress."""
         return frozenset(self._in_progress)
+
+    def unwatch(self) -> None:
+        """Tell nobody any more what the watch of the event loop wants to know."""
+        self.on_start, self.marks_contexts = _nothing, False
+        self.lookout.unwatch()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is in progress or about to start. Any thread may ask."""
+        return bool(self._in_progress or self._unbegun or self._ready)
 
     def cancel(self, runs: Iterable[Run]) -> None:
         """Cancel these runs, because the service stops."""
@@ -153,6 +188,9 @@ class Runner:
         """
         self.lookout.remove(task)
         self._intake.unqueue(task, reason)
+        self._early.drop(task)
+        if reason != "paused":
+            self._attempts.cut_short(task)
         self._refuse([run for run in self._not_begun() if task in (run.managed, run.managed.whole)], reason)
 
     def _not_begun(self) -> Iterator[Run]:
@@ -320,6 +358,10 @@ class Runner:
         """Seconds since the run began."""
         return self._loop.time() - run.started
 
+    def now(self) -> float:
+        """The time of the loop, seconds."""
+        return self._loop.time()
+
     def oldest_runs(self) -> dict[Standing, Run]:
         """Return the run in progress that started first, for each task that has one."""
         oldest: dict[Standing, Run] = {}
@@ -413,6 +455,8 @@ class Runner:
         for task in batch.refreshes:
             self.refreshes.begin(task)
         self._start_ready()
+        if moment.now >= self._stuck.look_at:
+            self._stuck.look(moment)
 
     def _start_soon(self) -> None:
         if self._ready and not self._will_start:
@@ -424,6 +468,7 @@ class Runner:
         if not self._ready:
             return
         self._will_start = True
+        self.on_start()
         self._has_factory = self._loop.get_task_factory() is not None
         turn_ends = self._loop.time() + _LONGEST_TURN
         try:
@@ -502,18 +547,36 @@ class Runner:
         if self._has_factory:
             self._name_task(run)
         managed = run.managed
+        if self.marks_contexts:
+            # Not the run: it knows its Task, whose context would then know the run, and neither would be freed.
+            current_run.set((managed, run.number, run.look))
         standing = managed.standing
         standing.runs += 1
         try:
             if run.missed or standing.trouble is not None:
                 self._report.starting(run)
-            await managed.call(run)
+            await (managed.call(run) if self.around is None else self.around(run))
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and self._is_abandoned(run):
                 raise
-            self._end(run, exc)
+            if managed.plan.options.retry is None or not self._attempts.follows(run, exc):
+                self._end(run, exc)
+                return
         else:
-            self._end(run, None)
+            if run.cause is None or not self._attempts.follows(run, None):
+                self._end(run, None)
+                return
+        await self._attempts.live(
+            run
+        )  # not above, where each later error would have the first one as its context
+
+    @staticmethod
+    def run_of(frame: FrameType) -> Run | None:
+        """Return the run whose outermost frame this is; `None` = it is another frame."""
+        if frame.f_code is not Runner._live.__code__:
+            return None
+        run: Run = frame.f_locals["run"]
+        return run
 
     def _has_first_step(self, run: Run, task: asyncio.Future[None]) -> bool:
         """Note that the run begins, later than it got its Task; False where it was given up meanwhile."""
@@ -554,8 +617,8 @@ class Runner:
 
     def _overdue(self, run: Run) -> None:
         """Cancel a run whose timeout has passed; report it where it goes on `LEAKED_AFTER` seconds later."""
-        if run.cause == "cancelled":
-            return  # by a stop, which reports the leaked runs itself
+        if run.cause == "cancelled" or run in self._attempts:
+            return  # by a stop, which reports the leaked runs itself; a delay between attempts does not count
         if run.cause is not None:
             self._report.leaked(run, self.age(run))
             return
@@ -621,11 +684,41 @@ class Runner:
         if run.waiter is not None and not run.waiter.done():
             run.waiter.set_result(record_of(run, outcome, duration, error))
         self._report.finished(run, outcome, duration, error)
+        if run.failed:
+            self._draw_consequences(run)
+        elif outcome in GOOD:
+            self._early.drop(run.managed)
+
+    def _draw_consequences(self, run: Run) -> None:
+        """Hold the task of a run that failed back, pause it, or plan an early run, as its options say."""
+        managed = run.managed
+        hold_back(run, self._report)
+        if managed.hold is not None:
+            self._intake.has_held = True
+            for other in [one for one in self._ready if one.managed is managed and _is_held(one)]:
+                self._ready.remove(other)  # a slot that was queued behind this run
+                self._give_up(other, "backoff")
+        if self._pause is not None and pauses_now(managed):
+            self._pause(managed, why_paused(managed))
+        if managed.plan.options.freshness is not None and self.lookout.is_open:
+            self._early.plan(managed)
+
+    def _start_early(self, managed: ManagedTask, moment: Moment) -> None:
+        self._intake.start_early(managed, moment)
+        self._start_soon()
 
     def _die(self, exc: BaseException) -> None:
         self.lookout.close()
         log.critical("scheduler.died", service=self._site.service, host=self._site.host, exc_info=exc)
         self._on_death(exc)
+
+
+def _nothing() -> None:
+    """Do nothing: nobody watches the event loop."""
+
+
+def _is_held(run: Run) -> bool:
+    return run.is_of_grid and run.managed.is_held(run.planned)
 
 
 def _by_factory(body: Any, loop: asyncio.AbstractEventLoop, name: str, context: Any) -> asyncio.Task[None]:

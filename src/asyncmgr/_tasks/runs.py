@@ -17,9 +17,9 @@ from asyncmgr._tasks.progress import Progress, read_progress
 from asyncmgr.errors import Skip
 from asyncmgr.events import MissReason, Outcome, RunFinished
 
-Trigger = Literal["schedule", "catch_up", "queue", "manual", "pass"]
+Trigger = Literal["schedule", "catch_up", "queue", "manual", "pass", "retry"]
 """Why a run started: its slot was due; it stands for missed slots too; it was queued behind another run; a handle
-triggered it; a pass found it due."""
+triggered it; a pass found it due; the run before failed, and the next slot would break the promise of `freshness`."""
 
 Result = tuple[Outcome, BaseException | None]
 """How a run ended, and the error that it ended with."""
@@ -76,6 +76,24 @@ class Look:
         """Why slots before those of this look got no run; `None` = not known, as in passes."""
 
 
+class Again:
+    """What the runner knows of a run that makes another attempt."""
+
+    __slots__ = ("attempt", "began", "cause", "error", "seconds")
+
+    def __init__(self, began: float) -> None:
+        self.attempt = 1
+        """The attempt in progress, or the last one while the run waits for the next."""
+        self.began: float | None = began
+        """The start of the attempt in progress, loop time; `None` = the run waits for the next one."""
+        self.error: BaseException | None = None
+        """What the last attempt ended with."""
+        self.cause: Literal["timed_out"] | None = None
+        """`timed_out`, where the last attempt was cancelled by its timeout."""
+        self.seconds = 0.0
+        """The delay before the next attempt."""
+
+
 class RunContext(ABC):
     """The `context` that a run's body gets: the facts of this one run."""
 
@@ -104,7 +122,12 @@ class RunContext(ABC):
     @property
     @abstractmethod
     def trigger(self) -> Trigger:
-        """Why the run started: ``schedule``, ``catch_up``, ``queue``, ``manual`` or ``pass``."""
+        """Why the run started: ``schedule``, ``catch_up``, ``queue``, ``manual``, ``pass`` or ``retry``."""
+
+    @property
+    @abstractmethod
+    def attempt(self) -> int:
+        """Which attempt of the run this is, the first one being 1: see `Retry`."""
 
     @property
     @abstractmethod
@@ -156,6 +179,7 @@ class Run(Due, RunContext):
     """One execution of a task, from its slot to its outcome, as the runner knows it."""
 
     __slots__ = (
+        "again",
         "asked",
         "cause",
         "claim",
@@ -176,6 +200,8 @@ class Run(Due, RunContext):
     number: int
     started: float
     """The start, in loop time, seconds."""
+    again: Again
+    """What a run has beside that makes another attempt; not set for all others, so that they cost no more."""
 
     def __init__(self, managed: ManagedTask, planned: int, missed: int) -> None:
         # Not by super(): its call would cost as much as the rest.
@@ -186,7 +212,7 @@ class Run(Due, RunContext):
         """The scale of `planned`: the wall clock's, or scheduling time; the task may change its own meanwhile."""
         self.place: Place | None = NO_PLACE
         """The place of its timeout in the heap of deadlines; `NO_PLACE` = no deadline is set."""
-        self.asked: Literal["queue", "manual", "pass", "catch_up"] | None = None
+        self.asked: Literal["queue", "manual", "pass", "catch_up", "retry"] | None = None
         """The trigger, where the run does not start at its slot; `None` = at its slot."""
         self.cause: Literal["timed_out", "cancelled", "lease_lost"] | CancelledBy | None = None
         """Why it was cancelled: by its own timeout, by the service that stops, since another host may run it now, or by
@@ -263,6 +289,16 @@ class Run(Due, RunContext):
         return f"{self.look.site.incarnation}-{self.number}"
 
     @property
+    def is_of_grid(self) -> bool:
+        """Whether it is for a slot of the task's grid; False = somebody triggered it, or it is an early run."""
+        return self.asked not in ("manual", "retry")
+
+    @property
+    def attempt(self) -> int:
+        again: Again | None = getattr(self, "again", None)
+        return 1 if again is None else again.attempt
+
+    @property
     def trigger(self) -> Trigger:
         if self.asked is not None:
             return self.asked
@@ -277,7 +313,7 @@ class Run(Due, RunContext):
     @property
     def is_too_late(self) -> bool:
         """Whether its start is later than `misfire_grace` allows."""
-        if self.managed.plan.options.misfire_grace is None or self.asked == "manual":
+        if self.managed.plan.options.misfire_grace is None or not self.is_of_grid:
             return False
         waited = round((self.started - self.look.at) * SECOND)
         return self.managed.plan.is_too_late(self.planned, self._handed_out + waited)

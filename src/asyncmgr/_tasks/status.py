@@ -10,7 +10,7 @@ from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._tasks.keys import KeyCounts
 from asyncmgr._tasks.managed import Holding, ManagedTask
 from asyncmgr._tasks.progress import Progress
-from asyncmgr._tasks.runs import Run, Trigger
+from asyncmgr._tasks.runs import Again, Run, Trigger
 from asyncmgr._tasks.schedules import Cron
 from asyncmgr._tasks.whereabouts import where_it_waits
 from asyncmgr.events import Outcome
@@ -143,7 +143,13 @@ class TaskStatus:
     """The keys of a task with `each=`; `None` = the task has none. `runs`, `last_run` and others are those of all keys
     together."""
     fresh: bool | None = None
-    """Whether the last success is as young as the task promises; `None` = it promises nothing."""
+    """Whether the last success is as young as the task promises; `None` = it promises nothing, or is switched off."""
+    freshness: float | None = None
+    """The promise: a success that is no older than so many seconds."""
+    critical: bool = False
+    """Whether the service is not ready while the promise is broken."""
+    held_spacing: float | None = None
+    """Seconds between two runs while failures in a row hold it back; `None` = they do not."""
 
 
 def status_of(
@@ -170,7 +176,10 @@ def status_of(
     plan, standing = task.plan, task.standing
     schedule = plan.options.schedule
     trouble = standing.trouble
-    remaining = plan.remaining(moment) if is_armed else None
+    next_slot = task.next_slot() if is_armed else None
+    remaining = None if next_slot is None else next_slot - plan.reference(moment)
+    hold = task.hold
+    freshness = plan.options.freshness
     error = (trouble.text or None) if trouble else None
     since = None if run is None else to_datetime(moment.wall - round(age * SECOND))
     return TaskStatus(
@@ -200,6 +209,10 @@ def status_of(
         owner_since=None if holding is None else holding.since,
         fencing_token=None if holding is None else holding.token,
         keys=keys,
+        fresh=is_fresh(task, moment, off=off),
+        freshness=None if freshness is None else freshness / SECOND,
+        critical=plan.options.critical,
+        held_spacing=None if hold is None else hold.spacing / SECOND,
     )
 
 
@@ -208,28 +221,55 @@ def state_of_task(
 ) -> TaskState:
     """Choose the one word for how the task stands."""
     standing = task.standing
-    if run is not None and age > hung_after(task, moment):
+    if run is not None and hangs(run, moment, age):
         return TaskState.HUNG
     if off is not None:
         return TaskState.DISABLED
     if is_paused:
         return TaskState.PAUSED
+    if task.hold is not None:
+        return TaskState.HELD
     if standing.trouble is not None and standing.trouble.failures:
         return TaskState.FAILING
+    if is_fresh(task, moment, off=off) is False:
+        return TaskState.STALE
     if run is not None:
         return TaskState.RUNNING
     return TaskState.NEW if standing.outcome is None else TaskState.OK
 
 
-def hung_after(task: ManagedTask, moment: Moment) -> float:
-    """Compute the age, in seconds, from which on a run of the task hangs."""
+def left_fresh(task: ManagedTask, moment: Moment) -> int | None:
+    """Return the microseconds until the promise of `freshness` is broken, negative if it is; `None` = no promise.
+
+    Before the first success it counts from the moment from which on the task is judged: its start, or when it was
+    switched on again.
+    """
+    freshness = task.plan.options.freshness
+    since = [one for one in (task.standing.last_success, task.judged_from) if one is not None]
+    return None if freshness is None or not since else max(since) + freshness - moment.wall
+
+
+def is_fresh(task: ManagedTask, moment: Moment, *, off: str | None) -> bool | None:
+    """Whether the last success is as young as the task promises; `None` = no promise, or it is switched off."""
+    left = None if off is not None else left_fresh(task, moment)
+    return None if left is None else left >= 0
+
+
+def hangs(run: Run, moment: Moment, age: float) -> bool:
+    """Whether a run of this age, seconds, hangs. One that waits for its next attempt does not."""
+    task = run.managed
+    again: Again | None = getattr(run, "again", None)
+    if again is not None and again.began is None:
+        return False
     usual = HUNG_RUNS * (task.standing.usual or 0.0)
-    limit = max(usual, HUNG_SPACINGS * _spacing(task, moment), HUNG_AFTER)
+    if age > max(usual, HUNG_SPACINGS * _spacing(task), HUNG_AFTER):
+        return True
     timeout = task.plan.options.timeout
-    return limit if timeout is None else min(limit, timeout / SECOND + OVER_TIMEOUT)
+    attempt_age = age if again is None or again.began is None else age + run.started - again.began
+    return timeout is not None and attempt_age > timeout / SECOND + OVER_TIMEOUT
 
 
-def _spacing(task: ManagedTask, moment: Moment) -> float:
+def _spacing(task: ManagedTask) -> float:
     """Seconds between two slots; of a cron expression between the present ones. 0 = there is no next slot."""
     plan = task.plan
     if plan.slot is None:
@@ -241,10 +281,15 @@ def _spacing(task: ManagedTask, moment: Moment) -> float:
 
 
 def _running(run: Run, since: datetime) -> RunningStatus:
-    place = None if run.future is None else where_it_waits(_coroutine_of(run))
     return RunningStatus(
-        run.run_id, since, run.trigger, where=None if place is None else str(place), progress=run.reported
+        run.run_id, since, run.trigger, run.attempt, where=where_of(run), progress=run.reported
     )
+
+
+def where_of(run: Run) -> str | None:
+    """Say in which line of the user's code a run waits; `None` = that cannot be seen."""
+    place = None if run.future is None else where_it_waits(_coroutine_of(run))
+    return None if place is None else str(place)
 
 
 def _coroutine_of(run: Run) -> object:

@@ -24,6 +24,7 @@ def context(
     fencing_token: int | None = None,
     slot_number: int | None = None,
     key: str | int | None = None,
+    attempt: int = 1,
 ) -> RunContext:
     """Build the context that a service hands to a run: ``await volumes.sync(context(volumes.sync))``.
 
@@ -56,6 +57,7 @@ def context(
         fencing_token=fencing_token,
         slot_number=slot_number,
         key=key,
+        attempt=attempt,
     )
 
 
@@ -76,6 +78,7 @@ class _Facts(RunContext):
     # They take the place of the properties, and of the abstract ones too.
     task = slot = lateness = run_id = trigger = host = service = cast("Any", None)
     fencing_token = slot_number = key = cast("Any", None)
+    fencing_token = slot_number = attempt = cast("Any", None)
 
     def __init__(self, **facts: Any) -> None:
         vars(self).update(facts)

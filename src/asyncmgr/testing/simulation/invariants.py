@@ -133,6 +133,8 @@ class Standing:
     """Whether it began on a claim that the store still had."""
     was_released: bool = False
     """Whether its process has released the task since."""
+    was_lost: bool = False
+    """Whether its process has lost the task since."""
     missed: int = 0
     """Slots that were said to be missed since, as no process held the task."""
     last_start: int = -1
@@ -275,12 +277,13 @@ class Invariants:
         last = standing.last
         missed, standing.missed, standing.last = standing.missed, 0, body
         was_released, standing.was_released = standing.was_released, False
+        was_lost, standing.was_lost = standing.was_lost, False
         was_sure, standing.is_sure = standing.is_sure, not self._is_excused
         before, standing.last_losses = standing.last_losses, losses
         if last is None or last.number is None or losses != before or not was_sure:
             return
         # A holder that could not reach the store had no chance to say how its last run ended.
-        was_cut_off = last.how != "returned" or not (last.process is body.process or was_released)
+        was_cut_off = last.how != "returned" or was_lost or not (last.process is body.process or was_released)
         between = number - last.number - 1 + was_cut_off
         if missed > max(0, between):
             self.break_promise(
@@ -384,7 +387,9 @@ class Invariants:
         before = None if write.before is None else decode(SlotRecord, write.before.value, _any_version)
         if not isinstance(before, SlotRecord) or before.spacing != record.spacing:
             return
-        if record.n < before.n:
+        # A holder may give back what it claimed with the slots of one second, and did not start.
+        gives_back = before.state == record.state == "several" and before.token == record.token
+        if record.n < before.n and not gives_back:
             self.break_promise(f"slots went back: {title_of(write.key)[1]} from {before.n} to {record.n}")
         elif record.n == before.n and before.state in _FATES and record.state not in (before.state, "new"):
             self.break_promise(
@@ -420,8 +425,9 @@ class Invariants:
                 self._holders.get(event.name, {}).pop(process, None)
                 self._note_loss(process, event.name)
                 last = self._of(event.name).last
-                if why == "released" and last is not None and last.process is process:
-                    self._of(event.name).was_released = True
+                if last is not None and last.process is process:
+                    self._of(event.name).was_released |= why == "released"
+                    self._of(event.name).was_lost |= why != "released"
             case RunFinished():
                 self.note(process, "run finished", event.task, event.outcome, event.trigger)
             case SlotSkipped():
