@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from asyncmgr._leases.rules import Rules
+from asyncmgr._leases.shards import shard_of
 from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Service
 from asyncmgr._tasks.runs import RunContext
@@ -20,6 +20,8 @@ from asyncmgr.testing.simulation.story import Fault, Story, tell
 
 PLANNED = frozenset({"terminate", "start"})
 """Faults that are none: hosts that leave and join."""
+
+CRASHES = PLANNED | {"kill"}
 
 _SLACK = 1.3
 """Seconds, beside the spacing, between two runs of a key: a move may take one."""
@@ -81,16 +83,17 @@ def key_story(seed: int) -> Story:
 
 
 def _planned(story: Story, chance: random.Random) -> Story:
-    """Leave only hosts that leave and join, one at a time, on clocks that agree."""
+    """Leave only hosts that leave, or crash, and join, one at a time, on clocks that agree."""
     machines = tuple(
         replace(part, name=f"h{number}", rate=1.0, wall_error=0.0, starts=0.0)
         for number, part in enumerate(story.machines)
     )
+    kind = chance.choice(("terminate", "kill"))
     faults, moment = [], 20.0
     while moment < story.quiet_from - 20:
         machine = chance.randrange(1, len(machines))
-        faults += [Fault(moment, "terminate", machine), Fault(moment + 8, "start", machine, True)]
-        moment += 16
+        faults += [Fault(moment, kind, machine), Fault(moment + story.longest_ttl + 5, "start", machine, True)]
+        moment += 2 * story.longest_ttl + 10
     return replace(story, machines=machines, faults=tuple(faults))
 
 
@@ -127,33 +130,36 @@ def simulate_keys(
     expected = {f"{Poller.name}.poll[{key}]": seen.spacing + lasts for key in names}
     report = simulate(seed, service, rules=rules, story=told, expected=expected, log=log)
     if report.violation is None:
-        promise = _broken_at_the_end(told, seen, lasts, shards) or _broken_move(told, seen, lasts)
+        promise = _broken_share(told, seen, shards) or _broken_move(told, seen, lasts)
         if promise:
             violation = Violation(promise, seed, report.length, ())
             report = replace(report, violation=violation)
     return report
 
 
-def _broken_at_the_end(story: Story, seen: Seen, lasts: float, shards: int) -> str | None:
-    """Look whether a host has far more keys than its share, at the quiet end."""
-    hosts = len(story.machines)
-    counts = Counter(seen.hosts.values())
-    most = max(counts.values(), default=0)
-    fair = len(seen.hosts) / hosts
-    # So few keys are spread unevenly over the shards; a host that took all has far more.
-    return (
-        f"unfair: {most} of {len(seen.hosts)} keys on one of {hosts} hosts" if most > 3 * fair + 6 else None
-    )
+def _broken_share(story: Story, seen: Seen, shards: int) -> str | None:
+    """Look whether a host has more than its share, at the quiet end."""
+    if {fault.kind for fault in story.faults} - CRASHES:
+        return None
+    held: dict[str, set[int]] = {}
+    for key, host in seen.hosts.items():
+        held.setdefault(host, set()).add(shard_of(f"{Poller.name}.poll", key, shards))
+    most = max(map(len, held.values()), default=0)
+    quota = Rules().shard_quota(shards, len(story.machines))
+    return f"unfair: a host has {most} of {shards} shards, and its quota is {quota}" if most > quota else None
 
 
 def _broken_move(story: Story, seen: Seen, lasts: float) -> str | None:
-    """Look for slots that were lost or came twice although hosts only left and joined."""
-    if {fault.kind for fault in story.faults} - PLANNED:
+    """Look for slots that were lost or came twice although hosts only left and joined, and for gaps after crashes."""
+    kinds = {fault.kind for fault in story.faults}
+    if kinds - CRASHES:
         return None
+    is_planned = not kinds - PLANNED
+    most = seen.spacing + lasts + _SLACK + (0 if is_planned else story.longest_ttl)
     for key, runs in seen.runs.items():
         for (early, slot), (late, following) in pairwise(runs):
-            if abs(following - slot - seen.spacing) > 0.01:
+            if is_planned and abs(following - slot - seen.spacing) > 0.01:
                 return f"slots: {key} ran for {slot:.3f} and then for {following:.3f}"
-            if late - early > seen.spacing + lasts + _SLACK:
+            if late - early > most:
                 return f"gap: {key} waited for {late - early:.3f} s at {early:.3f} s"
     return None
