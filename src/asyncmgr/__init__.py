@@ -14,6 +14,7 @@ from asyncmgr._rpc.context import Call, Caller, current_call
 from asyncmgr._rpc.declare import rpc
 from asyncmgr._service.capability_manager import SchedulerDependentManager
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.health import HealthReport
 from asyncmgr._service.key_verbs import KeyHandle, KeyStatus
 from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Health, Service, StopReport
@@ -63,6 +64,9 @@ from asyncmgr.events import Outcome
 from asyncmgr.transports import Transport, open_transport
 
 if TYPE_CHECKING:
+    from asyncmgr._monitoring.collector import Collector
+    from asyncmgr._monitoring.tracing import trace
+    from asyncmgr._monitoring.web import web
     from asyncmgr._settings.model import Settings
 
 __all__ = [
@@ -71,7 +75,9 @@ __all__ = [
     "AsyncmgrError",
     "Call",
     "Caller",
+    "Collector",
     "Health",
+    "HealthReport",
     "HostChange",
     "HostState",
     "Hosts",
@@ -125,9 +131,16 @@ __all__ = [
     "periodic_task",
     "rpc",
     "run",
+    "trace",
+    "web",
 ]
 
-_LOADED_AT_FIRST_USE = {"Settings": "asyncmgr._settings.model"}
+_LOADED_AT_FIRST_USE = {
+    "Collector": "asyncmgr._monitoring.collector",
+    "Settings": "asyncmgr._settings.model",
+    "trace": "asyncmgr._monitoring.tracing",
+    "web": "asyncmgr._monitoring.web",
+}
 """By name: the module that is imported at the name's first use, since it loads a library that is slow to import."""
 
 

@@ -14,6 +14,8 @@
     ├── InvalidRequest (ValueError)          a request to a running service that makes no sense
     ├── NotAllowed                           a verb that the caller may not use
     ├── ControlUnavailable                   there is no control socket, or none that answers
+    ├── HttpUnavailable                      health, metrics and page cannot be served at an address
+    ├── MissingExtra                         a library that a part of asyncmgr needs is not installed
     ├── InvalidTarget (ValueError)           a ``module:attribute`` that names nothing usable
     ├── ManagerInUse                         a second driver for one manager
     ├── InvalidKeys                          a manager gave keys for a task that are none
@@ -93,6 +95,14 @@ class NotAllowed(AsyncmgrError):
 
 class ControlUnavailable(AsyncmgrError):
     """A service cannot open its control socket, or nobody answers at one; the text says why."""
+
+
+class HttpUnavailable(AsyncmgrError):
+    """Health, metrics and page cannot be served at the address that was given, or nobody answers there."""
+
+
+class MissingExtra(AsyncmgrError):
+    """A library that a part of asyncmgr needs is not installed; the text names the extra."""
 
 
 class InvalidTarget(AsyncmgrError, ValueError):

@@ -296,6 +296,8 @@ class Listeners:
 
     def __init__(self) -> None:
         self.callbacks: list[tuple[Listener, tuple[type, ...]]] = []
+        self.of_runs: list[Listener] = []
+        """Those of them that hear of the end of a run: without one, an ordinary run need not be told."""
 
     def __bool__(self) -> bool:
         return bool(self.callbacks)
@@ -312,10 +314,15 @@ class Listeners:
         _check(callback, kinds)
         item = (callback, kinds)
         self.callbacks.append(item)
+        hears_of_runs = not kinds or any(issubclass(RunFinished, kind) for kind in kinds)
+        if hears_of_runs:
+            self.of_runs.append(callback)
 
         def remove() -> None:
             if item in self.callbacks:
                 self.callbacks.remove(item)
+                if hears_of_runs:
+                    self.of_runs.remove(callback)
 
         return remove
 

@@ -110,7 +110,7 @@ class RpcDoor(Door):
             if value is not None
         }
         client = self._client.at(timeout=RUN_WITHIN) if given.get("wait") else self._client
-        if verb not in ("status", "explain", "history"):
+        if verb not in ("status", "explain", "history", "health"):
             given["by"] = getpass.getuser()
         try:
             answer: dict[str, Any] = self._runner.run(client.call(verb, **given))

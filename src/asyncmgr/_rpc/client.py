@@ -26,6 +26,7 @@ from asyncmgr._rpc.messages import (
     subject_of_any,
     subject_of_host,
 )
+from asyncmgr._rpc.traces import outgoing
 from asyncmgr._rpc.versions import is_compatible, parse_version
 from asyncmgr.errors import (
     InvalidArguments,
@@ -270,7 +271,15 @@ class RpcClient:
         try:
             values = to_json_values(arguments)
             request = Request(
-                call_id, method, self.namespace, self.version, values, timeout, caller, through
+                call_id,
+                method,
+                self.namespace,
+                self.version,
+                values,
+                timeout,
+                caller,
+                through,
+                outgoing.fields(),
             ).encode()
             check_secrets(arguments, request)
         except ValueError as exc:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asyncmgr.errors import RpcError
 
@@ -33,6 +34,8 @@ class Call:
     """In loop time; infinite for a cast."""
     through: tuple[str, ...] = ()
     """The services that wait for this call, each in a call of its own; the first caller comes first."""
+    trace: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The trace that the caller is part of, as ``traceparent`` and ``tracestate``; empty = it said none."""
 
     @property
     def remaining(self) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from asyncmgr._common.safe_text import printable, safe_str
 from asyncmgr._rpc.context import Caller
+from asyncmgr._rpc.traces import read_trace
 from asyncmgr.errors import (
     InvalidArguments,
     NoSuchMethod,
@@ -85,6 +86,8 @@ class Request:
     caller: Caller | None
     through: tuple[str, ...] = ()
     """The services that wait for this call, each in a call of its own; the first caller comes first."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """The trace that the call is part of, as ``traceparent`` and ``tracestate``; empty = none."""
 
     def encode(self) -> bytes:
         """Encode the request as a message.
@@ -95,7 +98,7 @@ class Request:
             The arguments hold NaN, an infinity, or text that is not Unicode.
         """
         caller = None if self.caller is None else {"service": self.caller.service, "host": self.caller.host}
-        fields = {
+        fields: dict[str, Any] = {
             "v": _VERSION,
             "id": self.id,
             "method": self.method,
@@ -105,7 +108,9 @@ class Request:
             "timeout": self.timeout,
             "caller": caller,
         }
-        return encode_json({**fields, "through": self.through} if self.through else fields)
+        if self.through:
+            fields["through"] = self.through
+        return encode_json({**fields, **self.trace} if self.trace else fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,7 @@ def _read_request(fields: Mapping[str, Any]) -> Request:
         None if timeout is None else _positive(fields, "timeout"),
         None if caller is None else _read_caller(_typed(fields, "caller", dict)),
         _texts(fields, "through", THROUGH_LIMIT) if "through" in fields else (),
+        read_trace(fields),
     )
 
 

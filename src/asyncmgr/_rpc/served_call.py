@@ -74,6 +74,7 @@ class ServedCall:
             request.caller,
             deadline=arrived + timeout,
             through=request.through,
+            trace=request.trace,
         )
         self.arguments: dict[str, Any] = arguments
         self.method: Method = method

@@ -15,8 +15,9 @@ import random
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from asyncmgr._common.cancellation import is_cancelled
 from asyncmgr._common.deadlines import Deadlines
@@ -46,10 +47,12 @@ from asyncmgr._rpc.versions import Endpoint, choose, parse_version
 from asyncmgr.errors import (
     InvalidRpcMethod,
     MessageTooLarge,
+    NoSuchMethod,
     RemoteError,
     RpcError,
     RpcTimeout,
     ServiceBusy,
+    UnsupportedVersion,
 )
 from asyncmgr.transports._base import Transport
 from asyncmgr.transports._retries import Retries
@@ -88,6 +91,16 @@ def endpoint_of(manager: Any) -> Endpoint[Method]:
         for name in callable_methods(type(manager))
     }
     return Endpoint(manager.name, namespace, version, methods)
+
+
+Code: TypeAlias = Literal["ok", "error", "timeout", "withdrawn", "stopping", "busy", "refused"]
+"""How a call ended. `busy`: the host is at its limits. `refused`: there is no such method, or an argument is wrong."""
+
+Observe: TypeAlias = Callable[[str, Code, float | None], object]
+"""Is told the full name of a method (`UNKNOWN` for one that is not served), how the call ended, and its duration in
+seconds; `None` = it never began. It raises nothing."""
+
+UNKNOWN = "(unknown)"
 
 
 class CallServer:
@@ -133,6 +146,14 @@ class CallServer:
         """The reply subjects of requests that were dropped unread."""
         self._deadlines: Deadlines[ServedCall] = Deadlines(lambda call: self._cancel(call, "timed_out"))
         self._counts = Counts()
+        self.methods: tuple[str, ...] = tuple(
+            method.name for endpoint in (*endpoints, builtin) for method in endpoint.methods.values()
+        )
+        """The full names of all methods that are served."""
+        self.observe: Observe | None = None
+        """Is told of each call that has ended or was refused; `None` = nobody counts them."""
+        self.around: Callable[[ServedCall], AbstractContextManager[object]] | None = None
+        """Is entered around each method that runs; `None` = there is nothing around it."""
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -240,6 +261,7 @@ class CallServer:
         refused = 0
         while self._unread:
             await self._reply(self._unread.popleft(), refusal)
+            self._note_end(UNKNOWN, "busy")
             refused += 1
             if refused % _REFUSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -263,6 +285,7 @@ class CallServer:
         try:
             self._admit(request, message)
         except RpcError as exc:
+            self._note_end(self._name_of(request, exc), "busy" if isinstance(exc, ServiceBusy) else "refused")
             self._note_refused(request, message.reply_to, exc)
             await self._reply(message.reply_to, exc)
         except BaseException as exc:  # raised by the type of an argument; nothing here awaits
@@ -272,6 +295,20 @@ class CallServer:
             if isinstance(exc, KeyboardInterrupt):
                 self._on_exit(exc)
         return None
+
+    def _note_end(self, method: str, code: Code, duration: float | None = None) -> None:
+        if self.observe is not None:
+            self.observe(method, code, duration)
+
+    def _name_of(self, request: Request, refusal: RpcError) -> str:
+        """Find the full name of the method that a refused request asks for."""
+        if self.observe is None or isinstance(refusal, NoSuchMethod | UnsupportedVersion):
+            return UNKNOWN
+        try:
+            endpoint = self._choose(request.method, request.version, request.namespace)
+        except RpcError:
+            return UNKNOWN
+        return endpoint.methods[request.method].name
 
     def _note_malformed(self, subject: str, error: ValueError) -> None:
         if count := self._counts.note("malformed"):
@@ -329,7 +366,11 @@ class CallServer:
             return  # a caller withdraws at its deadline, which passes here too; its method may be cleaning up
         call.cause = call.cause or cause
         if self._admission.drop(call):
-            self._end(call) if cause == "withdrawn" else self._start(call)  # started only to send the reply
+            if cause == "withdrawn":
+                self._note_end(call.full_name, "withdrawn")
+                self._end(call)
+            else:
+                self._start(call)  # only to send the reply
         elif call.future is not None and call.begun:
             call.future.cancel()
         # A call that has not begun sees its cause when it begins; a task cancelled before that would send no reply.
@@ -356,15 +397,18 @@ class CallServer:
         if not call.facts.remaining:
             call.cause = call.cause or "timed_out"  # the loop was blocked until after the deadline
         call.begun = True
+        began = self._loop.time()
         reply = self._explain_end(call) if call.cause else await self._perform(call)
         call.failed = isinstance(reply, RpcError) and call.cause != "stopping"
+        self._note_end(call.full_name, _code_of(call, reply), self._loop.time() - began)
         if reply is not None:
             await self._reply(call.reply_to, reply, within=call.facts.remaining)
 
     async def _perform(self, call: ServedCall) -> bytes | RpcError | None:
         """Run the method. Returns its reply, or `None` if nobody waits for one."""
         try:
-            result = await call.method.function(**call.arguments)
+            with nullcontext() if self.around is None else self.around(call):
+                result = await call.method.function(**call.arguments)
             reply = encode_result(call.method.write(result))
             check_secrets(result, reply)
             return reply
@@ -410,6 +454,14 @@ class CallServer:
             await self._reply(subject, RemoteError(type_name(exc), safe_str(exc)))
         except Exception as exc:
             log.debug("reply.lost", service=self._service, host=self._host, error=error_text(exc))
+
+
+def _code_of(call: ServedCall, reply: bytes | RpcError | None) -> Code:
+    if not isinstance(reply, RpcError):
+        return "ok" if reply is not None else "withdrawn"
+    if isinstance(reply, RpcTimeout):
+        return "timeout"
+    return "stopping" if call.cause == "stopping" else "error"
 
 
 _STOPPING = RemoteError("CancelledError", "the service stops")

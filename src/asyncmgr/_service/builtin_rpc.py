@@ -95,6 +95,11 @@ class Inside:
         return await self._control.perform("status", {"task": task, "after": after}, self._caller(None))
 
     @rpc
+    async def health(self) -> dict[str, Any]:
+        """Report in ``health`` what needs somebody, on transport, store and leases, and the verdicts of probes."""
+        return await self._control.perform("health", {}, self._caller(None))
+
+    @rpc
     async def explain(self, task: str, at: str | None = None) -> dict[str, Any]:
         """Explain in ``text`` what became of the slot at a moment in ISO 8601; default: how the task stands."""
         return await self._control.perform("explain", {"task": task, "at": at}, self._caller(None))

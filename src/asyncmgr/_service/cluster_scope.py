@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from asyncmgr._service.health import Leases
 from asyncmgr._tasks.gate import Gate
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
@@ -78,6 +79,13 @@ class ClusterScope:
         from asyncmgr._leases.lease import Lease
 
         return Lease(self.cluster, name, on_lost)
+
+    def leases(self) -> Leases:
+        """Tell what is held at present, by the names of tasks and leases."""
+        if self._cluster is None:
+            return Leases()
+        names = sorted({name.holder.name for name in self._cluster.claims.held()})
+        return Leases(tuple(names), self._cluster.trusted)
 
     async def release_tasks(self) -> None:
         """Release the tasks, for whose runs have ended."""

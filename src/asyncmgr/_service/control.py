@@ -18,6 +18,7 @@ from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import error_text, safe_repr
 from asyncmgr._service.control_answers import record_as_json, status_as_json
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.health import Health, as_json
 from asyncmgr._service.version import own_version
 from asyncmgr._settings.problems import listed, suggestion
 from asyncmgr._tasks.actions import Actor, acting_as
@@ -45,6 +46,8 @@ class Steered(Protocol):
     def host(self) -> str: ...  # pragma: no cover
     @property
     def state(self) -> str: ...  # pragma: no cover
+    @property
+    def health(self) -> Health: ...  # pragma: no cover
     @property
     def tasks(self) -> tuple[TaskHandle, ...]: ...  # pragma: no cover
     @property
@@ -133,6 +136,10 @@ class Control:
         """Add a verb, for a part of the service that answers questions of its own."""
         self._verbs[name] = verb
 
+    def reads(self, name: str) -> bool:
+        """Whether there is a verb of this name which only reads."""
+        return name in self._verbs and self._verbs[name].reads
+
     def find(self, task: str | None) -> TaskHandle:
         """Find a task by its full name, or by its own name where that is of one task only; without regard to case.
 
@@ -215,6 +222,11 @@ async def _hello(control: Control, given: Arguments) -> Answer:
     }
 
 
+async def _health(control: Control, given: Arguments) -> Answer:
+    """Report on the service: what needs somebody, and the verdicts of probes."""
+    return {"health": as_json(control.service.health())}
+
+
 async def _status(control: Control, given: Arguments) -> Answer:
     """Tell the status of one task, or of all: `PAGE` at a time, from number `after` on."""
     state = str(control.service.state)
@@ -285,6 +297,7 @@ async def _cancel(control: Control, given: Arguments) -> Answer:
 
 _VERBS: dict[str, Verb] = {
     "hello": Verb(_hello, (), reads=True),
+    "health": Verb(_health, (), reads=True),
     "status": Verb(_status, ("task", "after"), reads=True),
     "trigger": Verb(_trigger, ("task", "wait")),
     "pause": Verb(_pause, ("task", "for", "until", "ever", "note")),

@@ -29,7 +29,7 @@ from asyncmgr._tasks.passes import Passes
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run, Site
 from asyncmgr._tasks.schedules import share_of
-from asyncmgr._tasks.status import TaskStatus, status_of
+from asyncmgr._tasks.status import TaskState, TaskStatus, state_of_task, status_of
 from asyncmgr.errors import InvalidPeriodicTaskArg, ManagerInUse, ServiceStateError
 from asyncmgr.events import SkipReason
 
@@ -213,6 +213,18 @@ class ManagerState:
             trigger=self.verbs.trigger,
         )
 
+    def states(self) -> Iterator[tuple[ManagedTask, TaskState]]:
+        """Yield every task with the one word for how it stands, also those that are switched off."""
+        moment = self.read_clock()
+        pauses, runner = self.verbs.pauses, self._runner
+        pauses.end_those_over(moment)
+        runs = {} if runner is None else runner.oldest_runs()
+        for task in tuple(self.tasks().values()):
+            run = runs.get(task.standing)
+            age = 0.0 if run is None or runner is None else runner.age(run)
+            paused, off = task in pauses, self.off(task)
+            yield task, state_of_task(task, moment, run=run, age=age, is_paused=paused, off=off)
+
     def _is_armed(self, task: ManagedTask, *, is_here: bool) -> bool:
         if self._runner is None:  # a pass would start it
             return is_here and self.has(task)
@@ -320,6 +332,10 @@ class ManagerState:
     @property
     def name(self) -> str:
         return self._manager.name
+
+    @property
+    def manager(self) -> Manager:
+        return self._manager
 
     @property
     def runner(self) -> Runner | None:

@@ -14,9 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -36,7 +34,11 @@ from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
 from asyncmgr._service.gates import Gates
 from asyncmgr._service.handles import TaskHandle
+from asyncmgr._service.health import MISSED_TIMER, HealthReport, judge
+from asyncmgr._service.health import Health as Health
+from asyncmgr._service.health import State as State
 from asyncmgr._service.host_scope import HostScope
+from asyncmgr._service.insight import Insight
 from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.manager import Manager, state_of
 from asyncmgr._service.naming import check_manager, service_name
@@ -65,33 +67,6 @@ if TYPE_CHECKING:
 
 _inside: ContextVar[tuple[Service, ...]] = ContextVar("asyncmgr services", default=())
 """The services whose run or hook the current code belongs to. This code cannot wait for the end of these services."""
-
-
-class State(StrEnum):
-    """Where a service is in its one life."""
-
-    NEW = "new"
-    """The service is built and not started."""
-    STARTING = "starting"
-    """The steps of the start are in progress."""
-    RUNNING = "running"
-    """The tasks run."""
-    STOPPING = "stopping"
-    """No run and no call begins; those in progress are drained."""
-    STOPPED = "stopped"
-    """The service has ended, for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether the schedule makes progress and calls arrive.
-
-    The answer depends on the runner's own timer: a process whose event loop is blocked is not healthy.
-    """
-
-    ok: bool
-    state: State
-    reason: str
 
 
 class Service:
@@ -190,6 +165,14 @@ class Service:
             managers=self._initialised_managers,
             on_exit=self._end_with,
         )
+        self._insight = Insight(
+            self._reporter,
+            self.cluster_scope,
+            states=lambda: [state_of(manager) for manager in self._managers],
+            settings=lambda: self.settings,
+            basic=lambda: self.health,
+            lost_routes=self._lost_routes,
+        )
         self.failed_plugins: tuple[str, ...] = ()
         """Names of the plugins that could not be loaded, or that raised."""
         for manager in managers:
@@ -233,19 +216,24 @@ class Service:
 
     @property
     def health(self) -> Health:
-        """Whether the schedule makes progress and calls arrive, and why not."""
+        """Whether the schedule makes progress and calls arrive, and why not; ``service.health()`` tells everything."""
+        ok, reason = self._basic_health()
+        return Health(ok, self._state, reason, self._report_health)
+
+    def _basic_health(self) -> tuple[bool, str]:
         if self._error is not None:
-            return Health(False, self._state, f"failed: {error_text(self._error)}")
+            return False, f"failed: {error_text(self._error)}"
         if self._state is not State.RUNNING:
-            return Health(False, self._state, f"the service is {self._state}")
+            return False, f"the service is {self._state}"
         if self._runner is None or not self._runner.lookout.is_alive:
-            return Health(
-                False, self._state, "the scheduler missed its own timer: the event loop was blocked"
-            )
+            return False, MISSED_TIMER
         lost = self._lost_routes()
         if lost:
-            return Health(False, self._state, f"calls do not arrive: {printable(lost)}")
-        return Health(True, self._state, "the scheduler keeps its time")
+            return False, f"calls do not arrive: {printable(lost)}"
+        return True, "the scheduler keeps its time"
+
+    def _report_health(self) -> HealthReport:
+        return judge(self._insight.facts(), self._insight.survey())
 
     @property
     def _error(self) -> BaseException | None:
@@ -590,6 +578,7 @@ class Service:
         yield Step("history", enter=self._open_history, leave=self._close_history, leaving="close history")
         # Before all hooks, and after them at the stop: so it answers while one of them hangs, and during the drain.
         yield Step("open control", enter=self._open_control, leave=self._close_control)
+        yield from self._insight.steps
         yield Step("close transport", leave=self._disconnect)
         # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
         yield Step("end session", leave=self._cluster_scope.stop)
@@ -708,6 +697,7 @@ class Service:
             self._transport = await self._connections.enter_async_context(opened)
         else:
             self._transport = self.given_transport
+        self._insight.transport = self._transport
 
     async def _connect_store(self) -> None:
         given = self.given_store
@@ -718,9 +708,10 @@ class Service:
             self._store = await self._connections.enter_async_context(opened)
         else:
             self._store = given
+        self._insight.store = self._store
 
     async def _disconnect(self) -> None:
-        self._transport = self._store = None
+        self._transport = self._store = self._insight.transport = self._insight.store = None
         await self._connections.aclose()
 
     async def _serve_calls(self) -> None:
@@ -748,6 +739,7 @@ class Service:
             context=self._context,
             on_exit=self._end_with,
         )
+        self._insight.calls_begin(self._server)
         await self._server.start()
 
     async def _refuse_calls(self) -> None:
@@ -822,6 +814,7 @@ class Service:
         for manager in self._managers:
             state_of(manager).start(runner, self.journal, self._gates)
         self._history.begin(self._tasks(), runner.lookout.read())
+        self._insight.tasks_begin(runner)
         runner.open()
         self._runner = runner
         self._state = State.RUNNING
@@ -893,6 +886,11 @@ class Service:
     def _tasks(self) -> Iterator[ManagedTask]:
         for manager in self._managers:
             yield from state_of(manager).tasks().values()
+
+
+def insight_of(service: Service) -> Insight:
+    """Return the inside of a service, for the rooms above this one."""
+    return service._insight  # noqa: SLF001 - its own class
 
 
 def _read_settings() -> Settings:

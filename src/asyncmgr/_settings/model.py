@@ -231,6 +231,32 @@ class LeaseSettings(BaseModel):
     """Where the locks of this machine are; `None` = in the user's run-time directory, or that for temporary files."""
 
 
+class MonitoringSettings(BaseModel):
+    """What a service tells over HTTP, to Prometheus and to OpenTelemetry."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    http: str | None = Field(
+        default=None, min_length=1, description="HOST:PORT, or a port such as 8080 of this machine alone"
+    )
+    """Where `asyncmgr run` serves health, metrics and the page; `None` = nowhere."""
+    http_token: SecretStr | None = Field(default=None, min_length=16, description="16 characters or more")
+    """What a browser or program has to know to use verbs such as `pause`; `None` = nobody may over HTTP."""
+    hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), description="host names, or '*'; in a variable separated by commas"
+    )
+    """Names under which HTTP requests may come, beside ``localhost`` and addresses; ``*`` = any."""
+    ready_needs: Annotated[tuple[Literal["transport", "store"], ...], BeforeValidator(_split)] = Field(
+        default=(), description="transport, store; in a variable separated by commas"
+    )
+    """The connections without which the service is not ready. By default none: one dead upstream would take every
+    replica out at once."""
+    task_series: Annotated[_Integer, Field(ge=0)] = Field(default=1000, description="a whole number")
+    """Tasks that have metrics of their own; the others of a manager share one series, ``task="(others)"``."""
+    opentelemetry: bool = Field(default=False, description="true or false")
+    """Whether `asyncmgr run` makes a span of each run and each served call."""
+
+
 class Settings(BaseModel):
     """The settings of one service; immutable. ``Settings(host="a")`` reads the environment and the files.
 
@@ -317,6 +343,7 @@ class Settings(BaseModel):
     """Constructor arguments by the manager's name as written; `arguments_for` finds those of existing managers."""
     plugins: PluginSettings = Field(default=PluginSettings(), description="the table [plugins]")
     lease: LeaseSettings = Field(default=LeaseSettings(), description="the table [lease]")
+    monitoring: MonitoringSettings = Field(default=MonitoringSettings(), description="the table [monitoring]")
     nats: NatsSettings = Field(default=NatsSettings(), description="the table [nats]")
 
     _explicit: dict[str, Any] = PrivateAttr(default_factory=dict)

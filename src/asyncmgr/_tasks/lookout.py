@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import random
 from collections.abc import Callable
 
@@ -81,6 +82,14 @@ class Lookout:
         """Why slots passed before the present look could find them."""
         self.is_open = False
         """Whether slots are handed out."""
+        self.looks = 0
+        """The number of looks so far."""
+        self.looked_at = self._loop.time()
+        """The loop time of the last look, seconds."""
+        self.lag = 0.0
+        """Seconds by which the last look came late."""
+        self._look_every = math.inf
+        self._on_look: Callable[[], object] | None = None
 
     def open(self) -> None:
         """Begin to hand out slots."""
@@ -101,6 +110,13 @@ class Lookout:
         """Call `callback` after each jump of the wall clock; return a function that ends this."""
         self._on_step.append(callback)
         return lambda: self._on_step.remove(callback)
+
+    def follow_looks(self, callback: Callable[[], object], *, every: float) -> None:
+        """Call `callback`, which raises nothing, at each look, and look at least so often (seconds).
+
+        That goes on after `close`, until `end`.
+        """
+        self._on_look, self._look_every = callback, every
 
     @property
     def is_alive(self) -> bool:
@@ -154,6 +170,9 @@ class Lookout:
         now = self._loop.time()
         self._timer.set(now + _SHORTEST_SLEEP)
         late = now - self._timer.rang_for
+        self.looks, self.looked_at, self.lag = self.looks + 1, now, max(0.0, late)
+        if self._on_look is not None:
+            self._on_look()
         moment = self.read()
         self.late_because = self._why_late(late)
         if late >= STALL and self._jump is None:
@@ -207,7 +226,7 @@ class Lookout:
         return max(earliest, when)
 
     def _next_look(self, moment: Moment) -> float:
-        looks = [self._loop.time() + self.clock.check / SECOND]
+        looks = [self._loop.time() + min(self.clock.check / SECOND, self._look_every)]
         planned = self.agenda.next_wake(moment) if self.is_open else None
         if planned is not None:
             looks.append(self.clock.loop_time(planned))

@@ -19,7 +19,7 @@ import contextvars
 import random
 import sys
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ class Runner:
         self._progresses = Progresses(self._loop, reporter.listeners)
         self._site = site = replace(site, progressed=self._progresses.note)
         self._report = reporter
-        self._listeners = reporter.listeners.callbacks
+        self._listeners = reporter.listeners.of_runs
         if reporter.recorder is not None:
             reporter.recorder.follow(self.oldest)
         self._context = context
@@ -86,6 +86,8 @@ class Runner:
         self._on_exit = on_exit
         self._on_death = on_death
         self._max_runs = max_runs
+        self.around: Callable[[Run], Coroutine[Any, Any, object]] | None = None
+        """Calls the body of a run in place of the runner, with something around it; `None` = the runner does."""
         self._intake = Intake(site, reporter, oldest=self.oldest)
         self._ready = self._intake.ready
         self._unbegun: dict[asyncio.Future[None], Run] = {}
@@ -320,6 +322,10 @@ class Runner:
         """Seconds since the run began."""
         return self._loop.time() - run.started
 
+    def now(self) -> float:
+        """The time of the loop, seconds."""
+        return self._loop.time()
+
     def oldest_runs(self) -> dict[Standing, Run]:
         """Return the run in progress that started first, for each task that has one."""
         oldest: dict[Standing, Run] = {}
@@ -507,7 +513,7 @@ class Runner:
         try:
             if run.missed or standing.trouble is not None:
                 self._report.starting(run)
-            await managed.call(run)
+            await (managed.call(run) if self.around is None else self.around(run))
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and self._is_abandoned(run):
                 raise

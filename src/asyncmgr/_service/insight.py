@@ -1,0 +1,211 @@
+"""`Insight`: what monitoring sees of a service, and the places where it joins in. The service fills it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from asyncmgr._common.clock import SECOND, Moment, read_wall, to_datetime
+from asyncmgr._service.health import (
+    NEEDING,
+    SHOWN,
+    Facts,
+    Health,
+    Promise,
+    Survey,
+    connection_of,
+    need_of,
+)
+from asyncmgr._tasks.recorder import Recorder
+
+if TYPE_CHECKING:
+    from asyncmgr._rpc.server import CallServer
+    from asyncmgr._service.cluster_scope import ClusterScope
+    from asyncmgr._service.manager_state import ManagerState
+    from asyncmgr._service.steps import Step
+    from asyncmgr._settings.model import Settings
+    from asyncmgr._tasks.managed import ManagedTask
+    from asyncmgr._tasks.reporting import Reporter
+    from asyncmgr._tasks.runner import Runner
+    from asyncmgr.transports import StoreEngine, Transport
+
+R = TypeVar("R", bound=Recorder)
+
+AT_ONCE = 250
+"""Tasks that are looked at before other code gets its turn."""
+
+
+class Insight:
+    """The inside of one service, for the rooms above it.
+
+    Parameters
+    ----------
+    states
+        Returns the states of the managers.
+    settings
+        Returns the settings in force.
+    basic
+        Returns the short health.
+    lost_routes
+        Says why calls do not arrive although the transport is connected; empty where they do.
+    """
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        cluster: ClusterScope,
+        *,
+        states: Callable[[], Sequence[ManagerState]],
+        settings: Callable[[], Settings],
+        basic: Callable[[], Health],
+        lost_routes: Callable[[], str],
+    ) -> None:
+        self.reporter = reporter
+        self.cluster = cluster
+        self._states = states
+        self._settings = settings
+        self._basic = basic
+        self._lost_routes = lost_routes
+        self.steps: list[Step] = []
+        """Steps of the start that other rooms add before it: they begin before all hooks, and end after them."""
+        self.runner: Runner | None = None
+        self.server: CallServer | None = None
+        self.transport: Transport | None = None
+        self.store: StoreEngine | None = None
+        self.started: int | None = None
+        """When the tasks began: wall time, microseconds; `None` = they have not."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.parts: dict[str, object] = {}
+        """What other rooms keep for this service, by a name of theirs."""
+        self.on_tasks: list[Callable[[Runner], object]] = []
+        """Called with the runner right before its tasks begin."""
+        self.on_calls: list[Callable[[CallServer], object]] = []
+        """Called with the server right before it gets calls."""
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings()
+
+    # Called by the service
+
+    def calls_begin(self, server: CallServer) -> None:
+        self.server = server
+        for callback in self.on_calls:
+            callback(server)
+
+    def tasks_begin(self, runner: Runner) -> None:
+        self.runner, self.loop = runner, asyncio.get_running_loop()
+        for callback in self.on_tasks:
+            callback(runner)
+        self.started = read_wall()
+
+    # Joining in
+
+    def with_runner(self, callback: Callable[[Runner], object]) -> None:
+        """Call `callback` with the runner: right before its tasks begin, or now where they have begun."""
+        self.on_tasks.append(callback)
+        if self.runner is not None:
+            callback(self.runner)
+
+    def with_server(self, callback: Callable[[CallServer], object]) -> None:
+        """Call `callback` with the server of calls: right before it gets calls, or now where it does."""
+        self.on_calls.append(callback)
+        if self.server is not None:
+            callback(self.server)
+
+    def record_by(self, make: Callable[[Recorder | None], R]) -> R:
+        """Put a recorder around the present one, which it has to tell everything. Tasks are enrolled anew."""
+        recorder = make(self.reporter.recorder)
+        self.reporter.recorder = recorder
+        if self.runner is not None:
+            recorder.follow(self.runner.oldest)
+            for task in self.tasks():
+                recorder.add(task)
+        return recorder
+
+    # Tasks
+
+    def tasks(self) -> Iterator[ManagedTask]:
+        """Yield every task, also those that are switched off."""
+        for state in self._states():
+            yield from tuple(state.tasks().values())
+
+    def surveys(self, *, with_needs: bool = True) -> Iterator[Survey]:
+        """Look at all tasks, `AT_ONCE` at a time; yield the one survey after each of these steps.
+
+        Of the tasks that need somebody it describes `SHOWN` in each state, and none without `with_needs`.
+        """
+        survey, seen = Survey(), 0
+        now = to_datetime(read_wall())
+        for state in self._states():
+            for task, found in state.states():
+                survey.states[found] += 1
+                if with_needs and found in NEEDING and survey.states[found] <= SHOWN:
+                    need = need_of(state.status_of(task), now)
+                    if need is not None:
+                        survey.needs.append(need)
+                seen += 1
+                if seen % AT_ONCE == 0:
+                    yield survey
+        yield survey
+
+    def survey(self, *, with_needs: bool = True) -> Survey:
+        """Look at all tasks at once."""
+        *_, survey = self.surveys(with_needs=with_needs)
+        return survey
+
+    def paused(self) -> set[ManagedTask]:
+        """Return the tasks that are paused."""
+        return {task for state in self._states() for task in state.verbs.pauses}
+
+    def moments(self) -> dict[int, Moment]:
+        """Read the clocks of the managers whose tasks start by themselves, by the identity of the manager."""
+        if self.runner is None or not self.runner.lookout.is_open:
+            return {}
+        moment = self.runner.lookout.clock.read()
+        return {id(state.manager): moment for state in self._states()}
+
+    # Facts
+
+    def facts(self) -> Facts:
+        """Gather what the service knows of itself, without its tasks."""
+        lookout = None if self.runner is None else self.runner.lookout
+        age = None if self.runner is None else self.runner.now() - self.runner.lookout.looked_at
+        lost = self._lost_routes()
+        return Facts(
+            self._basic(),
+            lookout is None or not lookout.is_open or lookout.is_alive,
+            self._promises(),
+            connection_of(self.transport, [lost] if lost else []),
+            connection_of(self.store),
+            self.cluster.leases(),
+            age,
+            frozenset(self.settings.monitoring.ready_needs),
+        )
+
+    def _promises(self) -> list[Promise]:
+        found: list[Promise] = []
+        for state in self._states():
+            critical = [task for task in state.tasks().values() if promise_of(task.plan.options)[0]]
+            if critical:
+                moment = state.read_clock()
+                found += [self._promise(state, task, moment) for task in critical]
+        return found
+
+    def _promise(self, state: ManagerState, task: ManagedTask, moment: Moment) -> Promise:
+        _, freshness = promise_of(task.plan.options)
+        run = None if self.runner is None else self.runner.oldest(task.standing)
+        since = task.standing.last_success or self.started or moment.wall
+        return Promise(
+            task.full_name,
+            None if freshness is None else freshness / SECOND,
+            None if run is None or self.runner is None else self.runner.age(run),
+            max(0.0, (moment.wall - since) / SECOND),
+            not state.is_on(task),
+        )
+
+
+def promise_of(options: object) -> tuple[bool, int | None]:
+    """Read whether a task is `critical`, and its `freshness` in microseconds; `None` = it promises none."""
+    return getattr(options, "critical", False), getattr(options, "freshness", None)
