@@ -8,6 +8,7 @@ from asyncmgr._cli.commands.call import call
 from asyncmgr._cli.commands.check import check
 from asyncmgr._cli.commands.demo import demo
 from asyncmgr._cli.commands.explain import explain, history
+from asyncmgr._cli.commands.health import health
 from asyncmgr._cli.commands.hosts import hosts
 from asyncmgr._cli.commands.info import info
 from asyncmgr._cli.commands.leases import leases
@@ -53,6 +54,7 @@ Examples:
   asyncmgr next app.py:Volumes sync    the next slots of one task
   asyncmgr check app.py:Volumes        say all that is wrong, start nothing
   asyncmgr status --watch              how the tasks of running services stand
+  asyncmgr health                      whether they are well; exit code 3 = not
   asyncmgr pause Volumes.sync --for 2h start no run of one for a while
   asyncmgr hosts --watch               who announces itself, live
   asyncmgr leases                      who holds what only one process may have
@@ -90,6 +92,7 @@ for _command in (
     next_slots,
     check,
     status,
+    health,
     explain,
     history,
     *VERBS,

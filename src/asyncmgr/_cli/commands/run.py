@@ -20,6 +20,7 @@ from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import run_to_the_end
 from asyncmgr._cli.loading import build_service, find, lone_service
 from asyncmgr._cli.logs import LogFormat, choose_format, configure
+from asyncmgr._cli.monitoring import monitor
 from asyncmgr._cli.output import write_table
 from asyncmgr._cli.setting_changes import changes
 from asyncmgr._cli.task_views import (
@@ -61,6 +62,8 @@ class Wishes:
     drain_timeout: float | None
     log_level: str | None
     log_format: str | None
+    http: str | None
+    http_token: bool
 
     def settings(self) -> Settings:
         """Read the settings, with the command line as the strongest place."""
@@ -107,6 +110,12 @@ class Wishes:
     type=click.Choice(["auto", "console", "json"]),
     help="[default: auto: console on a terminal, else json]",
 )
+@click.option(
+    "--http",
+    metavar="HOST:PORT",
+    help="Serve health, metrics and a page there; a port alone is of this machine only.  [default: not at all]",
+)
+@click.option("--http-token", is_flag=True, help="Print a link that gives a browser the right to use verbs.")
 @options.places
 def run(targets: Sequence[str], **wishes: Any) -> None:
     """Run managers until SIGTERM or Ctrl-C.
@@ -123,6 +132,7 @@ def run(targets: Sequence[str], **wishes: Any) -> None:
     explain = functools.partial(_explain, log_format)
     try:
         service = _load(targets, wanted, settings)
+        monitor(service, wanted.http, with_token=wanted.http_token, log_format=log_format)
     except AsyncmgrError as exc:
         explain(exc)
         raise click.exceptions.Exit(1) from exc
