@@ -167,7 +167,8 @@ class Service:
         )
         self._insight = Insight(
             self._reporter,
-            self.cluster_scope,
+            self._cluster_scope,
+            self._history,
             states=lambda: [state_of(manager) for manager in self._managers],
             settings=lambda: self.settings,
             basic=lambda: self.health,
