@@ -10,12 +10,15 @@ import asyncio
 import random
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any
 
 from asyncmgr import Manager, RunContext, Service, Settings, Skip, periodic_task
 from asyncmgr._common.clock import SECOND, read_wall
 from asyncmgr._history.slots import CODES, ON_WALL, RUN, SPAN, SPAN_KIND, TEXT_SHIFT
 from asyncmgr._service.service import insight_of
+from asyncmgr.transports import open_transport
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -78,7 +81,7 @@ class Search(Manager):
 
 
 class Backups(Manager):
-    @periodic_task(cron="10 2 * * *")
+    @periodic_task(cron="10 2 * * *", timeout=2700)
     async def nightly(self, context: RunContext) -> None:
         await asyncio.Event().wait()
 
@@ -86,10 +89,10 @@ class Backups(Manager):
 MANAGERS = (Volumes, Snapshots, Invoices, Mail, Search, Backups)
 
 
-def billing(host: str = "eu-1", **settings: Any) -> Service:
-    return Service(
-        *(one() for one in MANAGERS), name="billing", host=host, settings=Settings(seed=1, **settings)
-    )
+def billing(host: str = "eu-1", transport: Any = None) -> Service:
+    managers = [one() for one in MANAGERS]
+    settings = Settings(seed=1, rpc_control=True)
+    return Service(*managers, name="billing", host=host, transport=transport, settings=settings)
 
 
 class Past:
@@ -135,6 +138,7 @@ class Past:
 def give_past(service: Service) -> None:
     """Write an hour."""
     past = Past(service)
+    service.control.since -= timedelta(hours=9)
 
     def asleep(ago: int) -> bool:
         return 34 * MINUTE < ago < 43 * MINUTE
@@ -182,18 +186,64 @@ def give_past(service: Service) -> None:
     )
 
 
-async def main(port: int, token: str) -> None:
+def restore_clocks(service: Service) -> None:
+    """Have the clocks of the service hold again for what is recorded from now on."""
+    runner = insight_of(service).runner
+    assert runner is not None
+    moment = runner.lookout.clock.read()
+    began = moment.wall / SECOND - asyncio.get_running_loop().time()
+    pen = insight_of(service).history.ledger.rest.pen
+    pen.write(RUN.pack(moment.wall - moment.now, began, 0.0, 0, MARK_KIND))
+
+
+def age(service: Service, task: str, seconds: float) -> None:
+    """Let the run in progress be older."""
+    insight = insight_of(service)
+    found = insight.find(task)
+    assert found is not None
+    assert insight.runner is not None
+    run = insight.runner.oldest(found[1].standing)
+    assert run is not None
+    run.started -= seconds
+
+
+WELL = (
+    "Volumes.measure",
+    "Volumes.expire",
+    "Snapshots.take",
+    "Invoices.remind",
+    "Invoices.reconcile",
+    "Search.compact",
+)
+
+
+async def bring_about(service: Service, *, is_first: bool = True) -> None:
+    """Give a running service a past, and the troubles of the present."""
+    give_past(service)
+    restore_clocks(service)
+    for task in WELL:
+        await service.task(task).trigger()
+    if is_first:
+        service.task("Mail.digest").pause(for_=7200, note="mail provider moves, CHG-4411")
+        await service.task("Backups.nightly").trigger(wait=False)
+        await asyncio.sleep(0)
+        age(service, "Backups.nightly", 47 * 60)
+
+
+async def main(port: int, token: str, hosts: int) -> None:
     """Serve it until somebody ends it."""
     from asyncmgr._monitoring.server import serve_http
 
-    service = billing()
-    serve_http(service, str(port), token=token, opened=lambda url: print(url, flush=True))
-    async with service:
-        give_past(service)
-        service.task("Mail.digest").pause(for_=7200, note="mail provider moves, CHG-4411")
-        await service.task("Backups.nightly").trigger(wait=False)
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(open_transport("memory://"))
+        services = [billing(f"eu-{number}", transport=transport) for number in range(1, hosts + 1)]
+        serve_http(services[0], str(port), token=token, opened=lambda url: sys.stdout.write(f"{url}\n"))
+        for service in services:
+            await stack.enter_async_context(service)
+            await bring_about(service, is_first=service is services[0])
+        sys.stdout.flush()
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
