@@ -116,7 +116,7 @@ async def test_a_failing_task_does_not_end_the_pings(systemd: Systemd) -> None:
 async def test_a_critical_task_that_is_stuck_ends_the_pings(
     systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """systemd then restarts the process."""
+    """Systemd then restarts the process."""
 
     class Stuck(Manager):
         @periodic_task(spacing=10, run_immediately=True)

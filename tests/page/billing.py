@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +16,6 @@ from asyncmgr import Manager, RunContext, Service, Settings, Skip, periodic_task
 from asyncmgr._common.clock import SECOND, read_wall
 from asyncmgr._history.slots import CODES, ON_WALL, RUN, SPAN, SPAN_KIND, TEXT_SHIFT
 from asyncmgr._service.service import insight_of
-from asyncmgr.transports import open_transport
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -230,20 +227,12 @@ async def bring_about(service: Service, *, is_first: bool = True) -> None:
         age(service, "Backups.nightly", 47 * 60)
 
 
-async def main(port: int, token: str, hosts: int) -> None:
-    """Serve it until somebody ends it."""
-    from asyncmgr._monitoring.server import serve_http
-
-    async with AsyncExitStack() as stack:
-        transport = await stack.enter_async_context(open_transport("memory://"))
-        services = [billing(f"eu-{number}", transport=transport) for number in range(1, hosts + 1)]
-        serve_http(services[0], str(port), token=token, opened=lambda url: sys.stdout.write(f"{url}\n"))
-        for service in services:
-            await stack.enter_async_context(service)
-            await bring_about(service, is_first=service is services[0])
-        sys.stdout.flush()
-        await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+def past_of_crowd(service: Service) -> None:
+    """Give 1,000 tasks 60 runs each."""
+    past = Past(service)
+    for number, task in enumerate(service.tasks):
+        for ago in range(59, 0, -1):
+            is_bad = (number * 7 + ago) % 97 == 0
+            fate, text = ("failed", "OSError: no") if is_bad else ("succeeded", "")
+            past.run(task.full_name, ago * MINUTE - number * SECOND % MINUTE, 0.5 + number % 7, fate, text)
+    restore_clocks(service)
