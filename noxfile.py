@@ -51,6 +51,13 @@ def histories(session: nox.Session) -> None:
 
 
 @nox.session
+def page(session: nox.Session) -> None:
+    """Try the page in Chromium, which has to be on the PATH, or in the variable CHROMIUM; SHOTS=DIR keeps pictures."""
+    session.install("-e", ".[testing,web]", *_group("test"), *_group("page"))
+    session.run("pytest", "tests/page", *session.posargs)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, which is what is tested; once for all that need it."""
     shutil.rmtree(DIST, ignore_errors=True)

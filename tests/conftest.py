@@ -40,6 +40,7 @@ REAL_MODULES = {
     "test_nats_permissions",
     "test_nats_server",
     "test_outage",
+    "test_page",
     "test_postgres",
     "test_postgres_contract",
     "test_readme",

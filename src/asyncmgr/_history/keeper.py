@@ -163,6 +163,21 @@ class History:
         unique = {(one.task, one.slot, one.fate, one.reason, one.started): one for one in reversed(found)}
         return sorted(unique.values(), key=lambda record: record.ended, reverse=True)[:limit]
 
+    def earlier(self, since: int, limit: int) -> tuple[list[Record], list[Entry]]:
+        """Read the fates and what befell the service, from `since` to its start, from the file. For another thread."""
+        if self._past is None or self._started is None or since >= self._started:
+            return [], []
+        try:
+            entries = self._past.entries(since, self._started - 1, None)
+        except Exception:  # `_ask_past` says so
+            entries = []
+        return self._ask_past(None, since, self._started, limit), entries
+
+    @property
+    def started(self) -> int | None:
+        """When the tasks began; wall time, microseconds."""
+        return self._started
+
     def _ask_past(self, task: str | None, since: int, until: int, limit: int) -> list[Record]:
         assert self._past is not None
         try:

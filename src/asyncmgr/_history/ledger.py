@@ -320,6 +320,15 @@ class Ledger(Recorder):
         for log in (self.rest, self.fast):
             yield from (self.record_of(raw) for raw in islice(_read(log, number, since), 1))
 
+    def open_span(self, task: str) -> Record | None:
+        """Find the newest slots of a task without a run, while they may become more; `None` = there are none."""
+        span = self._open.get(self._numbers.get(task, -1))
+        return None if span is None else self.record_of(_raw_of(span))
+
+    def open_spans(self) -> list[Record]:
+        """List such slots of all tasks."""
+        return [self.record_of(_raw_of(span)) for span in self._open.values()]
+
     def kept_since(self) -> int | None:
         """Find the end of the oldest run that is kept; `None` = none was dropped so far."""
         dropped = [log for log in (self.rest, self.fast) if log.begin]

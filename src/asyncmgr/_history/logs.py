@@ -88,13 +88,13 @@ class Log:
         """Bytes of all chunks."""
         return len(self._chunks) * CHUNK_BYTES
 
-    def pieces(self, *, newest_first: bool = False) -> Iterator[tuple[int, bytes]]:
-        """Yield copies of the chunks, each with the number of its first record."""
+    def pieces(self, *, begin: int = 0, newest_first: bool = False) -> Iterator[tuple[int, bytes]]:
+        """Yield copies of the chunks, each with the number of its first record; only those with `begin` and later."""
         end, chunks = self.end, tuple(self._chunks)
         for chunk in reversed(chunks) if newest_first else chunks:
             first = chunk.number * RECORDS_A_CHUNK
             high = min(end - first, RECORDS_A_CHUNK)
-            if high > 0:
+            if high > max(0, begin - first):
                 yield first, bytes(chunk.data[: high * SIZE])
 
 

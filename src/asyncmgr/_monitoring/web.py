@@ -8,15 +8,19 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from asyncmgr._common.safe_text import printable
+from asyncmgr._monitoring.detail import detail_of
 from asyncmgr._monitoring.exposition import OPENMETRICS, PROMETHEUS, wants_openmetrics
 from asyncmgr._monitoring.guard import HEADER, Guard
 from asyncmgr._monitoring.metrics import metrics_of
-from asyncmgr._monitoring.page import page
+from asyncmgr._monitoring.neighbours import Neighbours
+from asyncmgr._monitoring.page import document
+from asyncmgr._monitoring.readers import EventStream
+from asyncmgr._monitoring.stream import Feed
 from asyncmgr._monitoring.streams import Streams
 from asyncmgr._service.health import Verdict, as_json, judge, live, ready
 from asyncmgr._service.service import Service, insight_of
 from asyncmgr._tasks.actions import Actor
-from asyncmgr.errors import MissingExtra
+from asyncmgr.errors import AsyncmgrError, MissingExtra
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 LONGEST_BODY = 64 * 1024
 """Bytes of a request for a verb."""
 
+_VERBS_ELSEWHERE = ("trigger", "pause", "resume", "reschedule", "enable", "disable", "cancel")
+
 LONGEST_STREAM = 30.0
 """Seconds after which an event stream ends where the application is mounted in another one."""
 
@@ -34,13 +40,6 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",  # the link with the token must not reach anybody
-}
-_PAGE_HEADERS = {
-    **_HEADERS,
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
 }
 
 
@@ -86,6 +85,8 @@ class Web:
         self.streams = streams
         self._insight = insight_of(service)
         self._metrics = metrics_of(service)
+        self._neighbours = Neighbours(service)
+        self._feed = Feed(service, self._insight, self._neighbours)
         self._app = self._routed()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,6 +104,8 @@ class Web:
             "/readyz": self._readyz,
             "/health": self._health,
             "/metrics": self._write_metrics,
+            "/events": self._events,
+            "/detail": self._detail,
             "/api/{verb}": self._read,
         }
         routes = [Route(path, self._guarded(answer), methods=["GET"]) for path, answer in paths.items()]
@@ -149,25 +152,47 @@ class Web:
     # The page
 
     async def _page(self, request: Request) -> Response:
-        from starlette.responses import HTMLResponse, RedirectResponse
+        from starlette.responses import RedirectResponse, Response
 
         given = request.query_params.get("token")
         if given is None:
-            return HTMLResponse(page(self.service), headers=_PAGE_HEADERS)
+            html, packed, policy = document()
+            headers = {**_HEADERS, "Content-Security-Policy": policy, "Vary": "Accept-Encoding"}
+            if "gzip" in request.headers.get("accept-encoding", ""):
+                return Response(
+                    packed, headers={**headers, "Content-Encoding": "gzip"}, media_type="text/html"
+                )
+            return Response(html, headers=headers, media_type="text/html")
         if not self.guard.knows(given):
             return _json({"ok": False, "error": "NotAllowed", "text": "this is not the token"}, 403)
-        here = request.scope.get("root_path", "") + "/"
-        # The token goes out of the address, and so out of the history and of what is copied from it.
-        response = RedirectResponse(here, 303, headers=_HEADERS)
+        # The token goes out of the address, and so out of the history and of what is copied from it. Relative, and a
+        # cookie without a path: what is in front of this may take a prefix off that only the browser knows.
+        response = RedirectResponse("./", 303, headers=_HEADERS)
         response.set_cookie(
             self.guard.cookie,
             self.guard.ticket,
-            path=here,
+            path=None,
             httponly=True,
             samesite="strict",
             secure=request.url.scheme == "https",
         )
         return response
+
+    async def _events(self, request: Request) -> EventStream:
+        asked = request.query_params
+        span = int(asked["span"]) if asked.get("span", "").isdecimal() else 3600
+        may_steer = self._refusal(request, header="") is None
+        events = self._feed.follow(span, asked.get("last", ""), verbs=may_steer)
+        return EventStream(self.streams.until_closed(events), _HEADERS)
+
+    async def _detail(self, request: Request) -> Response:
+        asked = request.query_params
+        task, host, at = asked.get("task", ""), asked.get("host", ""), asked.get("at")
+        try:
+            found = await detail_of(self.service, self._insight, self._feed, self._neighbours, task, host, at)
+        except AsyncmgrError as exc:
+            return _json({"ok": False, "error": type(exc).__name__, "text": str(exc)}, 400)
+        return _json({"ok": True, **found}, 200)
 
     # The verbs
 
@@ -180,11 +205,7 @@ class Web:
         return await self._perform(verb, arguments, request)
 
     async def _steer(self, request: Request) -> Response:
-        refusal = self.guard.refuse_verb(
-            cookie=request.cookies.get(self.guard.cookie),
-            authorization=request.headers.get("authorization"),
-            header=request.headers.get(HEADER),
-        )
+        refusal = self._refusal(request, request.headers.get(HEADER))
         if refusal is not None:
             return _json({"ok": False, "error": "NotAllowed", "text": refusal}, 403)
         body = await _read_body(request)
@@ -193,13 +214,41 @@ class Web:
             return _json({"ok": False, "error": "InvalidRequest", "text": text}, 400)
         return await self._perform(request.path_params["verb"], body, request)
 
+    def _refusal(self, request: Request, header: str | None) -> str | None:
+        return self.guard.refuse_verb(
+            cookie=request.cookies.get(self.guard.cookie),
+            authorization=request.headers.get("authorization"),
+            header=header,
+        )
+
     async def _perform(self, verb: str, arguments: Mapping[str, Any], request: Request) -> Response:
         where = "somewhere" if request.client is None else request.client.host
         who = Actor(f"a browser or program at {printable(where, 60)}", "http")
+        host = arguments.get("host")
+        arguments = {name: value for name, value in arguments.items() if name != "host"}
+        if isinstance(host, str) and host not in ("", self.service.host):
+            return await self._perform_there(host, verb, arguments, who)
         answer = await self.service.control.answer({**arguments, "verb": verb}, who)
         if answer["ok"]:
             return _json(answer, 200)
         return _json(answer, 400 if answer["error"] == "InvalidRequest" else 409)
+
+    async def _perform_there(
+        self, host: str, verb: str, arguments: Mapping[str, Any], who: Actor
+    ) -> Response:
+        """Have another host of the service do it."""
+        if verb not in _VERBS_ELSEWHERE:
+            text = (
+                f"{printable(verb, 60)} is no verb for another host; there are {', '.join(_VERBS_ELSEWHERE)}"
+            )
+            return _json({"ok": False, "error": "InvalidRequest", "text": text}, 400)
+        try:
+            answer = await self._neighbours.perform(
+                host, verb, arguments, f"{who.name} via {self.service.host}"
+            )
+        except AsyncmgrError as exc:
+            return _json({"ok": False, "error": type(exc).__name__, "text": str(exc)}, 409)
+        return _json({"ok": True, **answer}, 200)
 
 
 async def _read_body(request: Request) -> object:

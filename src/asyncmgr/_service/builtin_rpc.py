@@ -112,6 +112,19 @@ class Inside:
         given = {"task": task, "since": since, "until": until, "limit": limit}
         return await self._control.perform("history", given, self._caller(None))
 
+    @rpc
+    async def journal(
+        self, task: str | None = None, since: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """List in ``entries`` what befell the service and who did what to tasks, the oldest first."""
+        given = {"task": task, "since": since, "limit": limit}
+        return await self._control.perform("journal", given, self._caller(None))
+
+    @rpc
+    async def hello(self) -> dict[str, Any]:
+        """Say who answers: ``pid``, ``version``, ``state``, ``since`` and the number of ``tasks``."""
+        return await self._control.perform("hello", {}, self._caller(None))
+
     # Verbs, only with the setting `rpc_control`. `by` is the caller's word for who asks; nothing proves it.
 
     @rpc

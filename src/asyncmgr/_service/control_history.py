@@ -1,4 +1,4 @@
-"""The verbs ``explain`` and ``history``: what became of slots, as JSON values. They only read."""
+"""The verbs ``explain``, ``history`` and ``journal``: what became of slots, and who did what. They only read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from asyncmgr._common.clock import to_datetime
+from asyncmgr._common.clock import to_datetime, to_us
 from asyncmgr._history.explain import Explanation
+from asyncmgr._history.journal import Entry, Journal
 from asyncmgr._history.slots import Record
 from asyncmgr._service.control import Answer, Arguments, Control, Verb
 
@@ -17,6 +18,8 @@ MOST = 500
 
 class Remembering(Protocol):
     """The part of a `Service` that is needed here; a Protocol, since `service` imports this module."""
+
+    journal: Journal
 
     def explain(self, task: str, at: datetime | None = None) -> Explanation: ...  # pragma: no cover
     def history(
@@ -47,6 +50,15 @@ def add_history(control: Control, service: Remembering) -> None:
         )
         return {"records": [fate_as_json(record) for record in found]}
 
+    async def journal(control: Control, given: Arguments) -> Answer:
+        name, since = given.text("task"), given.moment("since")
+        task = None if name is None else control.find(name).full_name
+        first = 0 if since is None else to_us(since.timestamp())
+        entries = service.journal.during(first, 2**62, task) if task else service.journal
+        kept = [entry for entry in entries if (entry.until or entry.at) >= first]
+        return {"entries": [entry_as_json(entry) for entry in kept[-min(given.number("limit", 100), MOST) :]]}
+
+    control.add("journal", Verb(journal, ("task", "since", "limit"), reads=True))
     control.add("explain", Verb(explain, ("task", "at"), reads=True))
     control.add("history", Verb(history, ("task", "since", "until", "limit"), reads=True))
 
@@ -78,6 +90,20 @@ def fate_as_json(record: Record) -> dict[str, Any]:
         "duration": None if record.duration is None else round(record.duration, 6),
         "attempts": record.attempts,
         "text": record.text or None,
+    }
+
+
+def entry_as_json(entry: Entry) -> dict[str, Any]:
+    """Write an entry of the journal: what befell the service, or who did what to a task."""
+    return {
+        "at": _moment(entry.at),
+        "until": _moment(entry.until),
+        "kind": entry.kind,
+        "task": entry.task,
+        "who": entry.who or None,
+        "where": entry.where or None,
+        "note": entry.note or None,
+        "data": entry.data,
     }
 
 

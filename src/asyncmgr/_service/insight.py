@@ -21,6 +21,7 @@ from asyncmgr._tasks.recorder import Recorder
 from asyncmgr._tasks.status import left_fresh
 
 if TYPE_CHECKING:
+    from asyncmgr._history.keeper import History
     from asyncmgr._rpc.server import CallServer
     from asyncmgr._service.cluster_scope import ClusterScope
     from asyncmgr._service.manager_state import ManagerState
@@ -56,6 +57,7 @@ class Insight:
         self,
         reporter: Reporter,
         cluster: ClusterScope,
+        history: History,
         *,
         states: Callable[[], Sequence[ManagerState]],
         settings: Callable[[], Settings],
@@ -64,6 +66,7 @@ class Insight:
     ) -> None:
         self.reporter = reporter
         self.cluster = cluster
+        self.history = history
         self._states = states
         self._settings = settings
         self._basic = basic
@@ -131,6 +134,14 @@ class Insight:
         """Yield every task, also those that are switched off."""
         for state in self._states():
             yield from tuple(state.tasks().values())
+
+    def find(self, full_name: str) -> tuple[ManagerState, ManagedTask] | None:
+        """Find a task and the state of its manager; `None` = the service has no such task."""
+        for state in self._states():
+            found = state.tasks().get(full_name)
+            if found is not None:
+                return state, found
+        return None
 
     def surveys(self, *, with_needs: bool = True) -> Iterator[Survey]:
         """Look at all tasks, `AT_ONCE` at a time; yield the one survey after each of these steps.

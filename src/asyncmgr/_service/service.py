@@ -173,6 +173,7 @@ class Service:
         self._insight = Insight(
             self._reporter,
             self._cluster_scope,
+            self._history,
             states=lambda: [state_of(manager) for manager in self._managers],
             settings=lambda: self.settings,
             basic=lambda: self.health,

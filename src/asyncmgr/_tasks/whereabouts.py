@@ -39,6 +39,11 @@ def where_it_waits(awaitable: Any) -> Place | None:
     return _place(users[-1]) if users else None
 
 
+def chain_of(awaitable: Any) -> list[Place]:
+    """List the lines in which what `awaitable` awaits is waiting, the outermost first, without asyncmgr's own."""
+    return [_place(frame) for frame in _chain(awaitable) if package_of(frame) != "asyncmgr"]
+
+
 def where_it_waited(error: BaseException) -> Place | None:
     """Find the innermost line of the user's code in the traceback of an error; `None` = it has none."""
     found, trace = None, error.__traceback__

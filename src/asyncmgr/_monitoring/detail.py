@@ -1,0 +1,88 @@
+"""`detail_of`: what the drawer of the page shows of one task on one host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from asyncmgr._monitoring.page_data import FATE_NAMES, Json, ms, short, told_entry
+from asyncmgr._service.insight import Insight
+from asyncmgr._tasks.actions import Actor
+from asyncmgr.errors import AsyncmgrError
+
+if TYPE_CHECKING:
+    from asyncmgr._monitoring.neighbours import Neighbours
+    from asyncmgr._monitoring.stream import Feed
+    from asyncmgr._service.service import Service
+
+SLOTS = 60
+"""Records that are shown."""
+
+_READER = Actor("the page", "http")
+
+
+async def detail_of(
+    service: Service,
+    insight: Insight,
+    feed: Feed,
+    neighbours: Neighbours,
+    task: str,
+    host: str,
+    at: str | None,
+) -> Json:
+    """Gather a sentence on the task or on its slot at a moment, its newest slots, and who did what to it.
+
+    Raises
+    ------
+    AsyncmgrError
+        There is no such task, or the host does not answer.
+    """
+    is_here = host in ("", service.host)
+
+    async def ask(verb: str, **arguments: Any) -> Json:
+        if is_here:
+            return await service.control.perform(verb, arguments, _READER)
+        return await neighbours.ask(host, verb, **arguments)
+
+    explained = await ask("explain", task=task, at=at)
+    if at is not None:
+        return {"text": short(explained["text"], 1000)}
+    told = await ask("history", task=task, limit=SLOTS)
+    entries: list[Any] = []
+    with contextlib.suppress(AsyncmgrError):  # an older host
+        entries = (await ask("journal", task=task, limit=100))["entries"]
+    return {
+        "text": short(explained["text"], 1000),
+        "slots": [_slot(one) for one in told["records"] if one["reason"] != "not_owner"],
+        "waits": feed.waits_of(task) if is_here else [],
+        "actions": [told_entry(one) for one in entries if one["task"] == task and one["where"]][-20:],
+        "options": _options(insight, task) if is_here else {},
+    }
+
+
+def _slot(told: Mapping[str, Any]) -> Json:
+    return {
+        "slot": ms(told["slot"]),
+        "last": ms(told["last"]),
+        "count": told["count"],
+        "fate": FATE_NAMES.index([told["fate"], told["reason"]]),
+        "late": told["lateness"],
+        "took": told["duration"],
+        "trigger": told["trigger"],
+        "text": short(told["text"] or ""),
+    }
+
+
+def _options(insight: Insight, task: str) -> Json:
+    """Tell options of the task that a person may ask for."""
+    found = insight.find(task)
+    if found is None:
+        return {}
+    options = found[1].plan.options
+    timeout = options.timeout
+    return {
+        "timeout": None if timeout is None else timeout / 1_000_000,
+        "overlap": str(getattr(options, "overlap", "") or ""),
+        "scope": str(getattr(options, "scope", "") or ""),
+    }
