@@ -131,6 +131,13 @@ def scale(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.scale", *session.posargs)
 
 
+@nox.session(python=PYTHONS[-1], requires=["wheel"])
+def mixes(session: nox.Session) -> None:
+    """Play 200 mixes of tasks of which one blocks the event loop: nobody else may be blamed (3 minutes)."""
+    _install_wheel(session)
+    session.run("python", "-m", "tests.mixes", "0", "200")
+
+
 def _other(session: nox.Session, name: str, *requirements: str) -> str:
     """Make one more environment, for what cannot share the session's own; its Python."""
     directory = Path(session.create_tmp()) / name

@@ -286,6 +286,8 @@ class Watch:
         """Look at the loop's thread once; return the moment."""
         wait = self._wait
         sight = self._sight()
+        if self._turn.began != block.began:  # the frames may be those of the next turn
+            sight = Sight(None, "")
         now = self._meters.read()
         measured = stretch(wait.before, now, since=seen, asked=wait.asked)
         block.add(sight, measured, tells_cpu=self._meters.tells_cpu)
