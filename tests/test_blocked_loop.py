@@ -293,3 +293,35 @@ def test_the_interpreter_ends_with_a_watch() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0
     assert "watch" not in ended.stderr
+
+
+STUCK = """
+import asyncio
+from asyncmgr import Manager, Service, Settings, periodic_task
+from asyncmgr._tasks import watchdog
+
+watchdog.STUCK = 0.5
+
+class Stuck(Manager):
+    @periodic_task(spacing=3600)
+    async def hold(self, context):
+        sum(range(40_000_000))
+
+async def main():
+    service = Service(Stuck())
+    service.loop_watch.dumps = True
+    async with service:
+        await service.task("Stuck.hold").trigger()
+
+asyncio.run(main())
+"""
+
+
+def test_a_call_that_never_gives_the_interpreter_back_is_dumped() -> None:
+    """By Python's own thread, as under ``asyncmgr run``: no other one can run."""
+    ended = subprocess.run(
+        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Timeout (0:00:00.5" in ended.stderr
+    assert "line 11 in hold" in ended.stderr
