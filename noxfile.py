@@ -32,7 +32,7 @@ PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14", "3.15") if _w
 
 
 DIST = Path(".nox", "dist")
-EXTRAS = "[cli,host,nats,postgresql,testing,uvloop]"
+EXTRAS = "[cli,host,nats,postgresql,redis,testing,uvloop,web]"
 PARALLEL = ("--numprocesses=4", "--dist=worksteal")  # most of what is slow waits
 FAST = ("-m", "not real")
 COVERAGE = ("--cov=asyncmgr", "--cov-report=term:skip-covered", "--cov-fail-under=90")
@@ -154,6 +154,13 @@ def simulation(session: nox.Session) -> None:
     session.run("python", "-m", "asyncmgr.testing.simulation", *arguments)
     session.run("python", "-m", "asyncmgr.testing.simulation", "--ablations", "--seeds", "1000")
     session.run("python", "-m", "asyncmgr.testing.simulation", "--keys", "--seeds", "20000")
+
+
+@nox.session(python=PYTHONS[-1], requires=["wheel"])
+def mixes(session: nox.Session) -> None:
+    """Play 200 mixes of tasks of which one blocks the event loop: nobody else may be blamed (3 minutes)."""
+    _install_wheel(session)
+    session.run("python", "-m", "tests.mixes", "0", "200")
 
 
 def _other(session: nox.Session, name: str, *requirements: str) -> str:

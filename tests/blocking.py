@@ -128,7 +128,7 @@ async def main(kind: str, places: tuple[str, ...] = PLACES) -> None:
             await asyncio.sleep(0.05)
             await service.task(f"Blocking.{place}").trigger()
             block = await asyncio.wait_for(told.get(), 20)
-            print(json.dumps({"at": place, **shown(block)}), flush=True)
+            sys.stdout.write(json.dumps({"at": place, **shown(block)}) + "\n")
     del heap
 
 

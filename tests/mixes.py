@@ -93,5 +93,5 @@ async def _play_one(
 
 if __name__ == "__main__":
     found = asyncio.run(play(int(sys.argv[1]), int(sys.argv[2])))
-    print("\n".join(found) or "none went wrong")
+    sys.stdout.write("\n".join(found) or "none went wrong\n")
     sys.exit(bool(found))

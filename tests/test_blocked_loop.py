@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncmgr import Manager, RunContext, Service, Settings, periodic_task
 from asyncmgr._tasks.watchdog import _watches
-from asyncmgr.events import LoopBlocked
+from asyncmgr.events import LoopBlocked, RunFinished
 from tests import mixes
 from tests.blocking import KINDS, PLACES
 from tests.helpers import Recorded, task
@@ -72,10 +73,17 @@ async def test_nobody_else_is_blamed() -> None:
     assert await mixes.play(0, 20) == []
 
 
+def blocks_told(recorded: Recorded) -> asyncio.Queue[Any]:
+    """The blocks that are told to a listener, as they come."""
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    recorded.service.add_listener(told.put_nowait, LoopBlocked)
+    return told
+
+
 def switches(thread: int) -> int:
     """How often a thread has gone to sleep so far."""
-    with open(f"/proc/self/task/{thread}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("voluntary"))
+    status = Path(f"/proc/self/task/{thread}/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("voluntary"))
 
 
 class Idle(Manager):
@@ -107,11 +115,12 @@ def slept_meanwhile(thread: int) -> int:
 async def test_a_block_is_logged_twice(logs: list[Any]) -> None:
     """Once while it lasts, and once when it is over; of many blocks by one task in one place the 1st, 2nd, 4th."""
     recorded = Recorded(task(_block, name="t", spacing=3600), block_threshold=0.05)
+    told = blocks_told(recorded)
     async with recorded.service as service:
         for count in range(1, 4):
             await service.task("M.t").trigger()
-            while len(recorded.of(LoopBlocked)) < count:
-                await asyncio.sleep(0.01)
+            assert (await told.get()).task == "M.t"
+            assert len(recorded.of(LoopBlocked)) == count
     blocked, resumed = logged(logs, "loop.blocked"), logged(logs, "loop.resumed")
     assert [(entry["task"], entry["count"]) for entry in blocked] == [("M.t", 1), ("M.t", 2)]
     assert [(entry["task"], entry["count"]) for entry in resumed] == [("M.t", 1), ("M.t", 2)]
@@ -121,27 +130,23 @@ async def test_a_block_is_logged_twice(logs: list[Any]) -> None:
 
 
 async def _block(context: RunContext) -> None:
-    time.sleep(0.3)
+    time.sleep(0.3)  # noqa: ASYNC251  it is what the tests are about
 
 
 async def test_a_listener_that_blocks_is_not_the_run() -> None:
     """It is called at the end of a run, and is not the run's code."""
     recorded = Recorded(task(_nothing, name="t", spacing=3600), block_threshold=0.05)
-    blocked = []
+    told = blocks_told(recorded)
 
     def listen(event: object) -> None:
-        if isinstance(event, LoopBlocked):
-            blocked.append(event)
-        elif type(event).__name__ == "RunFinished":
-            time.sleep(0.3)
+        time.sleep(0.3)
 
-    recorded.service.add_listener(listen)
+    recorded.service.add_listener(listen, RunFinished)
     async with recorded.service as service:
         await service.task("M.t").trigger()
-        while not blocked:
-            await asyncio.sleep(0.01)
-    assert (blocked[0].task, blocked[0].kind) == (None, "waiting")
-    assert blocked[0].where.startswith("test_a_listener_that_blocks_is_not_the_run.listen at test_blocked_loop.py")
+        block = await told.get()
+    assert (block.task, block.kind) == (None, "waiting")
+    assert block.where.startswith("test_a_listener_that_blocks_is_not_the_run.listen at test_blocked_loop.py")
 
 
 async def _nothing(context: RunContext) -> None: ...
@@ -150,11 +155,10 @@ async def _nothing(context: RunContext) -> None: ...
 async def test_a_thread_that_holds_the_interpreter_is_not_the_run() -> None:
     """The run of that moment only waits for the interpreter."""
     recorded = Recorded(task(_spin, name="t", spacing=3600), block_threshold=0.2)
+    told = blocks_told(recorded)
     async with recorded.service as service:
         await service.task("M.t").trigger()
-        while not recorded.of(LoopBlocked):
-            await asyncio.sleep(0.01)
-    block = recorded.of(LoopBlocked)[0]
+        block = await told.get()
     assert (block.task, block.kind, block.where) == (None, "another thread", ""), block
 
 
@@ -162,19 +166,19 @@ async def _spin(context: RunContext) -> None:
     thread = threading.Thread(target=lambda: sum(range(30_000_000)))
     thread.start()
     while thread.is_alive():
-        time.sleep(0.001)
+        time.sleep(0.001)  # noqa: ASYNC251  it gives the interpreter away
 
 
 async def test_services_of_a_loop_share_one_watch() -> None:
     """Both are told of a block, the run of one of them being to blame; the thread ends with the last of them."""
     one = Recorded(task(_block, name="t", spacing=3600), block_threshold=0.1)
     two = Recorded(block_threshold=0.2)
+    told = blocks_told(one), blocks_told(two)
     async with two.service:
         async with one.service as service:
             assert len(watching()) == 1
             await service.task("M.t").trigger()
-            while not (one.of(LoopBlocked) and two.of(LoopBlocked)):
-                await asyncio.sleep(0.01)
+            await asyncio.gather(*(queue.get() for queue in told))
         assert len(watching()) == 1
     assert watching() == []
     assert [block.task for block in two.of(LoopBlocked)] == ["M.t"]
@@ -243,7 +247,7 @@ async def test_runs_are_freed_at_once() -> None:
 FORKING = """
 import asyncio, os, threading, time
 from asyncmgr import Manager, Service, Settings, periodic_task
-from asyncmgr.events import LoopBlocked
+from asyncmgr.events import LoopBlocked, RunFinished
 
 class Forks(Manager):
     @periodic_task(spacing=3600)
@@ -289,3 +293,35 @@ def test_the_interpreter_ends_with_a_watch() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0
     assert "watch" not in ended.stderr
+
+
+STUCK = """
+import asyncio
+from asyncmgr import Manager, Service, Settings, periodic_task
+from asyncmgr._tasks import watchdog
+
+watchdog.STUCK = 0.5
+
+class Stuck(Manager):
+    @periodic_task(spacing=3600)
+    async def hold(self, context):
+        sum(range(40_000_000))
+
+async def main():
+    service = Service(Stuck())
+    service.loop_watch.dumps = True
+    async with service:
+        await service.task("Stuck.hold").trigger()
+
+asyncio.run(main())
+"""
+
+
+def test_a_call_that_never_gives_the_interpreter_back_is_dumped() -> None:
+    """By Python's own thread, as under ``asyncmgr run``: no other one can run."""
+    ended = subprocess.run(
+        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Timeout (0:00:00.5" in ended.stderr
+    assert "line 11 in hold" in ended.stderr

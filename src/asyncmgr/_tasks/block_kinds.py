@@ -143,6 +143,11 @@ class Block:
         self._sights: list[tuple[Sight, float]] = []
         self._tells_cpu = True
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether anybody has looked at it while it lasted."""
+        return bool(self._stretches)
+
     def add(self, sight: Sight, measured: Stretch, *, tells_cpu: bool = True) -> None:
         """Add one look, and what was measured since the look before. What it shows holds for all this time."""
         self._sights.append((sight, measured.seconds))

@@ -575,10 +575,10 @@ class Runner:
 
     @staticmethod
     def run_of(frame: FrameType) -> Run | None:
-        """Return the run whose outermost frame this is; `None` = it is another frame."""
+        """Return the run whose outermost frame this is; `None` = it is another frame. Any thread may ask."""
         if frame.f_code is not Runner._live.__code__:
             return None
-        run: Run = frame.f_locals["run"]
+        run: Run | None = frame.f_locals.get("run")  # a frame that has ended meanwhile has no locals
         return run
 
     def _has_first_step(self, run: Run, task: asyncio.Future[None]) -> bool:

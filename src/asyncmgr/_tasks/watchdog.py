@@ -117,6 +117,7 @@ class Watch:
         It is one timer of the whole process, so only a program that owns the process may ask for it.
         """
         self._dumps = True
+        self._arm()
 
     def close(self) -> None:
         """End the watch; called in the loop's thread."""
@@ -238,6 +239,12 @@ class Watch:
         self._turn.is_asked = self._turn.is_parked = False
         if self._last is not None:
             self._tell_unseen(*self._last)
+            return
+        # Not parked again at once: a busy loop waits for nothing in each turn, and would wake us up in each one.
+        began = self._turn.began
+        if self._is_open and (not began or monotonic() - began < self.threshold / LOOKS):
+            self._sleep(self.threshold / LOOKS)
+            self._notice_gap()
 
     def _beat(self) -> None:
         try:
@@ -270,7 +277,7 @@ class Watch:
             self._sleep(self._until_next_look(age))
         self._turn.is_asked = False
         ended = self._last[1] if self._last is not None and self._last[0] == began else monotonic()
-        if is_real and ended - began >= self.threshold:
+        if is_real and block.is_seen and ended - began >= self.threshold:
             finding = block.finding(ended - began)
             if not is_told:
                 self._notice(finding)
@@ -286,6 +293,8 @@ class Watch:
         """Look at the loop's thread once; return the moment."""
         wait = self._wait
         sight = self._sight()
+        if self._turn.began != block.began:  # the frames may be those of the next turn
+            sight = Sight(None, "")
         now = self._meters.read()
         measured = stretch(wait.before, now, since=seen, asked=wait.asked)
         block.add(sight, measured, tells_cpu=self._meters.tells_cpu)
