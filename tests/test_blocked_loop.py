@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from asyncmgr import Manager, RunContext, Service, Settings, periodic_task
+from asyncmgr._common.clock import to_datetime
 from asyncmgr._tasks.watchdog import _watches
 from asyncmgr.events import LoopBlocked, RunFinished
 from tests import mixes
@@ -325,3 +326,25 @@ def test_a_call_that_never_gives_the_interpreter_back_is_dumped() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "Timeout (0:00:00.5" in ended.stderr
     assert "line 11 in hold" in ended.stderr
+
+
+async def test_explain_names_who_blocked_the_loop() -> None:
+    """The slots that a block delayed are explained by it, and by nobody's guess."""
+
+    async def block(context: RunContext) -> None:
+        time.sleep(0.4)  # noqa: ASYNC251 - that is the fault
+
+    async def tick(context: RunContext) -> None: ...
+
+    tasks = task(block, name="block", spacing=3600), task(tick, name="tick", spacing=0.1)
+    recorded = Recorded(*tasks, block_threshold=0.1)
+    async with recorded.service as service:
+        await service.task("M.block").trigger()
+        async with asyncio.timeout(60):
+            while not recorded.of(LoopBlocked):  # noqa: ASYNC110 - told from another thread
+                await asyncio.sleep(0.01)
+        (entry,) = [entry for entry in service.journal if entry.kind == "blocked"]
+        assert (entry.data["blame"], entry.data["doing"]) == ("M.block", "waiting")
+        slots = [to_datetime(record.slot) for record in service.history("M.tick", limit=40)]
+        said = [str(service.explain("M.tick", slot)) for slot in slots]
+    assert any("M.block blocked the event loop" in text for text in said), said

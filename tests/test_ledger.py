@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncmgr._common.clock import SECOND
+from asyncmgr._history.journal import Journal
 from asyncmgr._history.logs import RECORDS_A_CHUNK, Log
 from asyncmgr._history.slots import RUN, SIZE, decode
 from asyncmgr._tasks.schedules import Cron
@@ -153,3 +154,21 @@ def test_cron_slots_are_counted_as_a_walk_counts_them(
     while slot <= begin + hours * 3600 * SECOND:
         walked, slot = walked + 1, cron.first(slot)
     assert cron._count(begin, begin + hours * 3600 * SECOND) == walked
+
+
+@pytest.mark.parametrize("watch_first", [True, False])
+def test_a_stall_is_one_entry_whoever_tells_it_first(watch_first: bool) -> None:
+    """A late look knows the length of a block only, the watch of the loop its cause; the entry has both."""
+    journal = Journal()
+    tellers = [
+        lambda: journal.stall("blocked", 1_000_000, 5_200_000, seconds=4.2),
+        lambda: journal.stall(
+            "blocked", 1_000_100, 5_100_000, seconds=4.1, blame="R.r", doing="computing", place="x"
+        ),
+    ]
+    for tell in reversed(tellers) if watch_first else tellers:
+        tell()
+    journal.stall("blocked", 9_000_000, 9_500_000, seconds=0.5)
+    first, second = journal
+    assert (first.data["blame"], first.data["doing"]) == ("R.r", "computing")
+    assert second.data == {"seconds": 0.5}

@@ -14,6 +14,10 @@ from asyncmgr._tasks.actions import Action, Via
 KEPT = 10_000
 """The number of entries that memory keeps."""
 
+_STALLS = ("blocked", "stopped")
+_RECENT = 8
+"""The number of newest entries among which a stall that was told already is looked for."""
+
 
 @dataclass(slots=True)
 class Entry:
@@ -64,6 +68,19 @@ class Journal:
         self._entries.append(entry)
         self._count += 1
         return entry
+
+    def stall(self, kind: str, at: int, until: int, **data: Any) -> None:
+        """Add a time in which the event loop did not turn, once, whoever tells it first.
+
+        A late look of the scheduler only knows its length. The watch of the loop knows its cause, and may tell it before
+        that look or after it.
+        """
+        newest = reversed(self.newest(_RECENT))
+        known = next((one for one in newest if one.kind in _STALLS and one.overlaps(at, until)), None)
+        if known is None:
+            self.add(kind, at=at, until=until, **data)
+        elif "doing" in data:
+            known.kind, known.at, known.until, known.data = kind, at, until, data
 
     def note(self, action: Action) -> None:
         """Add what somebody did to a task."""

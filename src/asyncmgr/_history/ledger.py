@@ -292,12 +292,8 @@ class Ledger(Recorder):
             self._journal.add("clock", at=moment.wall, who="", step=step.kind, seconds=step.seconds)
 
     def stalled(self, kind: Stall, seconds: float, moment: Moment) -> None:
-        self._journal.add(
-            kind,
-            at=moment.wall - round(seconds * SECOND),
-            until=moment.wall,
-            who="",
-            seconds=round(seconds, 3),
+        self._journal.stall(
+            kind, moment.wall - round(seconds * SECOND), moment.wall, seconds=round(seconds, 3)
         )
 
     # Reading

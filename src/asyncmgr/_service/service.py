@@ -40,7 +40,7 @@ from asyncmgr._service.health import State as State
 from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.insight import Insight
 from asyncmgr._service.lifecycle import Life
-from asyncmgr._service.loop_watch import LoopWatch
+from asyncmgr._service.loop_watch import LoopWatch, entry_of
 from asyncmgr._service.manager import Manager, pause_by_policy, state_of
 from asyncmgr._service.naming import check_manager, service_name
 from asyncmgr._service.persist_scope import PersistScope, needs_no_file
@@ -145,7 +145,7 @@ class Service:
         self._announcer: Announcer | None = None
         self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
-        self.loop_watch: LoopWatch = LoopWatch(self.host, self._reporter.blocked)
+        self.loop_watch: LoopWatch = LoopWatch(self.host, self._tell_block)
         """Notices when the event loop is blocked."""
         self._gates = Gates()
         self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
@@ -839,6 +839,11 @@ class Service:
     async def _watch_loop(self) -> None:
         if self._runner is not None:
             self.loop_watch.begin(self._runner, self.settings.block_threshold)
+
+    def _tell_block(self, block: LoopBlocked) -> None:
+        """Note a block of the event loop that is over, for `explain` and the page, and tell the listeners."""
+        self.journal.stall(**entry_of(block))
+        self._reporter.blocked(block)
 
     async def _unwatch_loop(self) -> None:
         self.loop_watch.end()
