@@ -92,7 +92,10 @@ def _planned(story: Story, chance: random.Random) -> Story:
     faults, moment = [], 20.0
     while moment < story.quiet_from - 20:
         machine = chance.randrange(1, len(machines))
-        faults += [Fault(moment, kind, machine), Fault(moment + story.longest_ttl + 5, "start", machine, True)]
+        faults += [
+            Fault(moment, kind, machine),
+            Fault(moment + story.longest_ttl + 5, "start", machine, True),
+        ]
         moment += 2 * story.longest_ttl + 10
     return replace(story, machines=machines, faults=tuple(faults))
 
