@@ -310,7 +310,7 @@ class Stuck(Manager):
 
 async def main():
     service = Service(Stuck())
-    service.loop_watch.dumps = True
+    service.dump_where_stuck()
     async with service:
         await service.task("Stuck.hold").trigger()
 

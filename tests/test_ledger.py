@@ -167,7 +167,7 @@ def test_a_stall_is_one_entry_whoever_tells_it_first(watch_first: bool) -> None:
         ),
     ]
     for tell in reversed(tellers) if watch_first else tellers:
-        tell()
+        tell()  # type: ignore[no-untyped-call]
     journal.stall("blocked", 9_000_000, 9_500_000, seconds=0.5)
     first, second = journal
     assert (first.data["blame"], first.data["doing"]) == ("R.r", "computing")

@@ -72,8 +72,8 @@ class Journal:
     def stall(self, kind: str, at: int, until: int, **data: Any) -> None:
         """Add a time in which the event loop did not turn, once, whoever tells it first.
 
-        A late look of the scheduler only knows its length. The watch of the loop knows its cause, and may tell it before
-        that look or after it.
+        A late look of the scheduler only knows its length. The watch of the loop knows its cause, and may tell it
+        before that look or after it.
         """
         newest = reversed(self.newest(_RECENT))
         known = next((one for one in newest if one.kind in _STALLS and one.overlaps(at, until)), None)

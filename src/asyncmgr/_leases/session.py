@@ -26,12 +26,12 @@ class Session:
     """One session: what was written, and what may have been written."""
 
     def __init__(self, host: str, ttl: float, rules: Rules, clock: HostClock) -> None:
-        self.inc = rules.identity(host)
+        self.inc: str = rules.identity(host)
         self.ttl = ttl
-        self.revision = 0
+        self.revision: int = 0
         """The revision of the last confirmed write; 0 = the creation is not confirmed."""
         self.is_lost = False
-        self.record = SessionRecord(self.inc, host, ttl, 0)
+        self.record: SessionRecord = SessionRecord(self.inc, host, ttl, 0)
         self.doubtful: dict[int, Readings] = {}
         """The starts of attempts whose outcome is not known, by their numbers."""
         self._renewed: Readings | None = None

@@ -32,7 +32,7 @@ class Guard:
         self._token = token
         self._hosts = None if hosts is None else {host.lower().rstrip(".") for host in hosts}
         # Cookies do not tell ports apart.
-        self.cookie = f"asyncmgr-{zlib.crc32(salt.encode()):08x}"
+        self.cookie: str = f"asyncmgr-{zlib.crc32(salt.encode()):08x}"
         """The name of the cookie."""
 
     @property

@@ -129,7 +129,7 @@ class Control:
 
     def __init__(self, service: Steered) -> None:
         self.service = service
-        self.since = to_datetime(read_wall())
+        self.since: datetime = to_datetime(read_wall())
         self._verbs = dict(_VERBS)
 
     def add(self, name: str, verb: Verb) -> None:

@@ -17,10 +17,10 @@ class Owner(Protocol):
     """The part of `ManagerState` that a handle reads; a Protocol, since `manager_state` imports this module."""
 
     @property
-    def verbs(self) -> Steering: ...  # pragma: no cover
+    def verbs(self) -> Any: ...  # pragma: no cover
     def describe(self, task: Any) -> str: ...  # pragma: no cover
     def status_of(self, task: Any) -> TaskStatus: ...  # pragma: no cover
-    def keys_of(self, task: Any) -> KeyVerbs: ...  # pragma: no cover
+    def keys_of(self, task: Any) -> Any: ...  # pragma: no cover
 
 
 class TaskHandle:
@@ -31,9 +31,9 @@ class TaskHandle:
 
     __slots__ = ("_managed", "_state")
 
-    def __init__(self, state: Owner, managed: ManagedTask) -> None:
+    def __init__(self, state: Owner, managed: Any) -> None:
         self._state = state
-        self._managed = managed
+        self._managed: ManagedTask = managed
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.full_name}: {self._state.describe(self._managed)}>"
@@ -82,7 +82,7 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
-        run, record = self._state.verbs.trigger(self._managed, wait=wait)
+        run, record = self._verbs.trigger(self._managed, wait=wait)
         return run.run_id if record is None else await record
 
     # Keys
@@ -112,8 +112,14 @@ class TaskHandle:
         """
         return await self._keys().refresh()
 
+    @property
+    def _verbs(self) -> Steering:
+        verbs: Steering = self._state.verbs
+        return verbs
+
     def _keys(self) -> KeyVerbs:
-        return self._state.keys_of(self._managed)
+        verbs: KeyVerbs = self._state.keys_of(self._managed)
+        return verbs
 
     def pause(
         self,
@@ -136,11 +142,11 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
-        self._state.verbs.pause(self._managed, for_=for_, until=until, note=note)
+        self._verbs.pause(self._managed, for_=for_, until=until, note=note)
 
     def resume(self) -> None:
         """End a pause. Slots that passed meanwhile are not caught up: the next run is for the next slot of the grid."""
-        self._state.verbs.resume(self._managed)
+        self._verbs.resume(self._managed)
 
     def enable(self) -> None:
         """Switch the task on, until the restart, or a reload of settings that say otherwise about `enabled`.
@@ -156,7 +162,7 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
-        self._state.verbs.enable(self._managed)
+        self._verbs.enable(self._managed)
 
     def disable(self, *, note: str | None = None) -> None:
         """Switch the task off, until `enable`, the restart, or a reload of settings that say otherwise about `enabled`.
@@ -170,7 +176,7 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
-        self._state.verbs.disable(self._managed, note)
+        self._verbs.disable(self._managed, note)
 
     def cancel(self, run_id: str | None = None) -> tuple[str, ...]:
         """Cancel the task's runs in progress, or only the one of this id.
@@ -190,7 +196,7 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
-        return self._state.verbs.cancel(self._managed, run_id)
+        return self._verbs.cancel(self._managed, run_id)
 
     def remove(self) -> None:
         """Remove the task from its manager; a run in progress goes on. A second call does nothing.
@@ -202,7 +208,7 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
-        self._state.verbs.remove(self._managed)
+        self._verbs.remove(self._managed)
 
     def reschedule(
         self, *, spacing: float | timedelta | None = None, cron: str | None = None, tz: Any = None
@@ -222,4 +228,4 @@ class TaskHandle:
             The call comes from another thread than the service's.
         """
         options = reschedule_options(self._managed.options, spacing=spacing, cron=cron, tz=tz)
-        self._state.verbs.reschedule(self._managed, options)
+        self._verbs.reschedule(self._managed, options)

@@ -118,7 +118,7 @@ class Service:
         """A URL, or an open store engine, which the service does not close; `None` = the transport."""
         self.board: Board = Board()
         """The capabilities that managers report; the announcer sends them."""
-        self.journal = Journal()
+        self.journal: Journal = Journal()
         """What people did to tasks by the verbs of handles, what ended by itself, and what befell the service."""
         self._reporter = Reporter(self.host)
         self._history = History(self.name, self.host, self.journal, lambda: load_zone(self.settings.timezone))
@@ -145,7 +145,7 @@ class Service:
         self._announcer: Announcer | None = None
         self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
-        self.loop_watch: LoopWatch = LoopWatch(self.host, self._tell_block)
+        self._loop_watch = LoopWatch(self.host, self._tell_block)
         """Notices when the event loop is blocked."""
         self._gates = Gates()
         self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
@@ -311,7 +311,14 @@ class Service:
     @property
     def blocks(self) -> tuple[LoopBlocked, ...]:
         """The newest 64 blocks of the event loop that were longer than `block_threshold`, the oldest first."""
-        return tuple(self.loop_watch.blocks)
+        return tuple(self._loop_watch.blocks)
+
+    def dump_where_stuck(self) -> None:
+        """Have Python itself write all stacks to stderr where a call never gives the interpreter back.
+
+        Call it before the start. It is for programs that own their process, as `asyncmgr run` does.
+        """
+        self._loop_watch.dumps = True
 
     # Leases
 
@@ -838,7 +845,7 @@ class Service:
 
     async def _watch_loop(self) -> None:
         if self._runner is not None:
-            self.loop_watch.begin(self._runner, self.settings.block_threshold)
+            self._loop_watch.begin(self._runner, self.settings.block_threshold)
 
     def _tell_block(self, block: LoopBlocked) -> None:
         """Note a block of the event loop that is over, for `explain` and the page, and tell the listeners."""
@@ -846,7 +853,7 @@ class Service:
         self._reporter.blocked(block)
 
     async def _unwatch_loop(self) -> None:
-        self.loop_watch.end()
+        self._loop_watch.end()
 
     async def _close_gates(self) -> None:
         self._gates.close()
@@ -906,7 +913,7 @@ class Service:
 
     def _put_in_force(self, settings: Settings) -> None:
         self.settings = settings
-        self.loop_watch.set_threshold(settings.block_threshold)
+        self._loop_watch.set_threshold(settings.block_threshold)
         for manager in self._joined:
             state_of(manager).give(settings)
         log.info("settings.reloaded", service=self.name)

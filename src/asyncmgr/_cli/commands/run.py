@@ -137,7 +137,7 @@ def run(targets: Sequence[str], **wishes: Any) -> None:
         explain(exc)
         raise click.exceptions.Exit(1) from exc
     _introduce(service, log_format)
-    service.loop_watch.dumps = True
+    service.dump_where_stuck()
     _Reloads(service, log_format)
     service.add_listener(functools.partial(say_what_is_awaited, service, log_format), ServiceStopping)
     service.add_listener(_settle, ServiceStarted)
