@@ -521,7 +521,9 @@ async def test_a_stop_gives_back_the_rest_of_a_second(spacing: float) -> None:
         await asyncio.sleep(3)
         told = sum(event.count for worker in team for event in worker.of(SlotsMissed))
         assert numbers(log) == sorted(set(numbers(log)))
-        assert numbers(log)[-1] + 1 - len(log) == told <= 0.1 / spacing  # those that passed between two holders
+        assert (
+            numbers(log)[-1] + 1 - len(log) == told <= 0.1 / spacing
+        )  # those that passed between two holders
 
 
 async def test_a_slot_that_is_claimed_during_the_release() -> None:

@@ -90,9 +90,8 @@ class SlotRecord(Record):
     token: int
     """The fencing token of the holder that wrote this."""
     n: int
-    """The number of the last slot that was claimed; it only grows, but that a holder gives back of `several` what it did
-    not start. For slots of the wall clock: that moment in
-    microseconds."""
+    """The number of the last slot that was claimed. For slots of the wall clock: that moment in microseconds. It only
+    grows, but that a holder gives back of `several` what it did not start."""
     lag: int
     """Microseconds from that slot to the writing of this record; negative where the slot was still to come."""
     spacing: int

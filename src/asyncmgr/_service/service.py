@@ -177,6 +177,7 @@ class Service:
             ttl=self.settings.lease.ttl,
             store=lambda: self.store,
             listeners=self._reporter.listeners,
+            journal=self.journal,
         )
         self._gates.makers["cluster"] = self._cluster_scope.gate
         self._persist_scope = PersistScope(
