@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import selectors
 import tempfile
@@ -25,7 +24,19 @@ from benchmarks.failover import server_of
 CALLS: Counter[str] = Counter()
 
 
+class Counting(selectors.DefaultSelector):
+    """Counts how often the event loop waits."""
+
+    waits = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.waits += timeout is None or timeout > 0
+        return super().select(timeout)
+
+
 class Work(Manager):
+    """Tasks that only count their runs."""
+
     name = "M"
 
     def __init__(self, tasks: int, spacing: float, scope: str) -> None:
@@ -104,7 +115,8 @@ class Interval:
         cpu = (time.process_time() - self._cpu) / took
         verbs = ", ".join(f"{verb} {count / took:.1f}" for verb, count in sorted(CALLS.items()))
         runs = (self._runs() - self._before) / took
-        return f"{sum(CALLS.values()) / took:.1f} calls a second ({verbs}), {runs:.1f} runs a second, CPU {cpu:.0%} of a core"
+        calls = sum(CALLS.values()) / took
+        return f"{calls:.1f} calls a second ({verbs}), {runs:.1f} runs a second, CPU {cpu:.0%} of a core"
 
 
 async def cost(store: str, hosts: int, tasks: int, spacing: float, steady: float) -> None:
@@ -132,25 +144,15 @@ def say(store: str, what: str, interval: Interval) -> None:
     print(f"{store}: {what}; {interval.told()} (load {os.getloadavg()[0]:.0f})", flush=True)
 
 
-async def idle(store: str, scope: str, seconds: float) -> None:
+async def idle(store: str, scope: str, seconds: float, selector: Counting) -> None:
     """Count how often the loop of a service wakes that has one task, due much later."""
     with tempfile.TemporaryDirectory() as home, server_of(store, Path(home)) as server:
         options: dict[str, Any] = options_of(store, server.url)
         async with Service(Work(1, 3600, scope), name="idle", **options):
             await asyncio.sleep(3)
-            loop: Any = asyncio.get_running_loop()
-            count, select = 0, loop._selector.select
-
-            def counted(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-                nonlocal count
-                count += timeout is None or timeout > 0
-                found: list[tuple[selectors.SelectorKey, int]] = select(timeout)
-                return found
-
-            loop._selector.select = counted
-            began, cpu = time.monotonic(), time.process_time()
+            waits, began, cpu = selector.waits, time.monotonic(), time.process_time()
             await asyncio.sleep(seconds)
-            took = time.monotonic() - began
+            took, count = time.monotonic() - began, selector.waits - waits
             share = (time.process_time() - cpu) / took
             print(
                 f'{store}: an idle service with scope="{scope}" wakes {count / took:.2f} times a second, '
@@ -163,14 +165,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10 hosts, 100 tasks, 10 s")
     parser.add_argument("--stores", default="nats,postgresql")
+    parser.add_argument("--idle", action="store_true", help="the wake-ups only")
     options = parser.parse_args()
     count_calls()
     hosts, tasks, steady = (10, 100, 10.0) if options.quick else (50, 1000, 60.0)
     for store in options.stores.split(","):
-        asyncio.run(cost(store, hosts, tasks, 60, steady))
+        if not options.idle:
+            asyncio.run(cost(store, hosts, tasks, 60, steady))
         for scope in ("process", "host", "cluster"):
-            with contextlib.suppress(KeyboardInterrupt):
-                asyncio.run(idle(store, scope, 10 if options.quick else 30))
+            selector = Counting()
+            with asyncio.Runner(
+                loop_factory=lambda selector=selector: asyncio.SelectorEventLoop(selector)
+            ) as runner:  # type: ignore[misc]
+                runner.run(idle(store, scope, 10 if options.quick else 30, selector))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ async def test_a_slot_that_ran_elsewhere() -> None:
         first, (second,) = holder_of(team), others_of(team)
         owner = second.owner
         assert explained(second, 10) == (
-            f"M.job: the 2 slots from 00:00:05 to 00:00:10 did not run here, and did on {owner}, which holds the lease since 00:00 "
-            f"(token {log[0].token})."
+            "M.job: the 2 slots from 00:00:05 to 00:00:10 did not run here, and did on "
+            f"{owner}, which holds the lease since 00:00 (token {log[0].token})."
         )
         assert explained(first, 10) == "M.job: the slot of 00:00:10 ran, and succeeded in 0 us."
         assert kinds(first) == kinds(second) == [("lease_taken", first.host)]

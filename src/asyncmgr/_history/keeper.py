@@ -254,7 +254,9 @@ class History:
             except Exception as exc:
                 log.warning("history.unreadable", path=str(self._past.path), error=str(exc))
         # A slot of which this process thought that another one runs it, before it found that nobody had, is missed.
-        return min(near, key=lambda record: (_distance(record, at), record.reason == "not_owner"), default=None)
+        return min(
+            near, key=lambda record: (_distance(record, at), record.reason == "not_owner"), default=None
+        )
 
     def _stand_in(self, asked: Asked, record: Record) -> Record | None:
         """Find the run that followed missed slots: the first one after them that a slot gave."""
