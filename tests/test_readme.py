@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from asyncmgr import Manager, Service, Settings, periodic_task
-from asyncmgr.events import Event, RunFinished, SlotSkipped, SlotsMissed
+from asyncmgr.events import Event, LeaseAcquired, RunFinished, SlotSkipped, SlotsMissed
 from asyncmgr.testing import VirtualTime, VirtualTimeLoop
+from tests.postgres_servers import PostgresServer
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -167,3 +168,26 @@ def test_secrets_of_the_settings_are_shown_nowhere(kind: str, tmp_path: Path) ->
         )
         assert secret not in done.stdout + done.stderr
         assert done.returncode in (0, 1)
+
+
+def test_the_example_of_a_cluster_runs(
+    shared_postgres_server: PostgresServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As README shows it, over a real database: one host holds the task, and its runs have a token."""
+    (block,) = (text for text in blocks(ROOT / "README.md", "python") if "postgresql://" in text)
+    url = "postgresql://agent@db.example/jobs"
+    assert block.count(url) == 1
+    names: dict[str, Any] = {}
+    code = compile(block.replace(url, shared_postgres_server.url), "README.md", "exec", dont_inherit=True)
+    exec(code, names)
+
+    async def run() -> None:
+        service: Service = names["service"]
+        acquired = asyncio.Event()
+        service.add_listener(lambda event: acquired.set(), LeaseAcquired)
+        async with service, asyncio.timeout(60):
+            await acquired.wait()
+            await service.task("Bills.send").trigger()
+
+    asyncio.run(run())
+    assert re.search(r"^slot None with token \d+$", capsys.readouterr().out, re.MULTILINE)

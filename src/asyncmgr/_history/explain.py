@@ -259,7 +259,7 @@ def _token(entry: Entry) -> str:
 
 
 def _lost_here(facts: Facts, record: Record, dial: Dial) -> str:
-    lost = _newest(facts, "lease_lost", record.last)
+    lost = _newest(facts, "lease_lost", record.last, lambda one: bool(one.data.get("here", True)))
     if lost is None:
         return f"{dial.slots(record)} {was(record)} not started: this process had lost the lease."
     return (
@@ -269,7 +269,9 @@ def _lost_here(facts: Facts, record: Record, dial: Dial) -> str:
 
 
 def _lost_everywhere(facts: Facts, record: Record, dial: Dial) -> str:
-    lost, taken = _newest(facts, "lease_lost"), _newest(facts, "lease_taken")
+    later = (one for one in facts.entries if one.kind == "lease_taken" and one.at >= record.last)
+    taken = next(later, None) or _newest(facts, "lease_taken")
+    lost = _newest(facts, "lease_lost", None if taken is None else taken.at)
     told = []
     if lost is not None:
         whose = lost.data.get("holder", "the holder")

@@ -26,7 +26,7 @@ class Entry:
     at: int
     kind: str
     """A verb of a handle (``pause``, ``resume`` ...), or ``started``, ``stopping``, ``stopped``, ``down``, ``clock``,
-    ``suspended``, ``blocked``, ``lease_lost``, ``lease_taken`` and what other parts add."""
+    ``suspended``, ``blocked``, ``lease_taken``, ``lease_lost``, ``lease_released`` and what other parts add."""
     task: str | None = None
     """The full name; `None` = it concerns the whole service."""
     until: int | None = None

@@ -268,7 +268,10 @@ class History:
                 near = self._past.around(name, at - tolerance, at + tolerance)
             except Exception as exc:
                 log.warning("history.unreadable", path=str(self._past.path), error=str(exc))
-        return min(near, key=lambda record: _distance(record, at), default=None)
+        # A slot of which this process thought that another one runs it, before it found that nobody had, is missed.
+        return min(
+            near, key=lambda record: (_distance(record, at), record.reason == "not_owner"), default=None
+        )
 
     def _stand_in(self, asked: Asked, record: Record) -> Record | None:
         """Find the run that followed missed slots: the first one after them that a slot gave."""

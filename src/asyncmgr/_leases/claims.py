@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from asyncmgr._common.clock import read_wall, to_us
 from asyncmgr._common.log import log
 from asyncmgr._common.timer import Timer
 from asyncmgr._leases.board import NOTHING, Board, Seen
@@ -28,6 +29,15 @@ _FOREIGN_PAUSE = 60.0
 
 Tell = Callable[[LeaseAcquired | LeaseLost | LeaseReleased], object]
 
+Write = Callable[..., object]
+"""Adds an entry to a journal: called with its kind, the task, and facts by name."""
+
+_WHY = {
+    "taken": "another process has it, or its record is gone",
+    "session_lost": "the others had not heard of this process for its TTL",
+    "closed": "the service ended",
+}
+
 
 class Name:
     """One name that this process may hold."""
@@ -43,6 +53,7 @@ class Name:
         "ready_at",
         "successor",
         "timer",
+        "told",
     )
 
     def __init__(self, key: str, holder: Holder, ring: Callable[[], object]) -> None:
@@ -58,6 +69,8 @@ class Name:
         """What the name is wanted for next, when it is released."""
         self.ready_at: float | None = None
         """The loop time at which this process' turn comes to claim the name; `None` = it is not free."""
+        self.told: str | None = None
+        """The other session that the journal names as the holder; `None` = none."""
         self.not_before = 0.0
         """The loop time before which nothing is tried again."""
         self.timer = Timer(ring)
@@ -81,11 +94,12 @@ class Claims:
         peers: Peers,
         keeper: SessionKeeper,
         tell: Tell,
+        write: Write,
     ) -> None:
         self._application = application
         self._calls, self._stores, self._rules = calls, stores, rules
         self._board, self._peers, self._keeper = board, peers, keeper
-        self._tell = tell
+        self._tell, self._write_down = tell, write
         self._now = asyncio.get_running_loop().time
         self._names: dict[str, Name] = {}
         self._open: dict[str, None] = {}
@@ -156,6 +170,8 @@ class Claims:
     def died(self, inc: str) -> None:
         """Look at the names that a dead session held."""
         for key in self._board.of(inc):
+            if (name := self._names.get(key)) is not None:
+                self._note_death(name, inc)
             self.changed(key)
 
     def asked(self, inc: str) -> None:
@@ -188,6 +204,7 @@ class Claims:
     def _evaluate(self, name: Name) -> None:
         """Decide what is next for a name, and begin it."""
         seen = self._board.get(name.key)
+        self._note_other(name, seen)
         if name.hold is not None and self._is_over(name.hold, seen):
             self._lose(name, "taken")
         if name.operation is None:
@@ -314,6 +331,9 @@ class Claims:
         hold.is_active = False
         name.holder.lost(why)
         self._tell(LeaseLost(name.holder.name, name.holder.kind, hold.token, why))
+        silent = f"no answer from the store for {self._rules.trust_lasts(hold.session.ttl):g} s"
+        note = _WHY.get(why, silent)
+        self._note("lease_lost", name, hold.session.inc, note=note, token=hold.token, here=True)
 
     def _lose(self, name: Name, why: LostWhy) -> None:
         hold, name.hold = name.hold, None
@@ -322,6 +342,32 @@ class Claims:
         if not name.holder.is_part:
             log.warning("lease.lost", **self._keys(name), token=hold.token, reason=why)
         self._stop(name, hold, why)
+
+    # The journal, from which a fate is explained later
+
+    def _note(self, kind: str, name: Name, holder: str, **facts: Any) -> None:
+        if name.holder.kind == "task":
+            self._write_down(kind, name.holder.name, holder=holder, **facts)
+
+    def _note_other(self, name: Name, seen: Seen) -> None:
+        """Note that another session has got a name, or has given it up."""
+        owner = None if seen.owner == self._keeper.session.inc else seen.owner
+        if owner == name.told or (owner is not None and self._peers.is_dead(owner)):
+            return
+        before, name.told = name.told, owner
+        if owner is not None and seen.claim is not None:
+            ago = max(0.0, self._now() - seen.at)
+            token = self._rules.token_of(seen.claim, seen.revision)
+            self._note("lease_taken", name, owner, at=read_wall() - to_us(ago), token=token)
+        elif before is not None and seen.owner is None:
+            self._note("lease_released", name, before)
+
+    def _note_death(self, name: Name, inc: str) -> None:
+        if name.told == inc:
+            name.told = None
+            claim = self._board.get(name.key).claim
+            silent = "" if claim is None else f"it was not heard of for {claim.ttl:g} s"
+            self._note("lease_lost", name, inc, note=silent)
 
     # Operations
 
@@ -451,6 +497,7 @@ class Claims:
         else:
             log.info("lease.taken_over", **self._keys(name), token=hold.token, taken_from=hold.taken_from)
         self._tell(LeaseAcquired(name.holder.name, name.holder.kind, hold.token, hold.taken_from))
+        self._note("lease_taken", name, hold.session.inc, token=hold.token, here=True)
 
     async def _release(self, name: Name, hold: Hold) -> None:
         """Write that nobody holds the name, until that is known."""
@@ -482,6 +529,7 @@ class Claims:
             if not name.holder.is_part:
                 log.info("lease.released", **self._keys(name), token=hold.token)
             self._tell(LeaseReleased(name.holder.name, name.holder.kind, hold.token))
+            self._note("lease_released", name, hold.session.inc, token=hold.token, here=True)
 
     def _keys(self, name: Name) -> dict[str, str]:
         return {

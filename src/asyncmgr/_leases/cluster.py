@@ -14,7 +14,7 @@ from asyncmgr._common.clock import read_wall, to_datetime, to_us
 from asyncmgr._common.log import log
 from asyncmgr._leases.board import Board
 from asyncmgr._leases.calls import Calls, Stores
-from asyncmgr._leases.claims import Claims, Tell
+from asyncmgr._leases.claims import Claims, Tell, Write
 from asyncmgr._leases.elapsed import HostClock
 from asyncmgr._leases.follow import Follower, View
 from asyncmgr._leases.holder import Holder
@@ -47,6 +47,8 @@ class Cluster:
         Processes of one application share names.
     tell
         Called with each event, for listeners.
+    write
+        Adds an entry to the journal.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Cluster:
         ttl: float,
         rules: Rules | None = None,
         tell: Tell = lambda _: None,
+        write: Write = lambda *_, **__: None,
     ) -> None:
         self._application = application
         self.rules = rules or Rules()
@@ -105,6 +108,7 @@ class Cluster:
             peers=self.peers,
             keeper=self.keeper,
             tell=tell,
+            write=write,
         )
 
     @property

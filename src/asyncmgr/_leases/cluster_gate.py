@@ -273,7 +273,9 @@ class ClusterGate(Gate, Holder):
         while self._writer is not None and hold.session.trusted:
             await asyncio.wait({self._writer})
         # The next holder goes on after the last slot that came up here, and not after the second it was claimed with.
-        while hold.session.trusted and not await self._slots.give_back(hold, self._anchor[0], self._spacing):  # noqa: ASYNC110 - it tries again
+        while hold.session.trusted:
+            if await self._slots.give_back(hold, self._anchor[0], self._spacing):
+                break
             await asyncio.sleep(self._rules.retry_in())
         self._hold = None
 

@@ -12,6 +12,7 @@ from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 
 if TYPE_CHECKING:
+    from asyncmgr._history.journal import Journal
     from asyncmgr._leases.cluster import Cluster
     from asyncmgr._leases.lease import Lease, OnLost
     from asyncmgr._leases.rules import Rules
@@ -38,13 +39,14 @@ class ClusterScope:
         shards: int,
         store: Callable[[], StoreEngine],
         listeners: Listeners,
+        journal: Journal,
     ) -> None:
         self.application = application
         self.rules: Rules | None = None
         """The rules that are followed; a simulation sets others before the start. `None` = the usual ones."""
         self._host, self._ttl, self._shards = host, ttl, shards
         self._store = store
-        self._listeners = listeners
+        self._listeners, self._journal = listeners, journal
         self._cluster: Cluster | None = None
 
     @property
@@ -64,6 +66,7 @@ class ClusterScope:
                 ttl=self._ttl,
                 rules=self.rules,
                 tell=self._listeners.tell,
+                write=self._journal.add,
             )
             self._cluster.start()
         return self._cluster

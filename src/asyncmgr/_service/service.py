@@ -157,6 +157,7 @@ class Service:
             shards=self.settings.lease.shards,
             store=lambda: self.store,
             listeners=self._reporter.listeners,
+            journal=self.journal,
         )
         self._gates.makers["cluster"] = self._cluster_scope.gate
         self._persist_scope = PersistScope(

@@ -140,7 +140,8 @@ class Lookout:
         """Take in a planned task."""
         self.agenda.add(task)
         if self.is_open:
-            self._timer.set_by(self._next_look(self.clock.read()))
+            # A slot that a gate has put in the past is due now: the look for it does not come late.
+            self._timer.set_by(max(self._loop.time(), self._next_look(self.clock.read())))
 
     def remove(self, task: ManagedTask) -> None:
         """Take the task out of the agenda. It may be absent."""

@@ -1,0 +1,184 @@
+"""``python -m benchmarks.cluster``: what leases cost, with all hosts in this one process over a real store.
+
+Fifty hosts share a thousand tasks, each once a minute: calls of the store a second and CPU, steady and while all hosts
+start anew. Then how often an idle service wakes up, with a task of one machine and with one of the cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import selectors
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from asyncmgr import Manager, RunContext, Service, Settings
+from asyncmgr._leases.calls import Calls
+from benchmarks.failover import server_of
+
+CALLS: Counter[str] = Counter()
+
+
+class Counting(selectors.DefaultSelector):
+    """Counts how often the event loop waits."""
+
+    waits = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.waits += timeout is None or timeout > 0
+        return super().select(timeout)
+
+
+class Work(Manager):
+    """Tasks that only count their runs."""
+
+    name = "M"
+
+    def __init__(self, tasks: int, spacing: float, scope: str) -> None:
+        super().__init__()
+        self.runs = 0
+        for number in range(tasks):
+            self.add_periodic_task(self.work, name=f"t{number}", spacing=spacing, scope=scope)
+
+    async def work(self, context: RunContext) -> None:
+        self.runs += 1
+
+
+def count_calls() -> None:
+    """Count what leases ask of their store."""
+    for verb in ("get", "write", "now"):
+        asked: Callable[..., Any] = getattr(Calls, verb)
+
+        def counted(self: Calls, *words: Any, verb: str = verb, asked: Callable[..., Any] = asked) -> Any:
+            CALLS[verb] += 1
+            return asked(self, *words)
+
+        setattr(Calls, verb, counted)
+
+
+def options_of(store: str, url: str) -> dict[str, str]:
+    """Options of a service that opens the store by itself, as a process does."""
+    return {"transport": url} if store == "nats" else {"store": url, "transport": "memory://"}
+
+
+class Team:
+    """The hosts of one application."""
+
+    def __init__(self, options: dict[str, Any], hosts: int, tasks: int, spacing: float) -> None:
+        self.options, self.hosts, self.tasks, self.spacing = options, hosts, tasks, spacing
+        self.services: list[Service] = []
+
+    async def start(self) -> None:
+        self.services = [self._service(number) for number in range(self.hosts)]
+        await asyncio.gather(*(service.start() for service in self.services))
+
+    def _service(self, number: int) -> Service:
+        work = Work(self.tasks, self.spacing, "cluster")
+        settings = Settings(connect="wait")
+        return Service(work, name="bench", host=f"h{number}", settings=settings, **self.options)
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(service.stop(timeout=5) for service in self.services))
+
+    def owned(self) -> Counter[str]:
+        statuses = self.services[0].status()
+        return Counter(status.owner for status in statuses if status.owner is not None)
+
+    async def until_owned(self) -> float:
+        """Return the seconds until every task has a holder."""
+        began = time.monotonic()
+        while sum(self.owned().values()) < self.tasks:
+            await asyncio.sleep(0.25)
+            if time.monotonic() - began > 120:
+                break
+        return time.monotonic() - began
+
+    def runs(self) -> int:
+        return sum(service.managers[0].runs for service in self.services)  # type: ignore[attr-defined]
+
+
+class Interval:
+    """Calls, runs and CPU from one moment to another."""
+
+    def __init__(self, runs: Callable[[], int]) -> None:
+        CALLS.clear()
+        self._runs, self._before = runs, runs()
+        self._began, self._cpu = time.monotonic(), time.process_time()
+
+    def told(self) -> str:
+        took = time.monotonic() - self._began
+        cpu = (time.process_time() - self._cpu) / took
+        verbs = ", ".join(f"{verb} {count / took:.1f}" for verb, count in sorted(CALLS.items()))
+        runs = (self._runs() - self._before) / took
+        calls = sum(CALLS.values()) / took
+        return f"{calls:.1f} calls a second ({verbs}), {runs:.1f} runs a second, CPU {cpu:.0%} of a core"
+
+
+async def cost(store: str, hosts: int, tasks: int, spacing: float, steady: float) -> None:
+    with tempfile.TemporaryDirectory() as home, server_of(store, Path(home)) as server:
+        team = Team(options_of(store, server.url), hosts, tasks, spacing)
+        interval = Interval(lambda: 0)
+        await team.start()
+        took = await team.until_owned()
+        say(store, f"first start: all {tasks} tasks held after {took:.1f} s", interval)
+        await asyncio.sleep(min(30.0, steady))
+        shares = team.owned().values()
+        interval = Interval(team.runs)
+        await asyncio.sleep(steady)
+        say(store, f"steady, {hosts} hosts with {min(shares)} to {max(shares)} of {tasks} tasks", interval)
+        interval = Interval(lambda: 0)
+        await team.stop()
+        stopped = time.monotonic()
+        await team.start()
+        await team.until_owned()
+        say(store, f"mass restart: all held {time.monotonic() - stopped:.1f} s after the stop", interval)
+        await team.stop()
+
+
+def say(store: str, what: str, interval: Interval) -> None:
+    print(f"{store}: {what}; {interval.told()} (load {os.getloadavg()[0]:.0f})", flush=True)
+
+
+async def idle(store: str, scope: str, seconds: float, selector: Counting) -> None:
+    """Count how often the loop of a service wakes that has one task, due much later."""
+    with tempfile.TemporaryDirectory() as home, server_of(store, Path(home)) as server:
+        options: dict[str, Any] = options_of(store, server.url)
+        async with Service(Work(1, 3600, scope), name="idle", **options):
+            await asyncio.sleep(3)
+            waits, began, cpu = selector.waits, time.monotonic(), time.process_time()
+            await asyncio.sleep(seconds)
+            took, count = time.monotonic() - began, selector.waits - waits
+            share = (time.process_time() - cpu) / took
+            print(
+                f'{store}: an idle service with scope="{scope}" wakes {count / took:.2f} times a second, '
+                f"CPU {share:.2%} of a core",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="10 hosts, 100 tasks, 10 s")
+    parser.add_argument("--stores", default="nats,postgresql")
+    parser.add_argument("--idle", action="store_true", help="the wake-ups only")
+    options = parser.parse_args()
+    count_calls()
+    hosts, tasks, steady = (10, 100, 10.0) if options.quick else (50, 1000, 60.0)
+    for store in options.stores.split(","):
+        if not options.idle:
+            asyncio.run(cost(store, hosts, tasks, 60, steady))
+        for scope in ("process", "host", "cluster"):
+            selector = Counting()
+            with asyncio.Runner(
+                loop_factory=lambda selector=selector: asyncio.SelectorEventLoop(selector)
+            ) as runner:  # type: ignore[misc]
+                runner.run(idle(store, scope, 10 if options.quick else 30, selector))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Real processes of a cluster over a real store, what is done to them, and what they noted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from asyncmgr.testing.nats import NatsServer
+
+T = TypeVar("T")
+
+PATIENCE = 90.0
+"""Seconds after which something that should happen did not."""
+
+WORKER = Path(__file__).with_name("cluster_worker.py")
+
+Note = dict[str, Any]
+
+
+class Server(Protocol):
+    """The process of a store."""
+
+    @property
+    def url(self) -> str: ...
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+    def restart(self, *, empty: bool = False) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Database:
+    """A file of SQLite in the place of a server: it cannot be killed, and can be emptied."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def restart(self, *, empty: bool = False) -> None:
+        if empty:
+            self.run("DELETE FROM asyncmgr_entries")
+            self.run("DELETE FROM asyncmgr_stores")
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def run(self, sql: str) -> None:
+        with contextlib.closing(sqlite3.connect(self.path, timeout=PATIENCE)) as connection, connection:
+            connection.execute(sql)
+
+
+class Site:
+    """A directory in which processes of one application run.
+
+    Parameters
+    ----------
+    ttl
+        Seconds: `[lease] ttl` of the processes, where `start` says no other.
+    """
+
+    def __init__(self, path: Path, server: Server, *, ttl: float = 2.0, application: str = "") -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path, self.server, self.ttl = path, server, ttl
+        self.application = application or f"app-{os.getpid()}-{path.name}"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._read, self._rest = 0, b""
+        self._notes: list[Note] = []
+        run_time = path / "run"
+        run_time.mkdir(mode=0o700, exist_ok=True)
+        home = {"XDG_RUNTIME_DIR": str(run_time), "XDG_STATE_HOME": str(path / "state")}
+        self.environment = {**os.environ, **home, "PYTHONWARNINGS": "ignore"}
+
+    def start(
+        self,
+        host: str,
+        tasks: dict[str, dict[str, Any]],
+        *,
+        leases: Iterable[str] = (),
+        lasts: float = 0.0,
+        **settings: Any,
+    ) -> subprocess.Popen[bytes]:
+        """Start a process with these tasks, of `scope="cluster"` where nothing else is said."""
+        # Over NATS, the transport's own store; all others beside one that connects nobody.
+        where = "transport" if isinstance(self.server, NatsServer) else "store"
+        plan = {
+            "application": self.application,
+            "host": host,
+            "tasks": {name: {"scope": "cluster", **options} for name, options in tasks.items()},
+            "leases": list(leases),
+            "lasts": lasts,
+            "settings": {where: self.server.url, "connect": "wait", "lease": {"ttl": self.ttl}, **settings},
+        }
+        with (self.path / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(WORKER), json.dumps(plan)],
+                cwd=self.path,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    @property
+    def log(self) -> str:
+        file = self.path / "log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    # What was noted
+
+    def notes(self, what: str | None = None, **facts: Any) -> list[Note]:
+        """What was noted so far, the oldest first."""
+        self._take_in()
+        return [
+            note
+            for note in self._notes
+            if what in (None, note["what"]) and all(note.get(key) == value for key, value in facts.items())
+        ]
+
+    def _take_in(self) -> None:
+        with contextlib.suppress(FileNotFoundError), (self.path / "notes").open("rb") as file:
+            file.seek(self._read)
+            text = self._rest + file.read()
+            self._read = file.tell()
+            *lines, self._rest = text.split(b"\n")
+            self._notes += map(json.loads, lines)
+
+    def until(self, condition: Callable[[], T]) -> T:
+        """Return what is found once it is true."""
+        ends = time.monotonic() + PATIENCE
+        while not (found := condition()):
+            assert time.monotonic() < ends, "\n".join([*map(str, self._notes[-20:]), self.log[-3000:]])
+            time.sleep(0.01)
+        return found
+
+    def until_noted(self, what: str, count: int = 1, **facts: Any) -> list[Note]:
+        """Return the notes of this kind, as soon as there are so many."""
+        return self.until(lambda: found if len(found := self.notes(what, **facts)) >= count else [])
+
+    def until_more(self, count: int = 1, **facts: Any) -> list[Note]:
+        """Return the runs that begin from now on, as soon as there are so many."""
+        before = len(self.notes("ran", **facts))
+        return self.until_noted("ran", before + count, **facts)[before:]
+
+    def until_each(self, tasks: Iterable[str], count: int = 1) -> None:
+        """Return once so many runs of each task have begun from now on."""
+        wanted = {task: len(self.notes("ran", task=task)) + count for task in tasks}
+        for task, runs in wanted.items():
+            self.until_noted("ran", runs, task=task)
+
+    def holder(self, task: str) -> subprocess.Popen[bytes]:
+        """The process that ran a task last."""
+        pid = self.notes("ran", task=task)[-1]["pid"]
+        return next(process for process in self.processes if process.pid == pid)
+
+    # What is done
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+
+    def terminate(self, process: subprocess.Popen[bytes]) -> None:
+        """Stop a process in order."""
+        process.terminate()
+        assert process.wait(PATIENCE) == 0, self.log[-3000:]
+
+    def stop_at_once(self, process: subprocess.Popen[bytes]) -> None:
+        """Freeze a process wherever it is."""
+        process.send_signal(signal.SIGSTOP)
+        self._until_frozen(process)
+
+    def _until_frozen(self, process: subprocess.Popen[bytes]) -> None:
+        self.until(lambda: "State:\tT" in Path(f"/proc/{process.pid}/status").read_text())
+
+    def freeze(self, process: subprocess.Popen[bytes]) -> Note:
+        """Stop a process in the middle of its next body; return the note of that run."""
+        (self.path / f"freeze-{process.pid}").touch()
+        self.until_noted("frozen", pid=process.pid)
+        self._until_frozen(process)
+        return self.notes("ran", pid=process.pid)[-1]
+
+    def thaw(self, process: subprocess.Popen[bytes]) -> None:
+        (self.path / f"freeze-{process.pid}").unlink(missing_ok=True)
+        (self.path / "thaw").touch()
+        process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Stop all processes in order, those that are left."""
+        left = [process for process in self.processes if process.poll() is None]
+        for process in left:
+            process.terminate()
+        for process in left:
+            assert process.wait(PATIENCE) == 0, self.log[-3000:]
+
+    def end(self) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    # What must hold
+
+    def assert_tokens_grow(self, task: str) -> None:
+        """Neither slots nor tokens go back, and each slot starts once."""
+        runs = self.notes("ran", task=task)
+        numbers, tokens = [run["number"] for run in runs], [run["token"] for run in runs]
+        assert numbers == sorted(set(numbers)), numbers
+        assert tokens == sorted(tokens), tokens
+        owners = {(run["token"], run["pid"]) for run in runs}
+        assert len(owners) == len(set(tokens)), owners
+
+    def assert_each_slot_once(self, task: str, *, cut_off: int = 0, unknown: int = 0) -> None:
+        """Each slot starts once, or is told as missed.
+
+        So many slots may have both, since their holder died (`cut_off`), or neither, since it had claimed them together
+        with others (`unknown`).
+        """
+        self.assert_tokens_grow(task)
+        runs = self.notes("ran", task=task)
+        absent = runs[-1]["number"] - runs[0]["number"] + 1 - len(runs)
+        last = runs[-1]["slot"] + 0.001
+        missed = self.notes("missed", task=f"M.{task}", reason="lease_lost")
+        told = sum(note["count"] for note in missed if note["slot"] <= last)
+        assert absent - unknown <= told <= absent + cut_off, (task, absent, told, self.notes("missed"))
