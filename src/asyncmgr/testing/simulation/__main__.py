@@ -15,7 +15,7 @@ from asyncmgr._leases.rules import Rules
 from asyncmgr.testing.simulation.ablations import ABLATIONS
 from asyncmgr.testing.simulation.runs import Report, simulate
 
-CHUNK = 50
+CHUNK = 4
 """Seeds that one process runs at a time."""
 
 
