@@ -60,7 +60,7 @@ class Name:
         self.ready_at: float | None = None
         """The loop time at which this process' turn comes to claim the name; `None` = it is not free."""
         self.kept_until = 0.0
-        """The loop time before which it is not handed over: else many hosts could pass it on and on, and none run it."""
+        """The loop time before which it is not handed over: else hosts could pass it on for ever, and none run it."""
         self.not_before = 0.0
         """The loop time before which nothing is tried again."""
         self.timer = Timer(ring)

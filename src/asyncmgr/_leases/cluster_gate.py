@@ -307,21 +307,27 @@ class ClusterGate(Gate, Holder):
             self._hold = None
 
     async def settle(self, hold: Hold) -> None:
+        seen_to = self._seen_to()  # now: slots that come up from here on are not ours
         while self._writer is not None and hold.session.trusted:
             await asyncio.wait({self._writer})
-        await self._pass_on(hold)
+        record = self._slots.record
+        if seen_to is not None and record is not None and record.n != seen_to[0] and hold.session.trusted:
+            number, at = seen_to
+            now = self._task.plan.reference(self._runner.lookout.read())
+            await self._slots.pass_on(hold, number, now - at)
         self._hold = None
 
-    async def _pass_on(self, hold: Hold) -> None:
-        """Leave the grid where it is: after slots that got no run, and before those that were claimed ahead."""
+    def _seen_to(self) -> tuple[int, int] | None:
+        """Find the last slot that was handed out here, with a run or without: its number, and its moment.
+
+        It is later than the last claimed one where slots got no run, and earlier where slots were claimed ahead.
+        """
         record, slot, step = self._slots.record, self._task.plan.slot, self._spacing
-        if record is None or record.state == NEW or slot is None or not step or not hold.session.trusted:
-            return
+        if record is None or record.state == NEW or slot is None or not step:
+            return None
         last, at = self._anchor
         passed = max(0, round((slot - step - at) / step))
-        if last + passed != record.n:
-            now = self._task.plan.reference(self._runner.lookout.read())
-            await self._slots.pass_on(hold, last + passed, now - at - passed * step)
+        return last + passed, at + passed * step
 
     def left(self) -> None:
         self._hold = None
