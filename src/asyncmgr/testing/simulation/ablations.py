@@ -107,10 +107,10 @@ class KillAnyway(Rules):
 
 
 class VersionBlind(Rules):
-    """A process claims names that it does not know."""
+    """A process acts on records of versions that it does not know."""
 
-    def may_claim(self, *, known: bool, trusted: bool, unwinding: bool) -> bool:
-        return trusted and not unwinding
+    def knows(self, version: object) -> bool:
+        return True
 
 
 class ClaimUntrusted(Rules):

@@ -48,6 +48,9 @@ from asyncmgr.testing.simulation.timeline import SECOND
 KEPT = 50
 """Events that a violation shows."""
 
+MOST_CALLS = 100
+"""Calls of the store in a second beyond which a process is in a hot loop."""
+
 
 OWN_ERRORS = frozenset(
     (
@@ -140,6 +143,8 @@ class Standing:
     """Whether the store's record says of its slot that it was cut off."""
     skips: dict[Process, int] = field(default_factory=dict)
     """Slots that a holder skipped since, which may be later than that of a run that waits for its claim."""
+    just_missed: dict[Process, int] = field(default_factory=dict)
+    """Slots of which a process told last, where one follows that it skips too."""
     unwritten: dict[Process, int] = field(default_factory=dict)
     """Slots that a holder told of since: nobody else knows of them before it claims the next one or leaves."""
     repeated: int = 0
@@ -164,7 +169,6 @@ class Invariants:
         """`knows` says whether a process runs a version that knows a task."""
         self.seed = seed
         self.longest_ttl = longest_ttl
-        self._cluster = cluster
         self._timeline = cluster.timeline
         self._server = cluster.server
         self._holders: dict[str, dict[Process, int]] = {}
@@ -181,6 +185,9 @@ class Invariants:
         self.listeners: list[Callable[[float, str, str], None]] = []
         cluster.server.on_write = self._on_write
         cluster.timeline.after_moment = self._look
+        self._cluster = cluster
+        self._calls: dict[Process, int] = {}
+        cluster.timeline.after(1.0, self._count_calls)
 
     # The log
 
@@ -299,7 +306,7 @@ class Invariants:
             if told < between - unknown:
                 self.break_promise(f"no fate: {told} slots of {body.task} were told of, {between} {where}")
         standing.told, standing.repeated = most, most - least
-        standing.skips = {body.process: most}
+        standing.skips, standing.just_missed = {body.process: most}, {}
         standing.unwritten = {body.process: most}
 
     def _check_alone(self, standing: Standing, body: Body) -> None:
@@ -362,6 +369,9 @@ class Invariants:
 
     def _on_write(self, write: Write) -> None:
         if write.table == CLAIMS:
+            before = None if write.before is None else write.before.value
+            if before is not None and isinstance(decode(ClaimRecord, before, _any_version), Foreign):
+                self.break_promise(f"unknown version: {write.writer} overwrites {title_of(write.key)[1]}")
             self._on_claim(write)
         elif write.table == SLOTS:
             self._on_slot(write)
@@ -454,7 +464,8 @@ class Invariants:
                     self.note(process, "slot skipped", event.task, event.reason)
                 if event.reason not in ("not_owner", "lease_lost") and self._acts(process, event.task):
                     standing = self._of(event.task)
-                    standing.skips[process] = standing.skips.get(process, 0) + 1
+                    older = standing.just_missed.pop(process, 0)
+                    standing.skips[process] = standing.skips.get(process, 0) + older + 1
                     self._tell(standing, process, 1)
                 if event.reason == "lease_lost" and self.is_settled:
                     self.break_promise(
@@ -463,6 +474,7 @@ class Invariants:
             case SlotsMissed():
                 self.note(process, "slots missed", event.task, event.count, event.reason)
                 if self._acts(process, event.task):
+                    self._of(event.task).just_missed = {process: event.count}
                     self._tell(self._of(event.task), process, event.count)
 
     def _acts(self, process: Process, name: str) -> bool:
@@ -503,6 +515,18 @@ class Invariants:
                 ]
                 if len(trusting) > 1 and not self._is_excused:
                     self.break_promise(f"two trust: {' and '.join(map(str, trusting))} both hold {name}")
+
+    def _count_calls(self) -> None:
+        """Called every second: no process makes calls in a hot loop."""
+        before, self._calls = self._calls, {}
+        for process in self._cluster.processes:
+            if process.is_alive:
+                made = self._calls[process] = process.connection.calls
+                if made - before.get(process, 0) > MOST_CALLS:
+                    self.break_promise(
+                        f"hot loop: {process} makes {made - before.get(process, 0)} calls in a second"
+                    )
+        self._cluster.timeline.after(1.0, self._count_calls)
 
     # The quiet end
 
