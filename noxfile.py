@@ -148,6 +148,9 @@ def simulation(session: nox.Session) -> None:
     arguments = session.posargs or ["--seeds", "100000"]
     session.run("python", "-m", "asyncmgr.testing.simulation", *arguments)
     session.run("python", "-m", "asyncmgr.testing.simulation", "--ablations", "--seeds", "1000")
+    session.install(*_group("test"))
+    env = {"REPLAYED_SEEDS": "20", "REPLAYS": "100"}
+    session.run("pytest", *PARALLEL, "tests/test_simulation.py", "-k", "replayed_100_times", env=env)
 
 
 def _other(session: nox.Session, name: str, *requirements: str) -> str:

@@ -67,6 +67,36 @@ def test_a_record_of_an_unknown_version_is_left_alone() -> None:
     assert violation.promise.startswith("unknown version: ")
 
 
+def lagging(seed: int) -> Story:
+    """Reads and watches are late while processes come and go, so that claims meet each other."""
+    story = tell(seed)
+    faults = [
+        Fault(5.0, "weather", None, ("staleness", 3.0)),
+        Fault(5.0, "weather", None, ("watch_lag", 4.0)),
+    ]
+    for number in range(12):
+        machine = number % len(story.machines)
+        faults.append(Fault(8.0 + number * 5, "terminate", machine))
+        faults.append(Fault(9.0 + number * 5, "start", machine, True))
+    return replace(story, faults=tuple(faults), quiet_from=75.0, ends=110.0)
+
+
+def test_nobody_calls_the_store_in_a_hot_loop() -> None:
+    """After a conflict a process waits, since reading again may show the same old record."""
+    simulate(5, story=lagging(5)).raise_violation()
+    violation = simulate(5, story=lagging(5), rules=ABLATIONS["back-off"]).violation
+    assert violation is not None
+    assert violation.promise.startswith("hot loop: ")
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("REPLAYED_SEEDS", "2"))))
+def test_a_failing_seed_is_replayed_100_times(seed: int) -> None:
+    """Each replay has the same events and the same violation; `REPLAYED_SEEDS` for more seeds."""
+    rules, times = ABLATIONS["store-age"], int(os.environ.get("REPLAYS", "3"))
+    first = simulate(seed, rules=rules)
+    assert all(simulate(seed, rules=rules).digest == first.digest for _ in range(times))
+
+
 def test_a_seed_is_replayed_identically() -> None:
     """Two runs of a seed share all events, whether a rule is missing or not."""
     for rules in (Rules, ABLATIONS["margin"]):

@@ -48,7 +48,7 @@ from asyncmgr.testing.simulation.timeline import SECOND
 KEPT = 50
 """Events that a violation shows."""
 
-MOST_CALLS = 100
+MOST_CALLS = 80
 """Calls of the store in a second beyond which a process is in a hot loop."""
 
 
