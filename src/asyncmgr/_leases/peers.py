@@ -24,7 +24,7 @@ from asyncmgr.transports import Entry
 class Peer:
     """One session as it was last seen."""
 
-    __slots__ = ("alive_at", "is_killed", "record", "revision", "silent_since", "timer", "ttl")
+    __slots__ = ("alive_at", "is_killed", "record", "refused_at", "revision", "silent_since", "timer", "ttl")
 
     def __init__(self, ttl: float, silent_since: float, ring: Callable[[], object]) -> None:
         self.record: SessionRecord | Foreign | None = None
@@ -35,6 +35,8 @@ class Peer:
         self.timer = Timer(ring)
         self.alive_at: float | None = None
         """The loop time of its last sign of life, as far as it is known."""
+        self.refused_at = 0
+        """The revision of a wish of it that is void."""
         self.is_killed = False
         """Whether an attempt to kill it is in progress."""
 
@@ -90,7 +92,15 @@ class Peers:
         """Return the key of the claim that a live session asks for; empty = none."""
         peer = self._peers.get(inc)
         record = None if peer is None else peer.record
-        return record.wants if isinstance(record, SessionRecord) and record.state == "live" else ""
+        if peer is None or not isinstance(record, SessionRecord) or record.state != "live":
+            return ""
+        return "" if peer.refused_at == peer.revision else record.wants
+
+    def void_wishes(self, key: str) -> None:
+        """Ignore those that ask for a claim until they say it again: it was free, and they did not take it."""
+        for peer in self._peers.values():
+            if isinstance(peer.record, SessionRecord) and peer.record.wants == key:
+                peer.refused_at = peer.revision
 
     def sharing(self, task: str) -> list[str]:
         """List the live sessions that take part in sharing out the keys of a task."""
