@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -386,3 +387,34 @@ async def test_what_the_file_of_an_earlier_life_has(tmp_path: Any) -> None:
         await asyncio.sleep(0.2)
         assert len(page.marks("Volumes.sync")) >= 1
         assert sum(mark[3] if len(mark) > 3 else 1 for mark in page.marks("Volumes.sync")) == 3
+
+
+async def test_the_newest_of_a_long_past() -> None:
+    """A limit is one of the newest records, also in the middle of the past, and reads no more than it has to."""
+    service = service_of(Volumes())
+    async with service:
+        await asyncio.sleep(3605)
+        whole = service.history(limit=1000)
+        assert len(whole) == 360
+        assert service.history(limit=5) == whole[:5]
+        middle = datetime.fromtimestamp(whole[100].slot / 1e6, UTC)
+        assert service.history(until=middle, limit=7) == whole[100:107]
+        ledger = insight_of(service).history.ledger
+        assert len(list(ledger.records(limit=5))) == 5
+
+
+async def test_the_journal_is_read_over_rpc() -> None:
+    """With what befell the service, since a moment; of one task with what was done to it alone."""
+    async with open_transport("memory://") as transport:
+        here, there = (service_of(Volumes(), host=host, transport=transport) for host in ("eu-1", "eu-2"))
+        async with here, there:
+            there.task("Volumes.sync").pause(note="moves")
+            there.task("Volumes.nightly").disable()
+            ask = Neighbours(here).ask
+            entries = (await ask("eu-2", "journal"))["entries"]
+            assert [entry["kind"] for entry in entries] == ["started", "pause", "disable"]
+            of_one = (await ask("eu-2", "journal", task="Volumes.sync", limit=1))["entries"]
+            assert [(entry["kind"], entry["note"]) for entry in of_one] == [("pause", "moves")]
+            later = (await ask("eu-2", "journal", since="2026-01-01T01:00:00+00:00"))["entries"]
+            assert later == []
+            assert (await ask("eu-2", "hello"))["tasks"] == 2
