@@ -141,14 +141,22 @@ async def test_skipped_slots_grow() -> None:
 
 
 async def test_states_that_begin_by_themselves() -> None:
-    """Nothing happens when a run begins to hang; a look every 5 s finds it."""
-    volumes = Volumes()
-    volumes.stays = True
-    service = service_of(volumes)
+    """Nothing happens when a run begins to hang, between two slots; a look every 5 s finds it."""
+
+    class Slow(Manager):
+        @periodic_task(spacing=120)
+        async def sync(self, context: RunContext) -> None:
+            await asyncio.Event().wait()
+
+    service = service_of(Slow())
     async with service, watched(service) as page:
-        await asyncio.sleep(80)
-        assert page.task("Volumes.sync")["state"] == "hung"
-        service.task("Volumes.sync").cancel()
+        await asyncio.sleep(50)
+        await service.task("Slow.sync").trigger(wait=False)
+        await asyncio.sleep(355)
+        assert page.task("Slow.sync")["state"] == "running"
+        await asyncio.sleep(15)
+        assert page.task("Slow.sync")["state"] == "hung"
+        service.task("Slow.sync").cancel()
 
 
 async def test_signs_of_life() -> None:
