@@ -111,12 +111,12 @@ async def test_mounted_in_an_application() -> None:
     async with browser(app) as ask, service:
         assert (await ask.get("/jobs/livez", headers={"Host": "shop.example"})).status_code == 200
         page = await ask.get("/jobs/")
-        assert "compute on nyx" in page.text
+        assert page.text.startswith("<!doctype html>")
         assert "default-src 'none'" in page.headers["content-security-policy"]
         answer = await ask.get("/jobs/", params={"token": TOKEN})
         assert answer.status_code == 303
-        assert answer.headers["location"] == "/jobs/"
-        assert "Path=/jobs/" in answer.headers["set-cookie"]
+        assert answer.headers["location"] == "./"
+        assert "path=" not in answer.headers["set-cookie"].lower()  # a browser takes that of the address
 
 
 async def test_reading_needs_no_token() -> None:

@@ -62,6 +62,7 @@ async def crowd(port: str, token: str) -> None:
     serve_http(service, port, token=token, opened=urls.append)
     async with service:
         past_of_crowd(service)
+        await asyncio.gather(*(task.trigger() for task in service.tasks))
         say(urls[0])
         await until_asked_to_stop()
 

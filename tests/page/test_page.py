@@ -94,6 +94,8 @@ def test_what_needs_a_person_comes_first(context: BrowserContext, scenes: Start)
     """In sentences, the worst first, with the verb that helps; the rest is well, and what is over is under Earlier."""
     page = open_page(context, scenes("three_hosts").url)
     page.locator(".need", has_text="Search.reindex").wait_for()
+    page.locator(".need p", has_text="min on eu-1").first.wait_for()  # once other hosts are known
+    page.locator(".need p", has_text="in a row on eu-1").first.wait_for()
     assert re.match(r"\d tasks need you\s*the other \d+ are well", page.inner_text("#needs h2"))
     names = page.locator("#needs .name").all_inner_texts()
     assert names[0] == "Backups.nightly"

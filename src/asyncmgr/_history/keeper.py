@@ -152,7 +152,7 @@ class History:
     ) -> list[Record]:
         """List up to `limit` records of a task, or of all, newest first. `asked` are tasks that may be absent now."""
         found = [record for one in asked if (record := self._live(one)) is not None]
-        found += self.ledger.records(task, since)
+        found += self.ledger.records(task, since, until=until, limit=limit + _UNORDERED)
         oldest = min((record.ended for record in found), default=self._started or 0)
         if self._past is not None and len(found) < limit:
             last = min(oldest if self._started is None else self._started, until or 2**62)
@@ -326,6 +326,10 @@ class History:
 
 _LASTING = ("stopping", "lease_taken", "lease_lost")
 """Kinds of entries that hold on until another one of them."""
+
+
+_UNORDERED = 100
+"""Records that are read beyond a limit, since a log is in order to within 2 s only."""
 
 
 def _distance(record: Record, at: int) -> int:

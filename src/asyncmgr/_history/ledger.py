@@ -298,14 +298,24 @@ class Ledger(Recorder):
 
     # Reading
 
-    def records(self, task: str | None = None, since: int | None = None) -> Iterator[Record]:
-        """Yield the records of a task, or of all; in each log the newest first.
+    def records(
+        self,
+        task: str | None = None,
+        since: int | None = None,
+        *,
+        until: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Record]:
+        """Yield the records of a task, or of all: those that may grow, then of each log the newest, up to `limit`.
 
-        Those that ended before `since` (wall time, microseconds) are left out.
+        Those that ended before `since` are left out, and slots after `until` (wall time, microseconds).
         """
         number = None if task is None else self._numbers.get(task, -1)
-        for raw in self._raw(number, since):
-            yield self.record_of(raw)
+        spans = (raw for raw in self._spans(number) if since is None or raw.last >= since)
+        yield from (self.record_of(raw) for raw in spans if until is None or raw.slot <= until)
+        for log in (self.rest, self.fast):
+            raws = (raw for raw in _read(log, number, since) if until is None or raw.slot <= until)
+            yield from (self.record_of(raw) for raw in islice(raws, limit))
 
     def newest(self, task: str, since: int | None) -> Iterator[Record]:
         """Yield the newest record of a task in each log, and its open span."""
@@ -323,7 +333,7 @@ class Ledger(Recorder):
 
     def open_spans(self) -> list[Record]:
         """List such slots of all tasks."""
-        return [self.record_of(_raw_of(span)) for span in self._open.values()]
+        return [self.record_of(raw) for raw in self._spans(None)]
 
     def kept_since(self) -> int | None:
         """Find the end of the oldest run that is kept; `None` = none was dropped so far."""
@@ -334,11 +344,8 @@ class Ledger(Recorder):
             ends += [raw.ended for _, raw in decode(piece)][:1]
         return max(ends, default=None)
 
-    def _raw(self, number: int | None, since: int | None) -> Iterator[Raw]:
-        spans = [_raw_of(span) for span in self._open.values() if number in (None, span.key >> TASK_SHIFT)]
-        yield from (raw for raw in spans if since is None or raw.last >= since)
-        for log in (self.rest, self.fast):
-            yield from _read(log, number, since)
+    def _spans(self, number: int | None) -> list[Raw]:
+        return [_raw_of(span) for span in self._open.values() if number in (None, span.key >> TASK_SHIFT)]
 
     def record_of(self, raw: Raw) -> Record:
         """Make a record with the names that its numbers stand for."""
