@@ -153,12 +153,12 @@ async def test_the_cancelled_run_has_its_outcome() -> None:
 
 
 async def test_a_short_outage_changes_nothing() -> None:
-    """Renewals fail for half of the TTL: nobody takes over, and no run is cancelled."""
+    """Renewals fail for a third of the TTL: nobody takes over, and no run is cancelled."""
     async with workers("a", "b") as (log, team):
         first = holder_of(team)
         await asyncio.sleep(6)
         with first.wire.outage():
-            await asyncio.sleep(4)
+            await asyncio.sleep(3)
         await asyncio.sleep(10)
         assert {ran.host for ran in log} == {first.host}
         assert not first.of(LeaseLost)
