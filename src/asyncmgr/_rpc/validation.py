@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from copy import copy
 from functools import cached_property, lru_cache
 from typing import Any, NotRequired, Required, get_args, get_origin
 
@@ -57,6 +58,12 @@ class Method:
                 f"{name} returns {', '.join(secrets)}, which pydantic hides as '**********'; return a str where "
                 "a secret is meant to travel"
             )
+
+    def bound_to(self, function: Callable[..., Awaitable[Any]]) -> Method:
+        """Return the same checks for the same method of another object."""
+        other = copy(self)
+        other.function = function
+        return other
 
     def read(self, arguments: Mapping[str, Any], request: bytes) -> dict[str, Any]:
         """Validate the arguments of `request`, and return them as the method takes them.

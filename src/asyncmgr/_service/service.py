@@ -726,6 +726,7 @@ class Service:
     async def _serve_calls(self) -> None:
         from asyncmgr._rpc.server import (  # this module and the next load pydantic, which is slow to import
             CallServer,
+            builtin_endpoint_of,
             endpoint_of,
         )
         from asyncmgr._service.builtin_rpc import Inside
@@ -736,7 +737,7 @@ class Service:
             self.transport,
             this,
             endpoints,
-            endpoint_of(
+            builtin_endpoint_of(
                 Inside(
                     this,
                     zip(self._managers, endpoints, strict=True),
