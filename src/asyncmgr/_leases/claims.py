@@ -37,6 +37,7 @@ class Name:
         "holder",
         "in_doubt",
         "is_left",
+        "kept_until",
         "key",
         "not_before",
         "operation",
@@ -58,6 +59,8 @@ class Name:
         """What the name is wanted for next, when it is released."""
         self.ready_at: float | None = None
         """The loop time at which this process' turn comes to claim the name; `None` = it is not free."""
+        self.kept_until = 0.0
+        """The loop time before which it is not handed over: else hosts could pass it on for ever, and none run it."""
         self.not_before = 0.0
         """The loop time before which nothing is tried again."""
         self.timer = Timer(ring)
@@ -221,7 +224,8 @@ class Claims:
             return self._claim_anew(name, hold) if hold.is_stale else self._take(name, hold)
         if self._is_asked(name):
             return None if holder.is_busy else self._release(name, hold)
-        self._open.pop(name.key, None)
+        if name.kept_until <= self._now():
+            self._open.pop(name.key, None)
         return None
 
     def _step_of_claimant(self, name: Name, seen: Seen) -> Coroutine[Any, Any, None] | None:
@@ -339,6 +343,7 @@ class Claims:
         if revision is None:
             self._wait(name, self._rules.back_off())
             return
+        self._peers.void_wishes(name.key)
         self._hold(name, record, revision, session, seen.owner)
 
     async def _claim_anew(self, name: Name, hold: Hold) -> None:
@@ -435,6 +440,7 @@ class Claims:
             self._wait(name, _FOREIGN_PAUSE)
         elif self._rules.answer_counts(same_session=same, trusted=hold.session.trusted):
             hold.is_active = True
+            name.kept_until = self._now() + self._rules.look_every()
             self._report_gain(name, hold)
             name.holder.gained(hold)
 
@@ -486,7 +492,7 @@ class Claims:
 
     def _is_asked(self, name: Name) -> bool:
         """Whether a session asks for a name of ours that it should get."""
-        if not name.holder.is_shared_out:
+        if not name.holder.is_shared_out or name.kept_until > self._now():
             return False
         own = self._board.count(self._keeper.session.inc)
         return any(
@@ -506,7 +512,7 @@ class Claims:
         best: tuple[int, str] | None = None
         for name in shared:
             owner = self._board.get(name.key).owner
-            if owner is None or owner == inc or owner not in live:
+            if owner is None or owner == inc or owner not in live or name.not_before > self._now():
                 continue
             if self._rules.asks(own, self._board.count(owner), sessions=len(live), names=len(shared)):
                 rank = (self._peers.rank(name.key, inc), name.key)

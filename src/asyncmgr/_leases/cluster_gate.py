@@ -12,7 +12,8 @@ from asyncmgr._common.log import log
 from asyncmgr._leases.cluster import Cluster
 from asyncmgr._leases.holder import Hold, Holder, LostWhy
 from asyncmgr._leases.keys import task_key
-from asyncmgr._leases.slots import CLAIMED, NEW, SEVERAL, UNSTARTED, Slots
+from asyncmgr._leases.records import SlotRecord
+from asyncmgr._leases.slots import CLAIMED, MISSED, NEW, SEVERAL, UNSTARTED, Slots
 from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
@@ -60,6 +61,11 @@ class ClusterGate(Gate, Holder):
         """Whether the next run is the first one since this process became the holder."""
         self._waiting: deque[_Waiting] = deque()
         self._outcome: tuple[int, str] | None = None
+        """The number and the state of a slot that is to be written down."""
+        self._last: tuple[int, str, str] | None = None
+        """The slot that was claimed last: its number, under which identity, and in which state it is by now."""
+        self._older: Run | None = None
+        """The run whose slot was claimed last, until it has begun or was refused: it may stand for older slots."""
         self._writer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -102,6 +108,8 @@ class ClusterGate(Gate, Holder):
         is_late = run.planned < self._gained_at
         if is_late and run.asked is None:
             run.asked = "catch_up"
+        if self._last is not None and self._last[0] == number:
+            self._last = *self._last[:2], CLAIMED
         stands_for_others = is_late or (run.missed and self._is_first)
         self._is_first = False
         run.claim = SlotClaim(hold.token, number, "lease_lost" if stands_for_others else None)
@@ -114,12 +122,25 @@ class ClusterGate(Gate, Holder):
 
     def ended(self, run: Run, outcome: Outcome | None) -> None:
         claim = run.claim
+        if outcome is None and run is self._older:
+            self._tell_older()
         if claim is not None and claim.number is not None and self._is_noted(outcome):
-            self._outcome = (claim.number, UNSTARTED if outcome is None else str(outcome))
+            self._note_end(claim.number, UNSTARTED if outcome is None else str(outcome))
             self._write_soon()
         if self._cluster.claims.is_open(self.key):
             # The standing counts the run until this call is over.
             asyncio.get_running_loop().call_soon(self._cluster.claims.touch, self.key)
+
+    def _tell_older(self) -> None:
+        """Tell of slots for which a run stood that never began. Its slot is claimed, so no later holder counts them."""
+        run, self._older = self._older, None
+        if run is not None and run.missed and not run.has_begun:
+            self._runner.report_missed(run)
+
+    def _note_end(self, number: int, state: str) -> None:
+        self._outcome = number, state
+        if self._last is not None and self._last[0] == number:
+            self._last = *self._last[:2], state
 
     def holder(self) -> str | None:
         held = self._cluster.holder_of(self.key)
@@ -203,22 +224,28 @@ class ClusterGate(Gate, Holder):
         moment = self._runner.lookout.read()
         lag = self._task.plan.reference(moment) - run.planned - waiting.ahead
         state = CLAIMED if waiting.until == waiting.number else SEVERAL
+        self._older = run
+        self._last = waiting.until, hold.session.inc, SEVERAL if state == SEVERAL else UNSTARTED
         written = await self._slots.claim(hold, waiting.until, lag, self._spacing, state)
         if not self._waiting or self._waiting[0] is not waiting:
-            return  # withdrawn meanwhile
+            if written:  # and withdrawn meanwhile
+                self._tell_older()
+            return
         self._waiting.popleft()
         trusted = hold is self._hold and hold.is_active and self._cluster.trusted
         if written:
             self._claimed_until = max(self._claimed_until, waiting.until)
         if not self._rules.may_start(slot_written=written, trusted=trusted):
             self._runner.refuse(run, "lease_lost")
+            if written:
+                self._tell_older()
             if trusted:  # somebody else wrote over the slots
                 self._cluster.claims.recheck(self.key)
             return
         if run.claim is None:
             self._let_run(run, waiting.number, hold)
             if not self._runner.admit(run) and self._is_noted(None):
-                self._outcome = (waiting.number, UNSTARTED)
+                self._note_end(waiting.number, UNSTARTED)
 
     # Holder
 
@@ -234,7 +261,15 @@ class ClusterGate(Gate, Holder):
         return await self._slots.prepare()
 
     async def take(self, hold: Hold) -> bool:
-        return await self._slots.take(hold, self._spacing)
+        return await self._slots.take(hold, self._spacing, self._judge)
+
+    def _judge(self, found: SlotRecord) -> str:
+        """Say how the last slot was left: as this process remembers it, else its run was cut off."""
+        if found.state != CLAIMED:
+            return found.state
+        if self._last is not None and self._last[:2] == (found.n, found.inc) and self._last[2] != CLAIMED:
+            return self._last[2]
+        return CLAIMED if self._task.options.interrupted == "rerun" else MISSED
 
     def gained(self, hold: Hold) -> None:
         self._hold, self._again, self._is_first = hold, None, True
@@ -252,13 +287,17 @@ class ClusterGate(Gate, Holder):
             elif record.token != record.n:
                 self._runner.resume_grid(self._task, last, "lease_lost")
             return
-        is_cut_off = record.state == CLAIMED and record.inc != hold.session.inc
-        again = record.state == UNSTARTED or (is_cut_off and self._task.options.interrupted == "rerun")
+        if self._last is not None and self._last[:2] == (record.n, record.inc):
+            self._tell_older()
+        again = record.state in (UNSTARTED, CLAIMED)
         if again:
             self._again = last if plan.grid.on_wall else record.n
-        elif is_cut_off:
+        elif self._slots.tell_cut_off():
             self._runner.report_cut_off(self._task, last, "lease_lost")
-        self._runner.resume_grid(self._task, last, "lease_lost", again=again)
+        if not self._runner.resume_grid(self._task, last, "lease_lost", again=again) and again:
+            self._again = None
+            self._note_end(record.n, MISSED)
+            self._write_soon()
 
     def lost(self, why: LostWhy) -> None:
         self._waiting.clear()
@@ -268,9 +307,27 @@ class ClusterGate(Gate, Holder):
             self._hold = None
 
     async def settle(self, hold: Hold) -> None:
+        seen_to = self._seen_to()  # now: slots that come up from here on are not ours
         while self._writer is not None and hold.session.trusted:
             await asyncio.wait({self._writer})
+        record = self._slots.record
+        if seen_to is not None and record is not None and record.n != seen_to[0] and hold.session.trusted:
+            number, at = seen_to
+            now = self._task.plan.reference(self._runner.lookout.read())
+            await self._slots.pass_on(hold, number, now - at)
         self._hold = None
+
+    def _seen_to(self) -> tuple[int, int] | None:
+        """Find the last slot that was handed out here, with a run or without: its number, and its moment.
+
+        It is later than the last claimed one where slots got no run, and earlier where slots were claimed ahead.
+        """
+        record, slot, step = self._slots.record, self._task.plan.slot, self._spacing
+        if record is None or record.state == NEW or slot is None or not step:
+            return None
+        last, at = self._anchor
+        passed = max(0, round((slot - step - at) / step))
+        return last + passed, at + passed * step
 
     def left(self) -> None:
         self._hold = None

@@ -24,7 +24,7 @@ from asyncmgr.transports import Entry
 class Peer:
     """One session as it was last seen."""
 
-    __slots__ = ("is_killed", "record", "revision", "silent_since", "timer", "ttl")
+    __slots__ = ("is_killed", "record", "refused_at", "revision", "silent_since", "timer", "ttl")
 
     def __init__(self, ttl: float, silent_since: float, ring: Callable[[], object]) -> None:
         self.record: SessionRecord | Foreign | None = None
@@ -33,6 +33,8 @@ class Peer:
         self.ttl = ttl
         self.silent_since = silent_since
         self.timer = Timer(ring)
+        self.refused_at = 0
+        """The revision of a wish of it that is void."""
         self.is_killed = False
         """Whether an attempt to kill it is in progress."""
 
@@ -88,7 +90,15 @@ class Peers:
         """Return the key of the claim that a live session asks for; empty = none."""
         peer = self._peers.get(inc)
         record = None if peer is None else peer.record
-        return record.wants if isinstance(record, SessionRecord) and record.state == "live" else ""
+        if peer is None or not isinstance(record, SessionRecord) or record.state != "live":
+            return ""
+        return "" if peer.refused_at == peer.revision else record.wants
+
+    def void_wishes(self, key: str) -> None:
+        """Ignore those that ask for a claim until they say it again: it was free, and they did not take it."""
+        for peer in self._peers.values():
+            if isinstance(peer.record, SessionRecord) and peer.record.wants == key:
+                peer.refused_at = peer.revision
 
     def revisions(self) -> dict[str, int]:
         """Return the revision of every session that was seen, by its key."""

@@ -98,9 +98,10 @@ class SlotRecord(Record):
     """Microseconds between two slots; 0 = the slots are moments of the wall clock."""
     state: str
     """``new``: the grid has begun and had no slot; ``claimed``: the slot's run is in progress, or was cut off;
-    ``several``: slots were claimed together; ``unstarted``: no run of the slot started; else the outcome of its run."""
+    ``several``: slots were claimed together; ``unstarted``: no run of the slot started; ``missed``: its run was cut
+    off, as a later holder has told; ``passed``: its holder had no run for it; else the outcome of its run."""
     inc: str
-    """The identity of the holder that claimed the slot."""
+    """The identity of the holder that claimed the slot, or told that it was missed."""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -7,7 +7,10 @@ to hold the task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 from asyncmgr._common.clock import to_us
 from asyncmgr._leases.calls import Calls, Doubt, Stores
@@ -19,8 +22,13 @@ from asyncmgr.errors import RevisionConflict
 from asyncmgr.transports import Entry
 
 NEW, CLAIMED, SEVERAL, UNSTARTED = "new", "claimed", "several", "unstarted"
+MISSED, PASSED = "missed", "passed"
 """States of a record beside the outcomes: no slot was claimed yet; the run of the slot goes on or was cut off; slots
-were claimed together, whose runs are not written down; the holder knows for sure that no run of the slot started."""
+were claimed together, whose runs are not written down; the holder knows for sure that no run of the slot started; its
+run was cut off, and a later holder has said so; the holder that left had no run for it, and has said so."""
+
+Judge: TypeAlias = Callable[[SlotRecord], str]
+"""Says in which state the last slot is left by the holder before."""
 
 
 class Slots:
@@ -34,6 +42,8 @@ class Slots:
         self._revision = 0
         self._at = 0.0
         """The moment of the record's writing, by the clock that nobody sets."""
+        self._verdict: tuple[int, str] | None = None
+        """The slot that this process may have written down as missed, with the identity under which; not told yet."""
 
     @property
     def since(self) -> int:
@@ -58,7 +68,15 @@ class Slots:
         entry = await self._calls.get(await self._stores.slots(), self._key)
         return entry, None if entry is None else decode(SlotRecord, entry.value, self._rules.knows)
 
-    async def take(self, hold: Hold, spacing: int) -> bool:
+    def tell_cut_off(self) -> bool:
+        """Whether the last slot is missed by the word of this process, and that is still to be told. Call it once.
+
+        The word is in the record before anybody is told, so that no later holder says it again.
+        """
+        record, verdict, self._verdict = self.record, self._verdict, None
+        return record is not None and record.state == MISSED and verdict == (record.n, record.inc)
+
+    async def take(self, hold: Hold, spacing: int, judge: Judge) -> bool:
         """Write our token over the record, then read the grid from it; False = a newer program wrote it.
 
         Raises
@@ -70,7 +88,7 @@ class Slots:
             entry, found = await self._read()
             if isinstance(found, Foreign):
                 return False
-            at, record = self._clock.observed(), self._succeed(entry, found, hold, spacing)
+            at, record = self._clock.observed(), self._succeed(entry, found, hold, spacing, judge)
             revision = 0 if entry is None else entry.revision
             try:
                 if self._rules.takes_slots(found, hold.token):
@@ -85,16 +103,23 @@ class Slots:
             return True
         raise Doubt("trust has ended")
 
-    def _succeed(self, entry: Entry | None, found: SlotRecord | None, hold: Hold, spacing: int) -> SlotRecord:
+    def _succeed(
+        self, entry: Entry | None, found: SlotRecord | None, hold: Hold, spacing: int, judge: Judge
+    ) -> SlotRecord:
         """Make the record of a new holder: the grid goes on where the last one left it."""
         if self.record is not None and self._is_ahead(found):
             # The store lost slots, perhaps those of a later holder too: the number is higher than any that was given.
             number = max(self.record.n, hold.token) if self.record.spacing else self.record.n
-            return replace(self.record, token=hold.token, n=number, lag=self.since)
+            state = judge(self.record)
+            return replace(self.record, token=hold.token, n=number, lag=self.since, state=state)
         if entry is None or found is None:
             # Numbers begin at the token: they grow over the loss of all records too.
             return SlotRecord(hold.token, hold.token, 0, spacing, NEW, hold.session.inc)
-        return replace(found, token=hold.token, lag=found.lag + to_us(entry.age))
+        record = replace(found, token=hold.token, lag=found.lag + to_us(entry.age), state=judge(found))
+        if record.state == MISSED != found.state:
+            record = replace(record, inc=hold.session.inc)
+            self._verdict = record.n, record.inc
+        return record
 
     def _keep(self, record: SlotRecord, revision: int, at: float) -> None:
         self.record, self._revision, self._at = record, revision, at
@@ -139,6 +164,19 @@ class Slots:
             return False
         self._revision = entry.revision  # a write of ours whose answer got lost
         return None
+
+    async def pass_on(self, hold: Hold, number: int, lag: int) -> None:
+        """Write the last slot that was seen to, before a release: no later one was begun, whatever was claimed.
+
+        `lag` is the microseconds from that slot to now.
+        """
+        if self.record is None or self.record.token != hold.token:
+            return
+        at, record = self._clock.observed(), replace(self.record, n=number, lag=lag, state=PASSED)
+        with contextlib.suppress(Doubt, RevisionConflict):
+            condition = self._rules.slot_condition(self._revision)
+            self._revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
+        self._keep(record, self._revision, at)
 
     async def note(self, hold: Hold, number: int, state: str) -> bool:
         """Note the outcome of a slot's run, where it is still the last one; False = it is not known, try again."""

@@ -214,7 +214,9 @@ class KeyRing:
         reached, before = self.reached(now), self.known
         self._settle(reached)
         if self._late:
-            stay = frozenset(known)  # not the mapping itself: a key may come again before these slots are handed out
+            stay = frozenset(
+                known
+            )  # not the mapping itself: a key may come again before these slots are handed out
             self._forget_late(lambda slot: slot.key in stay)
         self._keys, self._phases, self.known = keys, phases, known
         self._go_on(now, reached, lambda key: key not in before)

@@ -207,10 +207,12 @@ class Plan:
         window = self.options.catch_up_window
         return self.options.catch_up == "one" and (window is None or reference - latest <= window)
 
-    def take_again(self, slot: int, moment: Moment) -> None:
-        """Make a slot that was taken the next one, unless a later one is over."""
-        if self.slot is None or self.slot > self.reference(moment):
-            self.slot = slot
+    def take_again(self, slot: int, moment: Moment) -> bool:
+        """Make a slot that was taken the next one; False = a later one is over."""
+        if self.slot is not None and self.slot <= self.reference(moment):
+            return False
+        self.slot = slot
+        return True
 
     def begin_now(self, moment: Moment) -> None:
         """Make this moment the next slot, as for a task that begins at once."""

@@ -260,21 +260,25 @@ class Runner:
 
     def resume_grid(
         self, task: ManagedTask, last_slot: int, why: Literal["lease_lost", "down"], *, again: bool = False
-    ) -> None:
+    ) -> bool:
         """Go on with a grid whose last slot is known, outside of a run; `last_slot` is on the scale of the plan.
 
         Slots that get no run are reported as missed, with `why` as the reason. With `again`, the last slot itself gets
-        a run, unless a later one is over too.
+        a run, or is missed too where a later one is over. Returns whether it gets one.
         """
+        gets_run = False
 
         def change(moment: Moment) -> None:
+            nonlocal gets_run
             gap = task.plan.continue_from(last_slot, moment)
+            gets_run = again and gap is None and task.plan.take_again(last_slot, moment)
+            if again and not gets_run:
+                self._report.passed(task, Gap(last_slot, last_slot, 1), why, moment)
             if gap is not None:
                 self._report.passed(task, gap, why, moment)
-            elif again:
-                task.plan.take_again(last_slot, moment)
 
         self.lookout.replan(task, change)
+        return gets_run
 
     def begin_now(self, task: ManagedTask) -> None:
         """Make this moment the next slot of the task."""
@@ -283,6 +287,10 @@ class Runner:
     def report_cut_off(self, task: ManagedTask, slot: int, why: Literal["lease_lost", "down"]) -> None:
         """Report a slot, on the scale of the plan, whose run was cut off when its process died."""
         self._report.passed(task, Gap(slot, slot, 1), why, self.lookout.read())
+
+    def report_missed(self, run: Run) -> None:
+        """Report the older slots for which a run stood that was refused."""
+        self._report.missed(run)
 
     def lose(self, run: Run, slot: int) -> None:
         """Report a slot whose run was cut off when its holder died; `run` is the first one of the next holder."""
