@@ -76,6 +76,8 @@ def tests(session: nox.Session) -> None:
         arguments = [*(COVERAGE if is_highest else []), *(FAST if is_between else [])]
     # The interpreter's own monitoring (3.12 on) costs next to nothing.
     env = {"COVERAGE_CORE": "sysmon"} if session.python != "3.11" else {}
+    if session.python == PYTHONS[-2:][0]:  # once, and where nothing is measured
+        env["SIMULATED_SEEDS"] = "1000"
     session.run("pytest", *PARALLEL, *arguments, env=env)
 
 
@@ -146,6 +148,9 @@ def simulation(session: nox.Session) -> None:
     arguments = session.posargs or ["--seeds", "100000"]
     session.run("python", "-m", "asyncmgr.testing.simulation", *arguments)
     session.run("python", "-m", "asyncmgr.testing.simulation", "--ablations", "--seeds", "1000")
+    session.install(*_group("test"))
+    env = {"REPLAYED_SEEDS": "20", "REPLAYS": "100"}
+    session.run("pytest", *PARALLEL, "tests/test_simulation.py", "-k", "replayed_100_times", env=env)
 
 
 def _other(session: nox.Session, name: str, *requirements: str) -> str:

@@ -107,10 +107,10 @@ class KillAnyway(Rules):
 
 
 class VersionBlind(Rules):
-    """A process claims names that it does not know."""
+    """A process acts on records of versions that it does not know."""
 
-    def may_claim(self, *, known: bool, trusted: bool, unwinding: bool) -> bool:
-        return trusted and not unwinding
+    def knows(self, version: object) -> bool:
+        return True
 
 
 class ClaimUntrusted(Rules):
@@ -231,6 +231,33 @@ class ReleaseOnce(Rules):
         return True
 
 
+# Pairs: a rule that others mask, with one that masks it.
+
+
+class RenewAnywayAndKeep(RenewAnyway, KeepLostClaims):
+    """A killed session renews itself, and keeps claims that are others' by now."""
+
+
+class AdoptAnythingAndKeep(AdoptAnything, KeepLostClaims):
+    """A killed session takes its death for a renewal, and keeps claims that are others' by now."""
+
+
+class ReleaseAnywayAndKeep(ReleaseAnyway, KeepLostClaims):
+    """A holder goes on when its claim is another's, and then releases that one."""
+
+
+class ClaimUntrustedAndLate(ClaimUntrusted, LateAnswer):
+    """A process claims while it is not trusted, and acts on the answer."""
+
+
+class NeverLookBeforeStart(NoLookBeforeStart, NoCancel):
+    """Trust is neither looked at before a run starts nor when it ends."""
+
+
+class ForgetSlotsAndTokens(ForgetSlots, NextToken):
+    """After the store lost its data, neither slots nor tokens go on from what is known."""
+
+
 ABLATIONS: dict[str, type[Rules]] = {
     "margin": NoMargin,
     "trust-from-answer": TrustFromAnswer,
@@ -262,5 +289,27 @@ ABLATIONS: dict[str, type[Rules]] = {
     "store-loss": IgnoreStoreLoss,
     "release-condition": ReleaseAnyway,
     "release-repeat": ReleaseOnce,
+    "renewal-condition + stop-at-loss": RenewAnywayAndKeep,
+    "adopt-anything + stop-at-loss": AdoptAnythingAndKeep,
+    "release-condition + stop-at-loss": ReleaseAnywayAndKeep,
+    "claim-untrusted + late-answer": ClaimUntrustedAndLate,
+    "look-before-start + cancel": NeverLookBeforeStart,
+    "remembered-slots + next-token": ForgetSlotsAndTokens,
 }
-"""All ablations by the name of the rule that is taken away."""
+"""All ablations by the name of the rule that is taken away; two names = both of them."""
+
+MASKED = frozenset(
+    (
+        "adopt-anything",
+        "back-off",
+        "claim-untrusted",
+        "look-before-start",
+        "release-condition",
+        "release-repeat",
+        "remembered-slots",
+        "renewal-condition",
+        "store-loss",
+        "version-blind",
+    )
+)
+"""Ablations that the stories of seeds need not catch: other rules mask them. A pair or a story of its own does."""

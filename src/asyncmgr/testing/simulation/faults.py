@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+from asyncmgr._leases.keys import task_key
+from asyncmgr._leases.records import CLAIMS, VERSION
+from asyncmgr.testing.simulation.cast import APPLICATION
 from asyncmgr.testing.simulation.cluster import Cluster, Machine, Process
 from asyncmgr.testing.simulation.hosts import State
 from asyncmgr.testing.simulation.invariants import Invariants
@@ -125,6 +129,12 @@ class Faults:
 
     def wipe(self) -> None:
         self._cluster.server.wipe()
+
+    def foreign(self, task: str) -> None:
+        """Have a newer program release a task: the claim's record has a version that no process here knows."""
+        key = task_key(APPLICATION, task)
+        value = json.dumps({"v": VERSION + 1, "owner": None, "token": 1, "ttl": 10.0}).encode()
+        self._cluster.server.put(self._cluster.server.table(CLAIMS, None), key, value, "story")
 
     def set_back(self, seconds: float) -> None:
         self._cluster.server.set_back(seconds)

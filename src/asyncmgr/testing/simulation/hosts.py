@@ -36,6 +36,13 @@ class Clocks:
         """Microseconds since 1970, as this machine believes."""
         return self.wall + int(now * self.rate)
 
+    def read(self, now: int) -> tuple[float, float, float]:
+        """Return monotonic, boot-time and wall clock, in seconds."""
+        passed = now * self.rate
+        boot = self.uptime + passed / SECOND
+        monotonic = boot if self.asleep_since is None else self.asleep_since
+        return monotonic - self.slept, boot, (self.wall + int(passed)) / SECOND
+
     def moment_of(self, monotonic: float) -> int:
         """Return the first real moment at which `monotonic` has passed, provided that no suspend comes in between."""
         moment = int((monotonic + self.slept - self.uptime) / self.rate * SECOND)

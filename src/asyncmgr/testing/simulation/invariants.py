@@ -28,6 +28,7 @@ from asyncmgr._leases.records import (
     SlotRecord,
     decode,
 )
+from asyncmgr._leases.slots import MISSED, PASSED, SEVERAL
 from asyncmgr.errors import AsyncmgrError
 from asyncmgr.events import (
     LeaseAcquired,
@@ -46,6 +47,9 @@ from asyncmgr.testing.simulation.timeline import SECOND
 
 KEPT = 50
 """Events that a violation shows."""
+
+MOST_CALLS = 80
+"""Calls of the store in a second beyond which a process is in a hot loop."""
 
 
 OWN_ERRORS = frozenset(
@@ -119,6 +123,8 @@ class Standing:
 
     token: int = 0
     """The highest token that any run showed."""
+    owner: str | None = None
+    """The identity of the session that its claim names."""
     claim_token: int = 0
     """The highest token of any claim."""
     started: dict[int, tuple[int, str]] = field(default_factory=dict)
@@ -131,12 +137,20 @@ class Standing:
     """How often the store had lost writes by then."""
     is_sure: bool = True
     """Whether it began on a claim that the store still had."""
-    was_released: bool = False
-    """Whether its process has released the task since."""
-    was_lost: bool = False
-    """Whether its process has lost the task since."""
-    missed: int = 0
-    """Slots that were said to be missed since, as no process held the task."""
+    told: int = 0
+    """Slots that got a fate since, other than by a run."""
+    is_missed: bool = False
+    """Whether the store's record says of its slot that it was cut off."""
+    skips: dict[Process, int] = field(default_factory=dict)
+    """Slots that a holder skipped since, which may be later than that of a run that waits for its claim."""
+    just_missed: dict[Process, int] = field(default_factory=dict)
+    """Slots of which a process told last, where one follows that it skips too."""
+    unwritten: dict[Process, int] = field(default_factory=dict)
+    """Slots that a holder told of since: nobody else knows of them before it claims the next one or leaves."""
+    repeated: int = 0
+    """Slots that a holder skipped which then lost the task: the next one cannot know, and says that they are missed."""
+    unknown: int = 0
+    """Slots that were claimed together by a holder that then lost the task: some may have got no run."""
     last_start: int = -1
     """Real moment."""
 
@@ -155,7 +169,6 @@ class Invariants:
         """`knows` says whether a process runs a version that knows a task."""
         self.seed = seed
         self.longest_ttl = longest_ttl
-        self._cluster = cluster
         self._timeline = cluster.timeline
         self._server = cluster.server
         self._holders: dict[str, dict[Process, int]] = {}
@@ -172,6 +185,9 @@ class Invariants:
         self.listeners: list[Callable[[float, str, str], None]] = []
         cluster.server.on_write = self._on_write
         cluster.timeline.after_moment = self._look
+        self._cluster = cluster
+        self._calls: dict[Process, int] = {}
+        cluster.timeline.after(1.0, self._count_calls)
 
     # The log
 
@@ -259,32 +275,39 @@ class Invariants:
         if body.number is None:
             return
         losses = self._server.lost_writes
-        self._check_missed(standing, body, body.number, losses)
+        self._check_fates(standing, body, body.number, losses)
         before = standing.started.get(body.number)
-        if before is not None and before[0] == losses:
+        if before is not None and before[0] == losses and not self._is_excused:
             self.break_promise(
                 f"slot twice: {body.process} starts slot {body.number} of {body.task}, as {before[1]} did"
             )
         standing.started[body.number] = losses, str(body.process)
 
-    def _check_missed(self, standing: Standing, body: Body, number: int, losses: int) -> None:
-        """Check that no more slots were said to be missed than lie between two runs: a slot has one fate."""
-        last = standing.last
-        missed, standing.missed, standing.last = standing.missed, 0, body
-        was_released, standing.was_released = standing.was_released, False
-        was_lost, standing.was_lost = standing.was_lost, False
-        was_sure, standing.is_sure = standing.is_sure, not self._is_excused
-        before, standing.last_losses = standing.last_losses, losses
-        if last is None or last.number is None or losses != before or not was_sure:
-            return
-        # A holder that could not reach the store had no chance to say how its last run ended.
-        was_cut_off = last.how != "returned" or was_lost or not (last.process is body.process or was_released)
-        between = number - last.number - 1 + was_cut_off
-        if missed > max(0, between):
-            self.break_promise(
-                f"two fates: {missed} slots of {body.task} were missed, and {between} lie between "
-                f"{last.number} on {last.process} and {number} on {body.process}"
-            )
+    def _check_fates(self, standing: Standing, body: Body, number: int, losses: int) -> None:
+        """Check that each slot between two runs was told of once: no more, and no less."""
+        last, before = standing.last, standing.last_losses
+        was_sure, told, unknown = standing.is_sure, standing.told, standing.unknown
+        repeated = standing.repeated + standing.is_missed
+        # Slots that were refused while this run waited for its claim come after its own.
+        most_ahead = standing.skips.get(body.process, 0)
+        standing.last, standing.last_losses, standing.is_sure = body, losses, not self._is_excused
+        standing.unknown = 0
+        standing.is_missed = False
+        is_known = last is not None and last.number is not None and losses == before and was_sure
+        if last is None or last.number is None or not is_known:
+            least, most = 0, most_ahead
+        else:
+            between = max(0, number - last.number - 1)
+            least = min(most_ahead, max(0, told - between - repeated))
+            most = min(most_ahead, max(0, told - between + unknown))
+            where = f"lie between {last.number} on {last.process} and {number} on {body.process}"
+            if told > between + repeated + most_ahead:
+                self.break_promise(f"two fates: {told} slots of {body.task} were told of, {between} {where}")
+            if told < between - unknown:
+                self.break_promise(f"no fate: {told} slots of {body.task} were told of, {between} {where}")
+        standing.told, standing.repeated = most, most - least
+        standing.skips, standing.just_missed = {body.process: most}, {}
+        standing.unwritten = {body.process: most}
 
     def _check_alone(self, standing: Standing, body: Body) -> None:
         for other in standing.bodies:
@@ -346,6 +369,9 @@ class Invariants:
 
     def _on_write(self, write: Write) -> None:
         if write.table == CLAIMS:
+            before = None if write.before is None else write.before.value
+            if before is not None and isinstance(decode(ClaimRecord, before, _any_version), Foreign):
+                self.break_promise(f"unknown version: {write.writer} overwrites {title_of(write.key)[1]}")
             self._on_claim(write)
         elif write.table == SLOTS:
             self._on_slot(write)
@@ -366,6 +392,7 @@ class Invariants:
         standing = self._of(title_of(write.key)[1])
         token = max(record.token, write.after.revision)
         self.note(write.writer, "claim written", title_of(write.key)[1], record.owner, token)
+        standing.owner = record.owner
         if record.owner is None:
             return
         if token <= standing.claim_token:
@@ -382,7 +409,16 @@ class Invariants:
         before = None if write.before is None else decode(SlotRecord, write.before.value, _any_version)
         if not isinstance(before, SlotRecord) or before.spacing != record.spacing:
             return
-        if record.n < before.n:
+        standing = self._of(title_of(write.key)[1])
+        if record.n > before.n and record.n == record.token:
+            standing.is_sure = False  # the store lost slots, and numbers begin anew
+        if record.state == PASSED:
+            standing.unwritten.clear()
+        if record.state == SEVERAL and record.token != before.token:
+            standing.unknown = SECOND // record.spacing
+        if record.state == MISSED and standing.last is not None and standing.last.number == record.n:
+            standing.is_missed = True
+        if record.n < before.n and (record.state != PASSED or record.token != before.token):
             self.break_promise(f"slots went back: {title_of(write.key)[1]} from {before.n} to {record.n}")
         elif record.n == before.n and before.state in _FATES and record.state not in (before.state, "new"):
             self.break_promise(
@@ -412,28 +448,48 @@ class Invariants:
                 if not self._knows(process, event.name):
                     self.break_promise(f"unknown task: {process} owns {event.name}, which it does not know")
                 self._holders.setdefault(event.name, {})[process] = event.token
+                for other in [other for other in self._of(event.name).unwritten if other is not process]:
+                    self._repeat(self._of(event.name), other)
             case LeaseLost() | LeaseReleased():
                 why = event.reason if isinstance(event, LeaseLost) else "released"
                 self.note(process, "lost", event.name, event.token, why)
                 self._holders.get(event.name, {}).pop(process, None)
                 self._note_loss(process, event.name)
-                last = self._of(event.name).last
-                if last is not None and last.process is process:
-                    self._of(event.name).was_released |= why == "released"
-                    self._of(event.name).was_lost |= why != "released"
+                if why != "released":
+                    self._repeat(self._of(event.name), process)
             case RunFinished():
                 self.note(process, "run finished", event.task, event.outcome, event.trigger)
             case SlotSkipped():
                 if event.reason != "not_owner":
                     self.note(process, "slot skipped", event.task, event.reason)
+                if event.reason not in ("not_owner", "lease_lost") and self._acts(process, event.task):
+                    standing = self._of(event.task)
+                    older = standing.just_missed.pop(process, 0)
+                    standing.skips[process] = standing.skips.get(process, 0) + older + 1
+                    self._tell(standing, process, 1)
                 if event.reason == "lease_lost" and self.is_settled:
                     self.break_promise(
                         f"wrong fate: {process} says lease_lost of {event.task} long after all faults"
                     )
             case SlotsMissed():
                 self.note(process, "slots missed", event.task, event.count, event.reason)
-                if event.reason == "lease_lost":
-                    self._of(event.task).missed += event.count
+                if self._acts(process, event.task):
+                    self._of(event.task).just_missed = {process: event.count}
+                    self._tell(self._of(event.task), process, event.count)
+
+    def _acts(self, process: Process, name: str) -> bool:
+        """Whether a process has the right to tell what becomes of a task's slots."""
+        own = doors.session(process)
+        return process in self._holders.get(name, {}) and own is not None and self._of(name).owner == own.inc
+
+    @staticmethod
+    def _tell(standing: Standing, process: Process, slots: int) -> None:
+        standing.told += slots
+        standing.unwritten[process] = standing.unwritten.get(process, 0) + slots
+
+    def _repeat(self, standing: Standing, process: Process) -> None:
+        """Note that a holder has lost a task, or died: the next one cannot know what it told and did not write down."""
+        standing.repeated += standing.unwritten.pop(process, 0)
 
     def _note_loss(self, process: Process, name: str) -> None:
         for body in self._of(name).bodies:
@@ -459,6 +515,18 @@ class Invariants:
                 ]
                 if len(trusting) > 1 and not self._is_excused:
                     self.break_promise(f"two trust: {' and '.join(map(str, trusting))} both hold {name}")
+
+    def _count_calls(self) -> None:
+        """Called every second: no process makes calls in a hot loop."""
+        before, self._calls = self._calls, {}
+        for process in self._cluster.processes:
+            if process.is_alive:
+                made = self._calls[process] = process.connection.calls
+                if made - before.get(process, 0) > MOST_CALLS:
+                    self.break_promise(
+                        f"hot loop: {process} makes {made - before.get(process, 0)} calls in a second"
+                    )
+        self._cluster.timeline.after(1.0, self._count_calls)
 
     # The quiet end
 

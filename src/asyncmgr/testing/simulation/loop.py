@@ -67,8 +67,7 @@ class HostLoop(asyncio.AbstractEventLoop):
 
     def clock_readings(self) -> tuple[float, float, float]:
         """Return monotonic, boot-time and wall clock of this host, in seconds."""
-        now = self.timeline.now + self._ahead
-        return self.clock.monotonic(now), self.clock.boot_time(now), self.clock.wall_time(now) / SECOND
+        return self.clock.read(self.timeline.now + self._ahead)
 
     def call_soon(  # type: ignore[override]  # plain arguments are enough
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None

@@ -66,6 +66,8 @@ class Connection(Transport):
         """Whether the host is cut off from the store, and does not know it."""
         self.writer: object = loop
         """Whom the server notes as the writer."""
+        self.calls = 0
+        """Calls made so far."""
         self.is_closed = False
         """Whether the process has closed it, or has died."""
         self._messages = MemoryTransport(Fabric())
@@ -136,6 +138,7 @@ class Connection(Transport):
         """Have the server do `act`; raise what it raises, or `TransportError` where no answer comes."""
         if self.is_closed:
             raise TransportClosed("this transport was closed; open a new one")
+        self.calls += 1
         answer: asyncio.Future[T] = self.loop.create_future()
         if self._happens(self.weather.lose_request) or self.is_cut:
             self._give_no_answer(answer)
