@@ -148,6 +148,14 @@ def scale(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.scale", *session.posargs)
 
 
+@nox.session(python=PYTHONS[0], requires=["wheel"])
+def cluster(session: nox.Session) -> None:
+    """Kill and stop holders of a task over four stores, and measure leases (half an hour); `-- --quick` for less."""
+    _install_wheel(session, *_group("test"), extras=EXTRAS)
+    session.run("python", "-m", "benchmarks.failover", *session.posargs)
+    session.run("python", "-m", "benchmarks.cluster", *session.posargs)
+
+
 @nox.session(python=PYTHONS[-1], requires=["wheel"])
 def simulation(session: nox.Session) -> None:
     """Run 100,000 stories of a simulated cluster, then take each rule away (hours); `-- --seeds 1000` for fewer."""
