@@ -403,3 +403,52 @@ async def test_server_restarts_empty(postgres_server: PostgresServer) -> None:
                 with suppress(TransportError):
                     assert await store.create("key", b"") > last
                     break
+
+
+async def test_a_connection_outlives_the_call_that_asked_for_it(
+    url: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else calls with short deadlines, as leases make them, would never connect to a server that is slow at it."""
+    async with opened(url) as (engine, store):
+        link = engine._link
+        for session in link._idle:
+            link.discard(session)
+        link._idle.clear()
+        really, begun, may_go_on = link.connect, 0, asyncio.Event()
+
+        async def slowly() -> Any:
+            nonlocal begun
+            begun += 1
+            await may_go_on.wait()
+            return await really()
+
+        monkeypatch.setattr(link, "connect", slowly)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await store.get("a")
+        assert begun <= engine._link.options.connections
+        may_go_on.set()
+        assert await store.get("a") is None
+        assert begun <= engine._link.options.connections
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert link._attempts == set()
+
+
+async def test_closing_ends_attempts_to_connect(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(url) as (engine, store):
+        link = engine._link
+        for session in link._idle:
+            link.discard(session)
+        link._idle.clear()
+
+        async def never() -> Any:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(link, "connect", never)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await store.get("a")
+        assert link._attempts
+    assert link._attempts == set()

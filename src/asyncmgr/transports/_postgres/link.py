@@ -116,6 +116,8 @@ class Link:
         self._returned = asyncio.Event()
         """Set when a call has given its connection back, or lost it."""
         self._crowded_until = 0.0
+        self._attempts: set[asyncio.Task[Session]] = set()
+        """Attempts to connect that go on although their caller has given up."""
         self._endings: set[asyncio.Task[None]] = set()
         self._alive: set[Session] = set()
 
@@ -190,6 +192,10 @@ class Link:
         self.calls.close()
         await self.calls.ended()
         await self.availability.close()
+        while attempts := tuple(self._attempts):
+            for attempt in attempts:
+                attempt.cancel()
+            await asyncio.wait(attempts)
         idle, self._idle = self._idle, []
         for session in idle:
             self.discard(session)
@@ -223,8 +229,15 @@ class Link:
     async def _one_more(self) -> Session | None:
         """Another connection; None = the server has no room for it, but there are others to wait for."""
         self._used += 1
+        attempt = asyncio.create_task(self.connect(), name="asyncmgr PostgreSQL connection")
         try:
-            return await self.connect()
+            return await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            # By the deadline of a call, which may be shorter than a busy server takes to accept a connection: then no
+            # call would ever get one. The attempt goes on, and a later call finds what it has opened.
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._take_late)
+            raise
         except BaseException as exc:
             self._used -= 1
             self._returned.set()
@@ -234,6 +247,15 @@ class Link:
             if isinstance(exc, TransportError):
                 self.availability.lose(exc)
             raise
+
+    def _take_late(self, attempt: asyncio.Task[Session]) -> None:
+        """Keep the connection of an attempt whose caller has given up."""
+        self._attempts.discard(attempt)
+        if attempt.cancelled() or attempt.exception() is not None:
+            self._used -= 1
+            self._returned.set()
+        else:
+            self._give_back(attempt.result())
 
     def _give_back(self, session: Session, *, keep: bool = True) -> None:
         self._used -= 1
