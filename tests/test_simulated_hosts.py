@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from asyncmgr.errors import RevisionConflict, TransportError
-from asyncmgr.testing.simulation.cluster import Cluster, Machine, Process
-from asyncmgr.testing.simulation.hosts import Clocks
-from asyncmgr.testing.simulation.server import EPOCH
+from asyncmgr.testing.simulation._cluster import Cluster, Machine, Process
+from asyncmgr.testing.simulation._hosts import Clocks
+from asyncmgr.testing.simulation._server import EPOCH
 from asyncmgr.transports import SNAPSHOT_DONE, Entry
 
 Main = Callable[[Process], Awaitable[None]]

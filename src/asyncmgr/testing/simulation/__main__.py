@@ -12,9 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from asyncmgr._leases.rules import Rules
-from asyncmgr.testing.simulation.ablations import ABLATIONS, MASKED
-from asyncmgr.testing.simulation.keys import simulate_keys
-from asyncmgr.testing.simulation.runs import Report, simulate
+from asyncmgr.testing.simulation._ablations import ABLATIONS, MASKED
+from asyncmgr.testing.simulation._keys import simulate_keys
+from asyncmgr.testing.simulation._runs import Report, simulate
 
 CHUNK = 4
 """Seeds that one process runs at a time."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncmgr.errors import TransportClosed, TransportError
-from asyncmgr.testing.simulation.hosts import State
-from asyncmgr.testing.simulation.server import Record, Server, Table, change
-from asyncmgr.testing.simulation.timeline import SECOND, Timeline
+from asyncmgr.testing.simulation._hosts import State
+from asyncmgr.testing.simulation._server import Record, Server, Table, change
+from asyncmgr.testing.simulation._timeline import SECOND, Timeline
 from asyncmgr.transports._base import Transport
 from asyncmgr.transports._given import VALUE_LIMIT, Data, check_name, check_prefix, check_store, to_bytes
 from asyncmgr.transports._memory import Fabric, MemoryTransport
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import asyncio
     from contextlib import AbstractAsyncContextManager
 
-    from asyncmgr.testing.simulation.loop import HostLoop
+    from asyncmgr.testing.simulation._loop import HostLoop
 
 T = TypeVar("T")
 

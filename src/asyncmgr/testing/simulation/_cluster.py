@@ -14,11 +14,11 @@ from typing import Any
 
 import time_machine
 
-from asyncmgr.testing.simulation.hosts import Clocks, State
-from asyncmgr.testing.simulation.loop import HostLoop, running_in, show
-from asyncmgr.testing.simulation.server import EPOCH, Server
-from asyncmgr.testing.simulation.store import Connection, Weather
-from asyncmgr.testing.simulation.timeline import SECOND, Timeline
+from asyncmgr.testing.simulation._hosts import Clocks, State
+from asyncmgr.testing.simulation._loop import HostLoop, running_in, show
+from asyncmgr.testing.simulation._server import EPOCH, Server
+from asyncmgr.testing.simulation._store import Connection, Weather
+from asyncmgr.testing.simulation._timeline import SECOND, Timeline
 
 
 def _no_plugins(**selected: Any) -> Any:

@@ -8,14 +8,14 @@ from typing import Any
 
 from asyncmgr._leases.keys import task_key
 from asyncmgr._leases.records import CLAIMS, VERSION
-from asyncmgr.testing.simulation.cast import APPLICATION
-from asyncmgr.testing.simulation.cluster import Cluster, Machine, Process
-from asyncmgr.testing.simulation.hosts import State
-from asyncmgr.testing.simulation.invariants import Invariants
-from asyncmgr.testing.simulation.server import Table
-from asyncmgr.testing.simulation.store import Weather
-from asyncmgr.testing.simulation.story import Fault, Story
-from asyncmgr.testing.simulation.timeline import SECOND
+from asyncmgr.testing.simulation._cast import APPLICATION
+from asyncmgr.testing.simulation._cluster import Cluster, Machine, Process
+from asyncmgr.testing.simulation._hosts import State
+from asyncmgr.testing.simulation._invariants import Invariants
+from asyncmgr.testing.simulation._server import Table
+from asyncmgr.testing.simulation._store import Weather
+from asyncmgr.testing.simulation._story import Fault, Story
+from asyncmgr.testing.simulation._timeline import SECOND
 
 
 class Faults:

@@ -12,9 +12,10 @@ from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Service
 from asyncmgr._settings.model import Settings
 from asyncmgr._tasks.runs import RunContext
-from asyncmgr.testing.simulation.cluster import Process
-from asyncmgr.testing.simulation.invariants import Body, Invariants
-from asyncmgr.testing.simulation.story import Story, TaskPart
+from asyncmgr.testing.simulation._cluster import Process
+from asyncmgr.testing.simulation._invariants import Body, Invariants
+from asyncmgr.testing.simulation._story import Story, TaskPart
+from asyncmgr.transports import Transport
 
 APPLICATION = "story"
 """The name of a story's service, and of its application."""
@@ -42,9 +43,10 @@ def full_name(task: TaskPart) -> str:
 class WatchedRun:
     """A run that the simulation watches."""
 
-    def __init__(self, body: Body, invariants: Invariants) -> None:
-        self._body = body
-        self._invariants = invariants
+    def __init__(self, body: Any, invariants: Any) -> None:
+        # Made by the simulation only, so its parameters are no part of the interface.
+        self._body: Body = body
+        self._invariants: Invariants = invariants
 
     def effect(self) -> bool:
         """Call this where the body changes something that is guarded by its fencing token; False = it is refused."""
@@ -54,18 +56,20 @@ class WatchedRun:
 class SimulatedHost:
     """What a factory of services gets: the host that its service is for."""
 
-    def __init__(self, process: Process, invariants: Invariants, seed: int) -> None:
-        self._process = process
-        self._invariants = invariants
-        self.name = process.machine.name
+    def __init__(self, process: Any, invariants: Any, seed: int) -> None:
+        self._process: Process = process
+        self._invariants: Invariants = invariants
+        self.name: str = process.machine.name
         """The host's name. In some stories several hosts have the same one."""
-        self.number = process.machine.number
+        self.number: int = process.machine.number
         """Counts the machines of the story from 0."""
-        self.life = process.number
+        self.life: int = process.number
         """Counts all processes of the story from 1: a restart is a new life."""
-        self.transport = process.connection
+        self.transport: Transport = process.connection
         """The faulty way to the store; give it to the service."""
-        self.settings = _settings(process.ttl).model_copy(update={"seed": seed * 1000 + process.number})
+        self.settings: Settings = _settings(process.ttl).model_copy(
+            update={"seed": seed * 1000 + process.number}
+        )
         """Settings with a seed and the story's lease TTL; give them to the service."""
 
     @property

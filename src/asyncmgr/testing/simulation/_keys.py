@@ -13,10 +13,10 @@ from asyncmgr._leases.shards import shard_of
 from asyncmgr._service.manager import Manager
 from asyncmgr._service.service import Service
 from asyncmgr._tasks.runs import RunContext
-from asyncmgr.testing.simulation.cast import SimulatedHost
-from asyncmgr.testing.simulation.invariants import Violation
-from asyncmgr.testing.simulation.runs import Report, simulate
-from asyncmgr.testing.simulation.story import Fault, Story, tell
+from asyncmgr.testing.simulation._cast import SimulatedHost
+from asyncmgr.testing.simulation._invariants import Violation
+from asyncmgr.testing.simulation._runs import Report, simulate
+from asyncmgr.testing.simulation._story import Fault, Story, tell
 
 PLANNED = frozenset({"terminate", "start"})
 """Faults that are none: hosts that leave and join."""

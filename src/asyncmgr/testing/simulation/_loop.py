@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from asyncmgr.testing.simulation.hosts import Clocks, State
-from asyncmgr.testing.simulation.timeline import SECOND, Timeline, Turn
+from asyncmgr.testing.simulation._hosts import Clocks, State
+from asyncmgr.testing.simulation._timeline import SECOND, Timeline, Turn
 
 MOST_CANCELLATIONS = 50
 """How often the tasks of a dead host are cancelled before their coroutines are closed."""

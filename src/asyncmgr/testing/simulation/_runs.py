@@ -14,15 +14,15 @@ from typing import TypeAlias
 from asyncmgr._common.safe_text import error_text
 from asyncmgr._leases.rules import Rules
 from asyncmgr._service.service import Service
-from asyncmgr.testing.simulation import doors
-from asyncmgr.testing.simulation.cast import SimulatedHost, full_name, known_tasks, service_of_story
-from asyncmgr.testing.simulation.cluster import Cluster, Machine, Process
-from asyncmgr.testing.simulation.faults import Faults
-from asyncmgr.testing.simulation.hosts import Clocks
-from asyncmgr.testing.simulation.invariants import Invariants, Violation
-from asyncmgr.testing.simulation.server import EPOCH
-from asyncmgr.testing.simulation.story import Story, tell
-from asyncmgr.testing.simulation.timeline import SECOND
+from asyncmgr.testing.simulation import _doors as doors
+from asyncmgr.testing.simulation._cast import SimulatedHost, full_name, known_tasks, service_of_story
+from asyncmgr.testing.simulation._cluster import Cluster, Machine, Process
+from asyncmgr.testing.simulation._faults import Faults
+from asyncmgr.testing.simulation._hosts import Clocks
+from asyncmgr.testing.simulation._invariants import Invariants, Violation
+from asyncmgr.testing.simulation._server import EPOCH
+from asyncmgr.testing.simulation._story import Story, tell
+from asyncmgr.testing.simulation._timeline import SECOND
 
 Services: TypeAlias = Callable[[SimulatedHost], Service]
 """Builds the service of one process; called at each start of a process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from asyncmgr.testing.simulation.timeline import SECOND
+from asyncmgr.testing.simulation._timeline import SECOND
 
 
 @dataclass(slots=True)

@@ -39,11 +39,11 @@ from asyncmgr.events import (
     SlotSkipped,
     SlotsMissed,
 )
-from asyncmgr.testing.simulation import doors
-from asyncmgr.testing.simulation.cluster import Cluster, Process
-from asyncmgr.testing.simulation.hosts import State
-from asyncmgr.testing.simulation.server import Write
-from asyncmgr.testing.simulation.timeline import SECOND
+from asyncmgr.testing.simulation import _doors as doors
+from asyncmgr.testing.simulation._cluster import Cluster, Process
+from asyncmgr.testing.simulation._hosts import State
+from asyncmgr.testing.simulation._server import Write
+from asyncmgr.testing.simulation._timeline import SECOND
 
 KEPT = 50
 """Events that a violation shows."""

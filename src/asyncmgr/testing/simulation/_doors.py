@@ -6,7 +6,7 @@ from asyncmgr._leases.cluster import Cluster
 from asyncmgr._leases.rules import Rules
 from asyncmgr._leases.session import Session
 from asyncmgr._service.service import Service
-from asyncmgr.testing.simulation.cluster import Process
+from asyncmgr.testing.simulation._cluster import Process
 
 
 def set_rules(service: Service, rules: Rules) -> None:

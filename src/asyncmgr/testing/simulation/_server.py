@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from asyncmgr.errors import RevisionConflict
-from asyncmgr.testing.simulation.timeline import SECOND, Timeline
+from asyncmgr.testing.simulation._timeline import SECOND, Timeline
 from asyncmgr.transports._streams import Deleted, Entry
 
 EPOCH = 1_704_067_200 * SECOND
