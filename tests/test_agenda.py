@@ -489,7 +489,8 @@ class AgendaMachine(RuleBasedStateMachine):
             return
         self.agenda.set_back(self.moment)
         for task in self.tasks.values():
-            if task.cron:
+            # A slot that is due and was not taken stays: the wall jumped ahead and back between two looks.
+            if task.cron and task.slot > self.moment.wall:
                 task.slot, task.held = task.cron.first(self.moment.wall), False
 
     # A look

@@ -82,6 +82,8 @@ def test_list_as_json_is_exact(invoke: Invoke) -> None:
         "overlap": "skip",
         "scope": "process",
         "persist": False,
+        "each": None,
+        "concurrency": None,
         "retry": None,
         "backoff": False,
         "pause_after": None,

@@ -629,7 +629,6 @@ class Service:
         yield Step("refuse runs", leave=self._refuse_runs)
         yield Step("read slots", enter=self._read_slots)
         yield Step("start tasks", enter=self._start_tasks)
-        yield Step("watch loop", enter=self._watch_loop)
 
     async def _start_steps(self, life: Life) -> None:
         for step in self._steps():
@@ -841,13 +840,10 @@ class Service:
         self._insight.tasks_begin(runner)
         runner.open()
         self._runner = runner
+        self._loop_watch.begin(runner, self.settings.block_threshold)
         self._state = State.RUNNING
         log.info("service.started", service=self.name, host=self.host, tasks=len(runner.lookout.agenda))
         self._reporter.listeners.tell(ServiceStarted(self.name, self.host))
-
-    async def _watch_loop(self) -> None:
-        if self._runner is not None:
-            self._loop_watch.begin(self._runner, self.settings.block_threshold)
 
     def _tell_block(self, block: LoopBlocked) -> None:
         """Note a block of the event loop that is over, for `explain` and the page, and tell the listeners."""
