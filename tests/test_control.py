@@ -181,7 +181,7 @@ async def test_the_other_verbs() -> None:
         ([], "a request is a JSON object with the key 'verb'"),
         ({}, "a request is a JSON object with the key 'verb'"),
         ({"verb": 3}, "a request is a JSON object with the key 'verb'"),
-        ({"verb": "puase"}, "no verb 'puase' (did you mean 'pause'?); there are hello, status"),
+        ({"verb": "puase"}, "no verb 'puase' (did you mean 'pause'?); there are hello, health, status"),
         ({"verb": "pause"}, "no task; write task='Manager.task'"),
         ({"verb": "pause", "task": ""}, "task='' is not accepted; write a text of 1 to 500"),
         ({"verb": "pause", "task": "x" * 501}, "is not accepted; write a text of 1 to 500"),

@@ -14,12 +14,11 @@ from typing import Any
 
 from asyncmgr import Manager, RunContext, Service, Settings, Skip, periodic_task
 from asyncmgr._common.clock import SECOND, read_wall
-from asyncmgr._history.slots import CODES, ON_WALL, RUN, SPAN, SPAN_KIND, TEXT_SHIFT
+from asyncmgr._history.slots import CODES, MARK_KIND, ON_WALL, RUN, SPAN, SPAN_KIND, TASK_SHIFT, TEXT_SHIFT
 from asyncmgr._service.service import insight_of
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
-MARK_KIND = 2 << 12
 
 
 class Volumes(Manager):
@@ -129,7 +128,7 @@ class Past:
     def _key(self, task: str) -> int:
         number = self.ledger.number_of(task)
         assert number is not None
-        return number << 16
+        return number << TASK_SHIFT
 
 
 def give_past(service: Service) -> None:
