@@ -68,7 +68,9 @@ def histories(draw: st.DrawFn, steps: st.SearchStrategy[int] | None = None, most
     times = draw(st.lists(st.integers(1, LONGEST - 50), unique=True, max_size=3)) if steps is not None else []
     return History(
         spacing=draw(st.sampled_from([10, 17, 30, 60])) * 1000,
-        lasts=draw(st.sampled_from([0, 253, 4_003])),  # never a multiple of the other times: ties have no order
+        lasts=draw(
+            st.sampled_from([0, 253, 4_003])
+        ),  # never a multiple of the other times: ties have no order
         lives=tuple(lives),
         catch_up=draw(st.sampled_from(["one", "none"])),
         interrupted=draw(st.sampled_from(["skip", "rerun"])),

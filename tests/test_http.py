@@ -95,7 +95,7 @@ def test_the_endpoints_of_a_process_and_its_end(tmp_path: Path) -> None:
         assert json.loads(shop.ask(f"{url}/readyz")[1])["ok"] is True
         assert "asyncmgr_tasks{" in shop.ask(f"{url}/metrics")[1]
         assert shop.ask(f"{url}/metrics", Host="evil.example")[0] == 403
-        assert "volumes on" in shop.ask(f"{url}/")[1]
+        assert "<title>asyncmgr" in shop.ask(f"{url}/")[1]
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as idle:
             idle.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -151,6 +151,7 @@ async def test_a_killed_process_leaves_its_devices_to_the_others(tmp_path: Path)
         again = loop.time()
         await wait_until(lambda: all(devices.last(port) > again for port in healthy))
         for asked in devices.asked.values():
-            assert max(Counter(slot for _, _, slot in asked).values()) <= 2
+            # Since the shares had settled: while they do, a device may be asked by each host that had it.
+            assert max(Counter(slot for at, _, slot in asked if at >= since).values(), default=0) <= 2
         gone = devices.last(ports[2])
         assert gone < killed + 2 * SPACING

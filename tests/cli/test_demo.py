@@ -63,7 +63,12 @@ def is_all_gone(told: str, directory: Path) -> bool:
     """No process of those that were told of runs, no server listens, and no file is left."""
     pids = [int(pid) for pid in re.findall(r"process (\d+)", told)]
     ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", told)]
-    return not (any(map(runs, pids)) or any(map(listens, ports)) or [*directory.iterdir()])
+    return not (any(map(runs, pids)) or any(map(listens, ports)) or files_in(directory))
+
+
+def files_in(directory: Path) -> list[Path]:
+    """The files below it. The directory of control sockets stays, as it is the user's for all services."""
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 def runs(pid: int) -> bool:
@@ -146,7 +151,7 @@ def test_on_a_terminal_it_is_one_picture(tmp_path: Path) -> None:
     os.close(ours)
     assert "Memory is simulated" in shown
     assert "█" in shown
-    assert [*tmp_path.iterdir()] == []
+    assert files_in(tmp_path) == []
 
 
 def pictured(monkeypatch: pytest.MonkeyPatch, columns: int) -> list[str]:

@@ -116,7 +116,7 @@ class Watch:
 
         It is one timer of the whole process, so only a program that owns the process may ask for it.
         """
-        self._dumps = True
+        self._dumps = _has_descriptor(sys.stderr)
         self._arm()
 
     def close(self) -> None:
@@ -336,6 +336,14 @@ class Watch:
     def _disarm(self) -> None:
         if self._dumps:
             faulthandler.cancel_dump_traceback_later()
+
+
+def _has_descriptor(stream: object) -> bool:
+    """Whether Python can write to the stream without running Python code; not to one that something has replaced."""
+    try:
+        return stream.fileno() >= 0  # type: ignore[attr-defined, no-any-return]
+    except (AttributeError, OSError, ValueError):  # there is none, or it is closed
+        return False
 
 
 _watches: dict[asyncio.AbstractEventLoop, Watch] = {}
