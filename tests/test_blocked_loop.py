@@ -240,6 +240,7 @@ async def test_runs_are_freed_at_once() -> None:
         try:
             await service.task("M.t").trigger()
             await asyncio.sleep(0.01)
+            recorded.events.clear()  # the record of a run's end reads some of its fields from the run, when asked
             assert seen[0]() is None
         finally:
             gc.enable()
