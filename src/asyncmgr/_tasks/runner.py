@@ -692,10 +692,8 @@ class Runner:
             self._intake.tell_gate(run, outcome)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             self._on_exit(error)
-        waiter, run.waiter = (
-            run.waiter,
-            None,
-        )  # a record knows its run: run, waiter and record would be a circle
+        # The record knows its run, so run, waiter and record would be a circle.
+        waiter, run.waiter = run.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(record_of(run, outcome, duration, error))
         self._report.finished(run, outcome, duration, error)
