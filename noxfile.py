@@ -82,8 +82,6 @@ def tests(session: nox.Session) -> None:
         arguments = list(COVERAGE if session.python == PYTHONS[-1] else FAST)
     # The interpreter's own monitoring (3.12 on) costs next to nothing.
     env = {"COVERAGE_CORE": "sysmon"} if session.python != "3.11" else {}
-    if session.python == PYTHONS[-2:][0]:  # once, and where nothing is measured
-        env["SIMULATED_SEEDS"] = "1000"
     session.run("pytest", *PARALLEL, *arguments, env=env)
 
 
