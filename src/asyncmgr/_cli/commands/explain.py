@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,14 @@ from asyncmgr.errors import AsyncmgrError
 _HEADERS = ("slot, local", "task", "fate", "took", "late", "what")
 
 
-class Moment(click.ParamType[datetime]):
+# Only the stubs of click are generic before 8.3.
+if TYPE_CHECKING:
+    _Type = click.ParamType[datetime]
+else:
+    _Type = click.ParamType
+
+
+class Moment(_Type):
     """A moment as people write it: ``03:00``, ``2026-07-01 03:00``, ``20m ago``; local without an offset."""
 
     name = "TIME"
