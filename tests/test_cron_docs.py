@@ -17,7 +17,7 @@ from asyncmgr._tasks.cron_text import ALIASES
 from asyncmgr._tasks.declare import declare
 from asyncmgr._tasks.schedules import Cron
 
-PAGE = (Path(__file__).parents[1] / "docs" / "cron.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "cron.md").read_text(encoding="utf-8")
 
 
 def table(header: str) -> list[list[str]]:

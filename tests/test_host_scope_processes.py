@@ -212,8 +212,8 @@ def test_one_worker_of_a_web_server_runs_it(site: Site, command: list[str], work
 
 
 def test_the_page_shows_what_works(site: Site) -> None:
-    """The example of docs/embedding.md, with a shorter spacing, under the command that it names."""
-    page = Path(__file__).parents[1] / "docs" / "embedding.md"
+    """The example of docs/how-to/embedding.md, with a shorter spacing, under the command that it names."""
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "embedding.md"
     block = next(text for text in page.read_text().split("```") if text.startswith("python\n# app.py"))
     code = block.removeprefix("python\n").replace("spacing=60", "spacing=0.5").replace("print(", "note(")
     assert (code.count("spacing=0.5"), code.count("note(")) == (1, 1)

@@ -1,4 +1,4 @@
-"""``docs/logging.md`` has every event that the code logs, at its level, with its keys, and no other."""
+"""``docs/reference/logging.md`` has every event that the code logs, at its level, with its keys, and no other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import asyncmgr
 
-PAGE = Path(__file__).parents[1] / "docs" / "logging.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "logging.md"
 SOURCE = Path(asyncmgr.__file__).parent
 
 if not PAGE.exists():

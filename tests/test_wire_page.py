@@ -29,7 +29,7 @@ from asyncmgr.capabilities._announcement import Announcement
 from asyncmgr.wire import NESTING, SIZE
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "wire.md").read_text(encoding="utf-8")
 VECTORS = {
     name: json.loads(block) for name, block in re.findall(r"```json vectors=(\w+)\n(.*?)```", PAGE, re.DOTALL)
 }
@@ -137,4 +137,4 @@ def test_the_limits_on_the_page_are_those_of_the_code(words: str) -> None:
 
 def test_readme_leads_to_the_page() -> None:
     """By a link that is there."""
-    assert "(docs/wire.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "(docs/reference/wire.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

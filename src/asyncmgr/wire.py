@@ -1,7 +1,7 @@
 """Reads and writes the JSON of the wire format, and checks all of it. Pure.
 
-The page ``docs/wire.md`` describes the whole format for programs in other languages: subjects, requests, replies,
-withdrawals, announcements, a table of the fields, and example messages, which the test suite reads from that page.
+The page ``docs/reference/wire.md`` describes the whole format for programs in other languages: subjects, requests,
+replies, withdrawals, announcements, a table of the fields, and example messages, which the test suite reads from it.
 """
 
 from __future__ import annotations

@@ -515,12 +515,12 @@ async def test_a_replica(fresh: ValkeyServer) -> None:
             await store.put("key", b"x")
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "stores.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "stores.md"
 
 
 @pytest.mark.skipif(not PAGE.exists(), reason="these are not the sources")
 async def test_the_permissions_of_the_page_suffice(fresh: ValkeyServer) -> None:
-    """A user who may do what docs/stores.md lists can do all; one with less is told what to read."""
+    """A user who may do what docs/reference/stores.md lists can do all; one with less is told what to read."""
     (line,) = (line for line in PAGE.read_text().splitlines() if line.startswith("ACL SETUSER"))
     fresh.command(*line.split(), "resetpass", ">secret")
     try:

@@ -107,7 +107,7 @@ SERVER = Server("host", 6379)
         (redis.exceptions.ClusterDownError("The cluster is down"), "CLUSTER INFO"),
         (redis.exceptions.TryAgainError("Multiple keys request during rehashing of slot"), "try again soon"),
         (redis.exceptions.AskError("3999 10.0.0.1:6381"), "moving this store"),
-        (redis.exceptions.NoPermissionError("this user has no permissions"), "docs/stores.md"),
+        (redis.exceptions.NoPermissionError("this user has no permissions"), "docs/reference/stores.md"),
         (redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file"), "its disk"),
         (
             redis.exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."),

@@ -1,4 +1,4 @@
-"""Encodes and decodes requests and replies, and names their subjects; ``docs/wire.md`` is the format. Pure."""
+"""Encodes and decodes requests and replies, names their subjects; ``docs/reference/wire.md`` is the format. Pure."""
 
 from __future__ import annotations
 

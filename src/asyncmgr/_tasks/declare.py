@@ -76,7 +76,7 @@ def periodic_task(*functions: Any, **options: Any) -> Any:
         working day, ``5L`` its last Friday, ``FRI#2`` its second. Where both day fields name days, a day has to fit
         one of them; a field that begins with ``*`` names none. ``30 2 * * *`` runs once a day, also on the days on
         which clocks change: at 03:00 where there is no 02:30, the first time where it comes twice. All rules:
-        ``docs/cron.md``.
+        ``docs/reference/cron.md``.
     tz
         The time zone of `cron`: a name, a `ZoneInfo`, or ``"local"``. Default: the setting `timezone`, which is UTC.
     at

@@ -50,8 +50,16 @@ _LESS_NEEDED = ("process", "age")
     metavar="N",
     help="End by itself.  [default: go on until Ctrl-C]",
 )
+@click.option(
+    "--kill-after",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    default=KILL_AFTER,
+    show_default=True,
+    help="Seconds until the first host is killed.",
+)
 @click.option("--plain", is_flag=True, help="Write lines also on a terminal.")
-def demo(*, seconds: float | None, plain: bool) -> None:
+def demo(*, seconds: float | None, kill_after: float, plain: bool) -> None:
     """Show on this machine how hosts find and call each other, and what happens when one dies.
 
     Starts a real NATS server, which only this machine reaches, and four services in processes of their own: three
@@ -66,7 +74,9 @@ def demo(*, seconds: float | None, plain: bool) -> None:
     _check_extra()
     configure("error", "console", sys.stderr)
     live = not plain and sys.stdout.isatty()
-    raise click.exceptions.Exit(run_to_the_end(functools.partial(_demonstrate, seconds, live), _explain))
+    raise click.exceptions.Exit(
+        run_to_the_end(functools.partial(_demonstrate, seconds, kill_after, live), _explain)
+    )
 
 
 def _check_extra() -> None:
@@ -81,7 +91,7 @@ def _explain(error: AsyncmgrError) -> None:
     click.ClickException(in_words(error)).show()
 
 
-async def _demonstrate(seconds: float | None, live: bool) -> None:
+async def _demonstrate(seconds: float | None, kill_after: float, live: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -89,7 +99,6 @@ async def _demonstrate(seconds: float | None, live: bool) -> None:
             loop.add_signal_handler(number, stop.set)
     scene = Scene()
     show = _Screen(scene) if live else _Lines(stop)
-    kill_after = KILL_AFTER if seconds is None else min(KILL_AFTER, seconds / 4)
     with Processes() as processes:
         story = Story(scene, processes, show.tell, kill_after=kill_after)
         with show:

@@ -11,7 +11,7 @@ import tempfile
 
 from asyncmgr.errors import AsyncmgrError
 
-ENDS_WITHIN = 5.0
+ENDS_WITHIN = 20.0
 """Seconds that a process gets to end in order."""
 
 _LOG_SHOWN = 1500

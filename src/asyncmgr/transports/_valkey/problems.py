@@ -65,7 +65,7 @@ _PROBLEMS = (
     ),
     _Problem(
         ("NoPermissionError", "NOPERM"),
-        "lets this user not do that; see 'Redis and Valkey' in docs/stores.md",
+        "lets this user not do that; see 'Redis and Valkey' in docs/reference/stores.md",
     ),
     _Problem(("MISCONF",), "cannot write to its disk and refuses writes; see its log"),
     _Problem(("NOREPLICAS",), "has too few replicas and refuses writes; see min-replicas-to-write"),
