@@ -65,6 +65,9 @@ class Grid:
     """What was told of each slot, on the scale of the grid, in the order of telling."""
     ended: int | None = None
     """Where the grid ends, on its own scale: a slot after this moment is not due any more."""
+    since: int = 0
+    """When it was planned, in scheduling time, which never goes back."""
+    until: int = 2**62
     repeats: int = 0
     """How often the wall was set back meanwhile: its slots may come as often again."""
 
@@ -92,8 +95,8 @@ class Witness(Ledger):
         moment = self.read()
         former = self.now.get(task.full_name)
         if former is not None and former.ended is None:
-            former.ended = self.at(former, moment)
-        grid = Grid(task, task.plan.grid, task.plan.slot)
+            former.ended, former.until = self.at(former, moment), moment.now
+        grid = Grid(task, task.plan.grid, task.plan.slot, since=moment.now)
         self.grids.append(grid)
         self.now[task.full_name] = grid
         inner = task.record
@@ -122,17 +125,22 @@ class Witness(Ledger):
     def clock(self) -> Moment:
         raise NotImplementedError
 
-    def note(self, task: ManagedTask, slot: int, fate: Fate, *, on_wall: bool) -> None:
-        self.grid_of(task, slot, on_wall=on_wall).fates.append((slot, fate))
+    def note(self, task: ManagedTask, slot: int, fate: Fate, *, on_wall: bool, at: int | None = None) -> None:
+        self.grid_of(task, slot, on_wall=on_wall, at=at).fates.append((slot, fate))
 
-    def grid_of(self, task: ManagedTask, slot: int, *, on_wall: bool) -> Grid:
-        """Find the grid of a slot: a run that ends after the task got another one belongs to the one before."""
+    def grid_of(self, task: ManagedTask, slot: int, *, on_wall: bool, at: int | None = None) -> Grid:
+        """Find the grid of a slot: a run that ends after the task got another one belongs to the one before.
+
+        `at` is the moment at which the slot was handed out: two grids may have it, where the wall was set back.
+        """
         its = [
             grid
             for grid in self.grids
             if grid.task.full_name == task.full_name and grid.schedule.on_wall is on_wall and grid.has(slot)
         ]
         assert its, f"{task.full_name}: {slot} is on no grid"
+        if at is not None:
+            its = [grid for grid in its if grid.since <= at <= grid.until] or its
         # Only where the wall went back a grid has slots before its first one.
         return max(its, key=lambda grid: (slot >= (grid.first or 0), self.grids.index(grid)))
 
@@ -147,7 +155,7 @@ class Witness(Ledger):
 
     def tell(self, run: Any, fate: str, reason: str | None = None) -> None:
         if run.asked not in ("manual", "pass", "retry"):
-            self.note(run.managed, run.planned, (fate, reason), on_wall=run.on_wall)
+            self.note(run.managed, run.planned, (fate, reason), on_wall=run.on_wall, at=run.look.moment.now)
 
     def succeeded(self, run: Any, duration: float) -> None:
         if run.attempt > 1:  # which the task's `record` is not told of
@@ -164,9 +172,10 @@ class Witness(Ledger):
 
     def older(self, run: Any, fate: Fate) -> None:
         slot, told = run.oldest, 0
-        grid = self.grid_of(run.managed, slot, on_wall=run.on_wall)
+        at = run.look.moment.now
+        grid = self.grid_of(run.managed, slot, on_wall=run.on_wall, at=at)
         while slot < run.planned:
-            self.note(run.managed, slot, fate, on_wall=run.on_wall)
+            self.note(run.managed, slot, fate, on_wall=run.on_wall, at=at)
             slot, told = grid.schedule.first(slot), told + 1
         assert told == run.missed, (told, run.missed)
 
@@ -311,8 +320,8 @@ class History:
             self.reload(handle.full_name)
 
     def end(self, name: str) -> None:
-        grid = self.witness.now.pop(name)
-        grid.ended = self.witness.at(grid, self.witness.read())
+        grid, moment = self.witness.now.pop(name), self.witness.read()
+        grid.ended, grid.until = self.witness.at(grid, moment), moment.now
 
     def shift(self, loop: VirtualTimeLoop, seconds: int, *, asleep: bool = False) -> None:
         if seconds > 0 and self.wall_went_back:

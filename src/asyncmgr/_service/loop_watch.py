@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from asyncmgr._common.clock import SECOND, Moment, read_wall, to_datetime, to_us
 from asyncmgr._tasks.agenda import Batch
-from asyncmgr._tasks.block_kinds import Finding
+from asyncmgr._tasks.block_kinds import Finding, stall_of
 from asyncmgr._tasks.block_log import Delayed
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
@@ -81,6 +81,7 @@ class LoopWatch:
         runner.marks_contexts = True
         runner.on_start = watch.wake
         runner.lookout.on_late = self._note_late
+        runner.lookout.kind_of_stall = watch.kind_of_stall
 
     def _leave(self) -> None:
         watch, self._watch = self._watch, None
@@ -138,7 +139,7 @@ def entry_of(block: LoopBlocked) -> dict[str, Any]:
     """Make the entry of a journal for a block: its kind, its times in microseconds since 1970, and what is known."""
     at = to_us(block.began.timestamp())
     return {
-        "kind": "stopped" if block.kind == "stopped" else "blocked",
+        "kind": stall_of(block.kind),
         "at": at,
         "until": at + to_us(block.seconds),
         "seconds": round(block.seconds, 3),

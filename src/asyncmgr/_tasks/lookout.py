@@ -78,7 +78,7 @@ class Lookout:
         self._found_nothing = False
         self._jump: Step | None = None
         """The largest jump forward since the last look."""
-        self.kind_of_stall: Callable[[float], Stall] = lambda seconds: "blocked"
+        self.kind_of_stall: Callable[[float], Stall] = _blocked
         """Says why a look comes late by so many seconds. Whoever watches the event loop knows it better."""
         self.late_because: MissReason = "blocked"
         """Why slots passed before the present look could find them."""
@@ -128,8 +128,8 @@ class Lookout:
         return self._timer.is_set and self._timer.when + LoopClock.CHECK / SECOND > self._loop.time()
 
     def unwatch(self) -> None:
-        """Tell nobody any more of late looks."""
-        self.on_late = _nothing
+        """Tell nobody any more of late looks, and ask nobody why they are."""
+        self.on_late, self.kind_of_stall = _nothing, _blocked
 
     @property
     def overdue(self) -> float:
@@ -188,22 +188,19 @@ class Lookout:
         if self._on_look is not None:
             self._on_look()
         moment = self.read()
-        self.late_because = self._why_late(late)
-        if late >= STALL and self._jump is None:
-            self._stalled(self.kind_of_stall(late), late, moment)
-        self._jump = None
+        jump, self._jump = self._jump, None
+        stall = self.kind_of_stall(late) if late >= STALL else "blocked"
+        self.late_because = stall
+        if jump is not None and jump.seconds >= late:
+            self.late_because = "suspended" if jump.is_sleep else "clock"
+        if late >= STALL and jump is None:
+            self._stalled(stall, late, moment)
         self._expire_deadlines()
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
         if late > LATE:
             self.on_late(late, batch, moment)
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
-
-    def _why_late(self, late: float) -> MissReason:
-        jump = self._jump
-        if jump is not None and jump.seconds >= late:
-            return "suspended" if jump.is_sleep else "clock"
-        return self.kind_of_stall(late) if late >= STALL else "blocked"
 
     def read(self) -> Moment:
         """Read the clock; a step of the wall that no look has noticed yet is taken first."""
@@ -250,6 +247,11 @@ class Lookout:
         if deadline is not None:
             looks.append(deadline[0] / SECOND)
         return min(looks)
+
+
+def _blocked(seconds: float) -> Stall:
+    """Say what is likely where nobody watches the event loop."""
+    return "blocked"
 
 
 def _nothing(late: float, batch: Batch[Run], moment: Moment) -> None:
