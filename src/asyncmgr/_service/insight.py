@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asyncmgr._history.keeper import History
     from asyncmgr._rpc.server import CallServer
     from asyncmgr._service.cluster_scope import ClusterScope
+    from asyncmgr._service.connections import Connections
     from asyncmgr._service.manager_state import ManagerState
     from asyncmgr._service.steps import Step
     from asyncmgr._settings.model import Settings
@@ -58,6 +59,7 @@ class Insight:
         reporter: Reporter,
         cluster: ClusterScope,
         history: History,
+        connections: Connections,
         *,
         states: Callable[[], Sequence[ManagerState]],
         settings: Callable[[], Settings],
@@ -67,6 +69,7 @@ class Insight:
         self.reporter = reporter
         self.cluster = cluster
         self.history = history
+        self._connections = connections
         self._states = states
         self._settings = settings
         self._basic = basic
@@ -75,8 +78,6 @@ class Insight:
         """Steps of the start that other rooms add before it: they begin before all hooks, and end after them."""
         self.runner: Runner | None = None
         self.server: CallServer | None = None
-        self.transport: Transport | None = None
-        self.store: StoreEngine | None = None
         self.started: int | None = None
         """When the tasks began: wall time, microseconds; `None` = they have not."""
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -90,6 +91,14 @@ class Insight:
     @property
     def settings(self) -> Settings:
         return self._settings()
+
+    @property
+    def transport(self) -> Transport | None:
+        return self._connections.transport
+
+    @property
+    def store(self) -> StoreEngine | None:
+        return self._connections.store
 
     # Called by the service
 
