@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -475,6 +476,46 @@ async def test_a_slot_that_was_cut_off_is_told_of_once() -> None:
         assert not third.of(SlotsMissed)
         await asyncio.sleep(60)
         assert numbers(log) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"spacing": 1}, {"spacing": 2}, {"spacing": 0.5}, {"cron": "* * * * * *"}]
+)
+async def test_a_holder_that_dies_at_its_first_claim_leaves_no_slot_without_a_fate(
+    schedule: dict[str, Any],
+) -> None:
+    """The run of the slot that it has claimed was to stand for those before: the next holder tells of all of them."""
+    async with workers("a", "b", "c", **schedule) as (log, team):
+        await asyncio.sleep(4.2)
+        first = holder_of(team)
+        rest = [worker for worker in team if worker is not first]
+        first.vanish()
+        written: list[Worker] = []
+        for worker in rest:
+            worker.wire.fault = partial(_claim_without_answer, worker, written)
+        await seconds_until(lambda: len(written) == 2)  # it takes the slots over, and claims one
+        second = written[-1]
+        second.vanish()
+        third = next(worker for worker in rest if worker is not second)
+        await asyncio.sleep(40)
+        assert third.holds
+        assert {ran.host for ran in log} == {first.host, third.host}
+        last = max(ran.number for ran in log if ran.host == first.host if ran.number is not None)
+        ran = sorted(ran.number for ran in log if ran.host == third.host and ran.number is not None)
+        step = 1_000_000 if "cron" in schedule else 1
+        together = 2 if schedule.get("spacing") == 0.5 else 0  # claimed at once, so perhaps run
+        told = sum(event.count for event in third.of(SlotsMissed))
+        assert (ran[0] - last) // step - 1 == told + together
+        assert told > 6
+
+
+def _claim_without_answer(
+    worker: Worker, written: list[Worker], verb: str, store: str, key: str
+) -> str | None:
+    if (verb, store) != ("update", "asyncmgr-slots"):
+        return None
+    written.append(worker)
+    return "lose_reply" if len(written) == 2 else None
 
 
 async def test_a_process_knows_how_its_own_run_ended() -> None:

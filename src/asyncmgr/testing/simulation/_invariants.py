@@ -423,6 +423,8 @@ class Invariants:
             standing.unknown = SECOND // record.spacing
         if record.state == MISSED and standing.last is not None and standing.last.number == record.n:
             standing.is_missed = True
+        if before.oldest and record.token != before.token:
+            standing.repeated += before.n - before.oldest + 1  # perhaps its holder has told of them
         if record.n < before.n and (record.state != PASSED or record.token != before.token):
             self.break_promise(f"slots went back: {title_of(write.key)[1]} from {before.n} to {record.n}")
         elif record.n == before.n and before.state in _FATES and record.state not in (before.state, "new"):
