@@ -1,4 +1,4 @@
-"""The interface ``asyncmgr`` 1.1 over a transport: reading always, verbs where the service allows them (11)."""
+"""The interface ``asyncmgr`` 1.2 over a transport: reading always, verbs where the service allows them (11)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def service_of(**settings: Any) -> Service:
 
 
 def client_of(service: Service) -> RpcClient:
-    return RpcClient(service.transport, "volumes", namespace="asyncmgr", version="1.1")
+    return RpcClient(service.transport, "volumes", namespace="asyncmgr", version="1.2")
 
 
 async def test_reading_is_always_on() -> None:

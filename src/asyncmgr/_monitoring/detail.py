@@ -13,7 +13,6 @@ from asyncmgr.errors import AsyncmgrError
 
 if TYPE_CHECKING:
     from asyncmgr._monitoring.neighbours import Neighbours
-    from asyncmgr._monitoring.stream import Feed
     from asyncmgr._service.service import Service
 
 SLOTS = 60
@@ -25,7 +24,6 @@ _READER = Actor("the page", "http")
 async def detail_of(
     service: Service,
     insight: Insight,
-    feed: Feed,
     neighbours: Neighbours,
     task: str,
     host: str,
@@ -55,7 +53,7 @@ async def detail_of(
     return {
         "text": short(explained["text"], 1000),
         "slots": [_slot(one) for one in told["records"] if one["reason"] != "not_owner"],
-        "waits": feed.waits_of(task) if is_here else [],
+        "waits": insight.waits_of(task) if is_here else [],
         "actions": [told_entry(one) for one in entries if one["task"] == task and one["where"]][-20:],
         "options": _options(insight, task) if is_here else {},
     }

@@ -56,10 +56,6 @@ class About:
     host: str
     is_one_of_many: bool = False
     """Whether there are other hosts, so that sentences name the host."""
-    usual: float | None = None
-    """Seconds that a run usually takes."""
-    timeout: float | None = None
-    """`None` = not known, 0.0 = it has none."""
     overlap: InTheWay | None = None
 
 
@@ -95,8 +91,8 @@ def task_facts(told: Told, about: About) -> Json:
         "owner": told["owner"],
         "freshness": told.get("freshness"),
         "counts": [told["runs"], told["skipped"], told["missed"]],
-        "usual": about.usual,
-        "timeout": about.timeout,
+        "usual": told.get("usual"),
+        "timeout": told.get("timeout"),
         "need": need_of(told, about),
     }
     return {name: value for name, value in facts.items() if value not in (None, "", 0) or name == "timeout"}
@@ -175,10 +171,11 @@ def _hangs(told: Told, about: About) -> list[Part]:
     if running is None:
         return ["A run hangs."]
     parts: list[Part] = ["Running for ", ["ago", ms(running["since"])], _on(about)]
-    if about.usual is not None:
-        parts.append(f", usually {length(about.usual)}")
-    if about.timeout is not None:
-        parts.append(f"; its timeout is {length(about.timeout)}" if about.timeout else "; it has no timeout")
+    usual, timeout = told.get("usual"), told.get("timeout")
+    if usual is not None:
+        parts.append(f", usually {length(usual)}")
+    if timeout is not None:  # an older host does not tell
+        parts.append(f"; its timeout is {length(timeout)}" if timeout else "; it has no timeout")
     parts.append(".")
     if running["where"]:
         parts.append(f" It waits in {short(running['where'])}.")

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from asyncmgr._common.clock import SECOND, read_wall, to_us
+from asyncmgr._common.clock import read_wall, to_us
 from asyncmgr._history.follow import Place, backlog, end_of, news
 from asyncmgr._history.slots import Record
 from asyncmgr._monitoring.page_data import (
@@ -29,7 +29,6 @@ from asyncmgr._monitoring.readers import Reader, encode
 from asyncmgr._service.control_answers import status_as_json
 from asyncmgr._service.insight import Insight
 from asyncmgr._service.version import own_version
-from asyncmgr._tasks.whereabouts import chain_of
 from asyncmgr.events import Event, RunProgressed, ScheduleFailed, SlotSkipped, SlotsMissed
 
 if TYPE_CHECKING:
@@ -206,28 +205,11 @@ class Feed:
             yield facts
 
     def _describe(self, name: str, told: Json) -> Json:
-        found = self._insight.find(name)
-        usual = timeout = None
-        if found is not None:
-            usual = found[1].standing.usual
-            timeout = (found[1].plan.options.timeout or 0) / SECOND
         overlap = (
             None if told["running"] is None else in_the_way(self._insight.history.ledger.open_span(name))
         )
         many = self._neighbours.count > 0
-        return task_facts(told, About(self._service.host, many, usual, timeout, overlap))
-
-    def waits_of(self, name: str) -> list[Json]:
-        """List the lines in which the oldest run of a task waits, the outermost first."""
-        found, runner = self._insight.find(name), self._insight.runner
-        run = None if found is None or runner is None else runner.oldest(found[1].standing)
-        get = None if run is None else getattr(run.future, "get_coro", None)
-        if get is None:
-            return []
-        return [
-            {"function": one.function, "place": f"{one.file.rpartition('/')[2]}:{one.line}"}
-            for one in chain_of(get())[-12:]
-        ]
+        return task_facts(told, About(self._service.host, many, overlap))
 
     # What changes
 

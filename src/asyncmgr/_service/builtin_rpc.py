@@ -43,7 +43,7 @@ class Inside:
     """
 
     name = "asyncmgr"
-    RPC_API_VERSION = "1.1"
+    RPC_API_VERSION = "1.2"
     RPC_API_NAMESPACE = NAMESPACE
 
     def __init__(
@@ -124,6 +124,22 @@ class Inside:
     async def hello(self) -> dict[str, Any]:
         """Say who answers: ``pid``, ``version``, ``state``, ``since`` and the number of ``tasks``."""
         return await self._control.perform("hello", {}, self._caller(None))
+
+    @rpc
+    async def changes(self, since: str | None = None, look: bool = False) -> dict[str, Any]:
+        """Tell what has changed since the ``place`` of an earlier answer; ``anew`` = all has to be read."""
+        return await self._control.perform("changes", {"since": since, "look": look}, self._caller(None))
+
+    @rpc
+    async def fates(self, span: int = 3600, bins: int = 240, after: int = 0) -> dict[str, Any]:
+        """Tell what became of the slots of the last `span` seconds, of 250 tasks from number `after` on."""
+        given = {"span": span, "bins": bins, "after": after}
+        return await self._control.perform("fates", given, self._caller(None))
+
+    @rpc
+    async def waits(self, task: str) -> dict[str, Any]:
+        """List in ``waits`` the lines in which the oldest run of the task waits, the outermost first."""
+        return await self._control.perform("waits", {"task": task}, self._caller(None))
 
     # Verbs, only with the setting `rpc_control`. `by` is the caller's word for who asks; nothing proves it.
 

@@ -19,6 +19,7 @@ from asyncmgr._service.health import (
 )
 from asyncmgr._tasks.recorder import Recorder
 from asyncmgr._tasks.status import left_fresh
+from asyncmgr._tasks.whereabouts import chain_of
 
 if TYPE_CHECKING:
     from asyncmgr._history.keeper import History
@@ -37,6 +38,9 @@ R = TypeVar("R", bound=Recorder)
 
 AT_ONCE = 250
 """Tasks that are looked at before other code gets its turn."""
+
+MOST_WAITS = 12
+"""Lines in which a run waits that are told, the innermost ones."""
 
 
 class Insight:
@@ -175,6 +179,31 @@ class Insight:
         """Look at all tasks at once."""
         *_, survey = self.surveys(with_needs=with_needs)
         return survey
+
+    def needing(self) -> Iterator[list[str]]:
+        """Name the tasks that need somebody, after each `AT_ONCE` tasks that were looked at."""
+        names: list[str] = []
+        for seen, (task, found) in enumerate(
+            (one for state in self._states() for one in state.states()), start=1
+        ):
+            if found in NEEDING:
+                names.append(task.full_name)
+            if seen % AT_ONCE == 0:
+                yield names
+                names = []
+        yield names
+
+    def waits_of(self, full_name: str) -> list[dict[str, str]]:
+        """List the lines in which the oldest run of a task waits, the outermost first, as `function` and `place`."""
+        found = self.find(full_name)
+        run = None if found is None or self.runner is None else self.runner.oldest(found[1].standing)
+        get = None if run is None else getattr(run.future, "get_coro", None)
+        if get is None:
+            return []
+        return [
+            {"function": one.function, "place": f"{one.file.rpartition('/')[2]}:{one.line}"}
+            for one in chain_of(get())[-MOST_WAITS:]
+        ]
 
     def paused(self) -> set[ManagedTask]:
         """Return the tasks that are paused."""

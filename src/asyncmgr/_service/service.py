@@ -691,9 +691,11 @@ class Service:
         if self._control is None:
             from asyncmgr._service.control import Control  # loads what only few services need
             from asyncmgr._service.control_history import add_history
+            from asyncmgr._service.control_watch import add_watch
 
             self._control = Control(self)
             add_history(self._control, self)
+            add_watch(self._control, self, self._insight)
         return self._control
 
     async def _open_control(self) -> None:

@@ -150,6 +150,10 @@ class TaskStatus:
     """Whether the service is not ready while the promise is broken."""
     held_spacing: float | None = None
     """Seconds between two runs while failures in a row hold it back; `None` = they do not."""
+    usual: float | None = None
+    """Seconds that a run usually takes, about the median; `None` = no run that waited for something has ended."""
+    timeout: float | None = None
+    """Seconds after which a run is cancelled; `None` = never."""
 
 
 def status_of(
@@ -213,6 +217,8 @@ def status_of(
         freshness=None if freshness is None else freshness / SECOND,
         critical=plan.options.critical,
         held_spacing=None if hold is None else hold.spacing / SECOND,
+        usual=standing.usual or None,
+        timeout=None if plan.options.timeout is None else plan.options.timeout / SECOND,
     )
 
 
