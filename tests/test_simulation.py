@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -104,6 +105,14 @@ def test_a_seed_is_replayed_identically() -> None:
         assert replace(first, took=0, violation=None) == replace(second, took=0, violation=None)
         assert str(first.violation) == str(second.violation)
     assert simulate(6).digest != simulate(7).digest
+
+
+def test_no_thread_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread follows real time, and what it hands to a loop is a turn that no second run has."""
+    started: list[str] = []
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
+    assert simulate(6).runs
+    assert not started
 
 
 def test_other_processes_tell_the_same_story() -> None:
