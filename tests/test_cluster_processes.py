@@ -113,6 +113,7 @@ def test_a_frozen_holder(site: Site) -> None:
     site.until_noted("lost", pid=holder.pid)
     site.until_more(2)
     assert not [note for note in site.notes("applied", pid=holder.pid) if note["at"] > frozen["at"]]
+    assert not site.notes("missed", pid=holder.pid), "what others ran meanwhile is not missed"
     site.stop()
     site.assert_each_slot_once("one", cut_off=1)
 
