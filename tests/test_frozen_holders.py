@@ -82,7 +82,7 @@ class Tale:
         )
         return service
 
-    def of(self, kind: type, host: str) -> list[Any]:
+    def of(self, kind: type[Any], host: str) -> list[Any]:
         """The events of the task at a host, from the freeze on."""
         return [
             event
@@ -102,7 +102,7 @@ FREEZE = [
 @pytest.mark.parametrize("hangs", [False, True], ids=["between-runs", "in-a-run"])
 @pytest.mark.parametrize("overlap", ["skip", "queue", "allow"])
 def test_slots_that_another_process_ran(freeze: str, cause: str, overlap: str, *, hangs: bool) -> None:
-    """The one that slept tells none of them as missed, whatever run they met there; each has one fate in the cluster."""
+    """The one that slept tells none as missed, whatever run they met there; each has one fate in the cluster."""
     tale = Tale(freeze, hangs=hangs, overlap=overlap)
     assert not tale.of(SlotsMissed, "a")
     assert {event.reason for event in tale.of(SlotSkipped, "a")} <= {"lease_lost", "not_owner"}
