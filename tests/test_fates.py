@@ -166,9 +166,11 @@ class Witness(Ledger):
         self.tell(run, str(outcome))
         super().ended(run, duration, outcome, error)
 
-    def skipped(self, run: Any, reason: Any, *, holder: str | None = None) -> None:
+    def skipped(self, run: Any, reason: Any, *, holder: str | None = None, with_older: bool = False) -> None:
+        if with_older:
+            self.older(run, ("skipped", reason))
         self.tell(run, "skipped", reason)
-        super().skipped(run, reason, holder=holder)
+        super().skipped(run, reason, holder=holder, with_older=with_older)
 
     def older(self, run: Any, fate: Fate) -> None:
         slot, told = run.oldest, 0

@@ -263,6 +263,34 @@ async def test_a_leader_that_lost_its_row_stops() -> None:
         assert numbers(log) == sorted(set(numbers(log)))
 
 
+async def test_a_holder_whose_session_is_deleted_begins_anew() -> None:
+    """Its renewal depends on its own row: it gives up what it holds within a third of the TTL, and takes it again."""
+    async with workers("a", "b", spacing=2) as (log, team):
+        await asyncio.sleep(5)
+        first, inc, token = holder_of(team), holder_of(team).cluster.session.inc, log[-1].token
+        (await shelf_of(first, "asyncmgr-sessions")).delete(session_key(first))
+        assert await seconds_until(lambda: first.of(LeaseLost)) <= 10 / 3
+        assert first.of(LeaseLost)[0].reason == "session_lost"
+        assert first.cluster.session.inc != inc
+        await seconds_until(lambda: any(worker.holds for worker in team))
+        await asyncio.sleep(10)
+        assert log[-1].token > token  # type: ignore[operator]
+        assert numbers(log) == sorted(set(numbers(log)))
+
+
+async def test_a_holder_whose_slots_are_deleted_takes_the_task_anew() -> None:
+    """The claim of the next slot depends on their row; numbers go on to grow, and nobody else need notice."""
+    async with workers("a", "b", spacing=2) as (log, team):
+        await asyncio.sleep(5)
+        first = holder_of(team)
+        (await shelf_of(first, "asyncmgr-slots")).delete("s.t.M.job")
+        assert await seconds_until(lambda: first.of(LeaseLost)) <= 2.1
+        await asyncio.sleep(10)
+        assert log[-1].at > 13
+        assert [ran.number for ran in log] == sorted({ran.number or 0 for ran in log})
+        assert [ran.token for ran in log] == sorted(ran.token or 0 for ran in log)
+
+
 async def test_a_claim_that_names_another_session_stops_the_holder() -> None:
     async with workers("a") as (_log, (a,)):
         record = json.dumps({"v": 1, "owner": "z~00000000", "token": 2**52, "ttl": 10}).encode()

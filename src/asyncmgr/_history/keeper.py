@@ -268,10 +268,9 @@ class History:
                 near = self._past.around(name, at - tolerance, at + tolerance)
             except Exception as exc:
                 log.warning("history.unreadable", path=str(self._past.path), error=str(exc))
-        # A slot of which this process thought that another one runs it, before it found that nobody had, is missed.
-        return min(
-            near, key=lambda record: (_distance(record, at), record.reason == "not_owner"), default=None
-        )
+        # A slot of which this process thought that another one runs it, before it found that nobody had, is missed; or
+        # it was run here after all, when the lease was back.
+        return min(near, key=lambda record: (_distance(record, at), _is_elsewhere(record)), default=None)
 
     def _stand_in(self, asked: Asked, record: Record) -> Record | None:
         """Find the run that followed missed slots: the first one after them that a slot gave."""
@@ -330,6 +329,10 @@ _LASTING = ("stopping", "lease_taken", "lease_lost")
 
 _UNORDERED = 100
 """Records that are read beyond a limit, since a log is in order to within 2 s only."""
+
+
+def _is_elsewhere(record: Record) -> bool:
+    return record.fate == "skipped" and record.reason in ("not_owner", "lease_lost")
 
 
 def _distance(record: Record, at: int) -> int:

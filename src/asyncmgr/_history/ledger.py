@@ -144,10 +144,11 @@ class Ledger(Recorder):
 
     # Slots without a run
 
-    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
+    def skipped(
+        self, run: Run, reason: SkipReason, *, holder: str | None = None, with_older: bool = False
+    ) -> None:
         if run.asked in ("manual", "pass", "retry"):
             return  # outside of the grid: its caller is told
-        with_older = run.missed and reason == "not_owner"
         first = run.oldest if with_older else run.planned
         gap = Gap(first, run.planned, run.missed + 1 if with_older else 1)
         text = self._in_the_way(run) if reason == "overlap" else (holder or "")

@@ -81,7 +81,7 @@ class ClusterGate(Gate, Holder):
 
     # Gate
 
-    def ask(self, run: Run) -> Answer:
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
         hold = self._hold
         if hold is None or not hold.is_active:
             # Held until trust ended, and not known to be anybody else's.
@@ -89,6 +89,12 @@ class ClusterGate(Gate, Holder):
         if not self._rules.still_starts(trusted=self._cluster.trusted):
             self._cluster.keeper.hasten()
             return "lease_lost"
+        return None
+
+    def ask(self, run: Run) -> Answer:
+        hold, refusal = self._hold, self.not_here(run)
+        if hold is None or refusal is not None:
+            return refusal or "not_owner"
         if not run.is_of_grid:
             run.claim = SlotClaim(hold.token)
             return "run"
@@ -209,7 +215,7 @@ class ClusterGate(Gate, Holder):
         if (error := task.exception()) is not None:
             log.error("lease.step_failed", name=self.name, kind="task", exc_info=error)
             while self._waiting:
-                self._runner.refuse(self._waiting.popleft().run, "lease_lost")
+                self._runner.refuse(self._waiting.popleft().run, "lease_lost", with_older=False)
         if self._hold is not None and (self._waiting or self._outcome):
             self._write_soon()
 
@@ -245,7 +251,7 @@ class ClusterGate(Gate, Holder):
         if written:
             self._claimed_until = max(self._claimed_until, waiting.until)
         if not self._rules.may_start(slot_written=written, trusted=trusted):
-            self._runner.refuse(run, "lease_lost")
+            self._runner.refuse(run, "lease_lost", with_older=not written)
             if written:
                 if self._is_noted(None):
                     self._outcome = (waiting.number, UNSTARTED)  # the next holder runs it, at a release

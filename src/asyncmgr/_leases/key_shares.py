@@ -200,6 +200,9 @@ class KeyShares(Gate):
 
     # Gate
 
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
+        return self.shard_of(run).not_here(run) if self.shards else "not_owner"
+
     def ask(self, run: Run) -> Answer:
         if not self.shards:
             return "not_owner"
@@ -365,15 +368,20 @@ class Shard(Holder):
 
     # Runs
 
-    def ask(self, run: Run) -> Answer:
-        hold = self.hold
-        if hold is None or not hold.is_active:
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
+        if not self.is_active:
             return "not_owner"
         if not self._group.cluster.rules.still_starts(trusted=self._group.cluster.trusted):
             self._group.cluster.keeper.hasten()
             return "lease_lost"
         if run.asked is None and self.since is not None and run.planned <= self.since:
             return "not_owner"  # the holder before has run it
+        return None
+
+    def ask(self, run: Run) -> Answer:
+        hold, refusal = self.hold, self.not_here(run)
+        if hold is None or refusal is not None:
+            return refusal or "not_owner"
         if self._closing is not None:
             self._closing.waiting.append(run)
             return "later"

@@ -40,9 +40,11 @@ class Around(Recorder):
         if (inner := self._inner_for(run)) is not None:
             inner.ended(run, duration, outcome, error)
 
-    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
+    def skipped(
+        self, run: Run, reason: SkipReason, *, holder: str | None = None, with_older: bool = False
+    ) -> None:
         if (inner := self._inner_for(run)) is not None:
-            inner.skipped(run, reason, holder=holder)
+            inner.skipped(run, reason, holder=holder, with_older=with_older)
 
     def missed(self, run: Run, reason: MissReason) -> None:
         if (inner := self._inner_for(run)) is not None:

@@ -24,6 +24,10 @@ class Gate(ABC):
         The gate may plan the task anew meanwhile (`Runner.continue_grid`), where the holder before kept another grid.
         """
 
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
+        """Say why another process may have run the slots of `run`; `None` = they are this one's. It takes nothing."""
+        return None
+
     @abstractmethod
     def still_holds(self, run: Run) -> bool:
         """Whether the run may still start: asked right before its first step, which may be long after the answer."""

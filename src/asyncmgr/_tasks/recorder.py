@@ -41,8 +41,13 @@ class Recorder(ABC):
         """Record any other end of a run."""
 
     @abstractmethod
-    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
-        """Record that the slot of `run` gets no run; `holder` is the process that runs it instead."""
+    def skipped(
+        self, run: Run, reason: SkipReason, *, holder: str | None = None, with_older: bool = False
+    ) -> None:
+        """Record that the slot of `run` gets no run; `holder` is the process that runs it instead.
+
+        `with_older`: this is the fate of the older slots too that `run` would have stood for.
+        """
 
     @abstractmethod
     def missed(self, run: Run, reason: MissReason) -> None:

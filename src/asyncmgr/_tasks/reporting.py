@@ -132,15 +132,17 @@ class Reporter:
         in_the_way: tuple[str, float] | None = None,
         *,
         holder: str | None = None,
+        with_older: bool = False,
     ) -> None:
         """Report a slot that gets no run. `in_the_way`: the id of the run that it met, and its age in seconds.
 
-        `holder` is the process that runs the task instead, where it is not this one.
+        `holder` is the process that runs the task instead, where it is not this one. `with_older`: another process may
+        have run the older slots for which this run stands, and so their fate is this one's.
         """
         if run.missed and reason not in ("not_owner", "lease_lost"):  # the older slots get no run either
             self.missed(run)  # of those that another process may catch up, that one reports
         if (recorder := self._recorder_of(run)) is not None:
-            recorder.skipped(run, reason, holder=holder)
+            recorder.skipped(run, reason, holder=holder, with_older=with_older and run.missed > 0)
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
@@ -187,6 +189,10 @@ class Reporter:
                     run.full_name, run.slot, run.missed, reason=reason, run_id=run.run_id, key=run.key
                 )
             )
+        if (
+            not run.has_begun
+        ):  # whoever refuses it tells of them too, and so does the gate that had admitted it
+            run.asked, run.missed = run.asked or "catch_up", 0
 
     def passed(self, managed: ManagedTask, gap: Gap, reason: MissReason, moment: Moment) -> None:
         """Report slots that got no whole run by any process, and for which no run stands.
@@ -217,6 +223,7 @@ class Reporter:
             self.listeners.tell(
                 SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late", key=run.key)
             )
+        run.missed = 0
 
     def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
         """Report a schedule that raised. The slot gets no run."""

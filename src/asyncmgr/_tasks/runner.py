@@ -249,10 +249,15 @@ class Runner:
             self._start_soon()
         return is_admitted
 
-    def refuse(self, run: Run, reason: Literal["not_owner", "lease_lost"]) -> None:
-        """Refuse a run for which the gate answered `later`."""
+    def refuse(
+        self, run: Run, reason: Literal["not_owner", "lease_lost"], *, with_older: bool = True
+    ) -> None:
+        """Refuse a run for which the gate answered `later`.
+
+        `with_older`: its slot is not claimed, and neither are the older ones. Else the gate tells of these.
+        """
         if run in self._intake.not_ready():
-            self._give_up(run, reason)
+            self._give_up(run, reason, with_older=with_older)
 
     def withdraw(self, task: ManagedTask, which: Callable[[Run], bool] = lambda _: True) -> bool:
         """Cancel the runs of a task that another process may run now, and refuse those that have not started.
@@ -344,9 +349,9 @@ class Runner:
         if gap is not None:
             self._report.gap(task, gap, reason, moment)
 
-    def _give_up(self, run: Run, reason: GivenUp) -> None:
+    def _give_up(self, run: Run, reason: GivenUp, *, with_older: bool = False) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""
-        self._intake.give_up(run, reason)
+        self._intake.give_up(run, reason, with_older=with_older)
         self._release(run.managed.standing)
 
     def _release(self, standing: Standing) -> None:
