@@ -10,6 +10,7 @@ from asyncmgr._common.clock import SECOND, Moment, read_wall, to_datetime
 from asyncmgr._service.health import (
     NEEDING,
     SHOWN,
+    Blockage,
     Facts,
     Health,
     Promise,
@@ -56,6 +57,8 @@ class Insight:
         Returns the short health.
     lost_routes
         Says why calls do not arrive although the transport is connected; empty where they do.
+    blocked
+        Describes the block of the event loop that is worth a word.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Insight:
         settings: Callable[[], Settings],
         basic: Callable[[], Health],
         lost_routes: Callable[[], str],
+        blocked: Callable[[], Blockage | None],
     ) -> None:
         self.reporter = reporter
         self.cluster = cluster
@@ -78,6 +82,7 @@ class Insight:
         self._settings = settings
         self._basic = basic
         self._lost_routes = lost_routes
+        self._blocked = blocked
         self.steps: list[Step] = []
         """Steps of the start that other rooms add before it: they begin before all hooks, and end after them."""
         self.runner: Runner | None = None
@@ -232,6 +237,7 @@ class Insight:
             self.cluster.leases(),
             age,
             frozenset(self.settings.monitoring.ready_needs),
+            self._blocked(),
         )
 
     def _promises(self) -> list[Promise]:

@@ -33,8 +33,8 @@ from asyncmgr._service.connections import Connections
 from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
 from asyncmgr._service.handles import TaskHandle
-from asyncmgr._service.health import MISSED_TIMER, HealthReport, judge
 from asyncmgr._service.health import Health as Health
+from asyncmgr._service.health import HealthReport, judge, missed_timer
 from asyncmgr._service.health import State as State
 from asyncmgr._service.insight import Insight
 from asyncmgr._service.lifecycle import Life
@@ -169,6 +169,7 @@ class Service:
             settings=lambda: self.settings,
             basic=lambda: self.health,
             lost_routes=self._presence.lost_routes,
+            blocked=self._loop_watch.blockage,
         )
         self.failed_plugins: tuple[str, ...] = ()
         """Names of the plugins that could not be loaded, or that raised."""
@@ -233,7 +234,7 @@ class Service:
         if self._state is not State.RUNNING:
             return False, f"the service is {self._state}"
         if self._runner is None or not self._runner.lookout.is_alive:
-            return False, MISSED_TIMER
+            return False, missed_timer(self._loop_watch.blockage())
         lost = self._presence.lost_routes()
         if lost:
             return False, f"calls do not arrive: {printable(lost)}"

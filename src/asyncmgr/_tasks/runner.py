@@ -653,7 +653,7 @@ class Runner:
         standing.running -= 1
         duration = self._loop.time() - run.started
         if run.future is not None:
-            standing.note_usual(duration)
+            standing.note_usual(duration, succeeded=error is None and run.cause is None)
             self._in_progress.discard(run)
             if run.reported is not None:
                 self._progresses.forget(run)

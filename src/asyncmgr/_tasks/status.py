@@ -23,6 +23,12 @@ HUNG_RUNS = 10
 
 HUNG_SPACINGS = 3
 
+HUNG_FLOOR = 600.0
+"""Seconds. A run that is older may hang before three spacings are over, which of a nightly task are three days."""
+
+HUNG_EARLY_SPACINGS = 2
+"""So many spacings are enough for it, and so is `HUNG_RUNS` times the longest run that succeeded."""
+
 OVER_TIMEOUT = 10.0
 """Seconds after its timeout from which on a run hangs, whatever is usual."""
 
@@ -269,12 +275,20 @@ def hangs(run: Run, moment: Moment, age: float) -> bool:
     again: Again | None = getattr(run, "again", None)
     if again is not None and again.began is None:
         return False
-    usual = HUNG_RUNS * (task.standing.usual or 0.0)
-    if age > max(usual, HUNG_SPACINGS * _spacing(task), HUNG_AFTER):
+    if age > max(HUNG_AFTER, HUNG_RUNS * (task.standing.usual or 0.0)) and age > _patience(task):
         return True
     timeout = task.plan.options.timeout
     attempt_age = age if again is None or again.began is None else age + run.started - again.began
     return timeout is not None and attempt_age > timeout / SECOND + OVER_TIMEOUT
+
+
+def _patience(task: ManagedTask) -> float:
+    """Seconds for which the spacing excuses a run that lasts, whatever is usual."""
+    spacing, longest = _spacing(task), task.standing.longest
+    early = HUNG_EARLY_SPACINGS * spacing
+    if longest:
+        early = min(early, HUNG_RUNS * longest)
+    return min(HUNG_SPACINGS * spacing, max(HUNG_FLOOR, early))
 
 
 def _spacing(task: ManagedTask) -> float:

@@ -165,6 +165,18 @@ class Watch:
         measured = stretch(wait.before, self._meters.read(), since=wait.asked, asked=wait.asked)
         return "stopped" if measured.is_stop(sys.getswitchinterval()) else "blocked"
 
+    def lasting(self) -> Finding | None:
+        """Describe the turn that lasts, as far as it was seen; `None` = none was. Any thread may ask."""
+        block = self._block
+        if block is None or block.began != self._turn.began or not block.is_seen:
+            return None
+        return block.finding(monotonic() - block.began)
+
+    @property
+    def found(self) -> Finding | None:
+        """The newest block that is over; `None` = there was none."""
+        return self._found
+
     def turn_began(self, *, is_idle: bool, has_waited: bool) -> None:
         overdue = max((seat.overdue() for seat in self.seats), default=-_COARSE)
         due = self._turn.began - overdue
