@@ -73,7 +73,8 @@ class TopApp(App[None]):
     #search { display: none; height: 1; border: none; padding: 0 1; }
     #search.on { display: block; }
     #main { height: 1fr; }
-    #tasks { width: 1fr; height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
+    #tasks { width: 1fr; height: 1fr; padding: 0 0 0 1; overflow-x: hidden; scrollbar-gutter: stable;
+             scrollbar-size-vertical: 1; }
     #drawer { display: none; width: 46%; height: 1fr; border-left: solid $primary; padding: 0 1;
               scrollbar-size-vertical: 1; }
     .details #drawer { display: block; }
@@ -87,12 +88,15 @@ class TopApp(App[None]):
            background: $surface; }
     #ask-title { text-style: bold; width: 1fr; }
     #ask-text, .field { width: 1fr; color: $text-muted; }
+    #ask Input { background: $boost; }
     #ask-problem { width: 1fr; color: $text-error; }
     #ask-buttons { height: auto; align-horizontal: right; }
     #ask-buttons Button { margin-left: 2; }
     #help { width: 70; max-width: 95%; height: auto; max-height: 95%; border: round $primary; padding: 0 2;
             background: $surface; }
     """
+
+    TITLE = "asyncmgr top"
 
     ENABLE_COMMAND_PALETTE = False
 
@@ -190,16 +194,27 @@ class TopApp(App[None]):
 
     def _draw_head(self, watched: list[Watched], needs: list[Need]) -> None:
         styles, lost = self.styles_of, [one for one in watched if one.is_lost]
-        where = watched[0].wire.label if len(watched) == 1 else plural(len(watched), "service")
+        where = _where(watched)
         live = ("● lost", "bad") if lost else ("● live", "ok") if self._rows else ("● asking", "mute")
-        title = Text("asyncmgr top  ", styles["strong"]).append(f"{printable(where, 60)}  ", styles["mute"])
+        title = (
+            Text()
+            .append("asyncmgr top  ", styles["strong"])
+            .append(f"{printable(where, 60)}  ", styles["mute"])
+        )
         title.append(live[0], styles[live[1]])
-        self._right(title, clock(read_wall() // 1000), "mute")
+        self._right(title, clock(self.services.now()), "mute")
         self.query_one("#title", Static).update(title)
         said, rest = headline(needs, len(self._rows)) if self._rows or not watched else ("Asking …", "")
-        line = Text(f"{said}  ", styles["warn" if needs else "ok" if self._rows else "mute"]).append(
-            rest, styles["mute"]
+        colour = (
+            "old"
+            if lost and len(lost) == len(watched)
+            else "warn"
+            if needs
+            else "ok"
+            if self._rows
+            else "mute"
         )
+        line = Text().append(f"{said}  ", styles[colour]).append(rest, styles["mute"])
         self._right(line, self._filter_text(sum(one.row is not None for one in needs)), "mute")
         self.query_one("#headline", Static).update(line)
         bar = self.query_one("#lost", Static)
@@ -219,7 +234,7 @@ class TopApp(App[None]):
     def _items(self, rows: list[Row], needs: list[Need], watched: list[Watched]) -> list[Item]:
         items: list[Item] = []
         if not self._search:
-            most = MOST_NEEDS if self._shown == "all" else len(needs)
+            most = max(2, min(MOST_NEEDS, self.size.height // 6)) if self._shown == "all" else len(needs)
             items += [Item("need", row=one.row, need=one) for one in needs[:most]]
             if len(needs) > most:
                 items.append(Item("note", f"and {len(needs) - most} more: press n"))
@@ -243,7 +258,7 @@ class TopApp(App[None]):
         return items
 
     def _over(self, watched: list[Watched]) -> str:
-        if self._round - self._earlier[0] >= EARLIER_AFTER:
+        if self._rows and self._round - self._earlier[0] >= EARLIER_AFTER:
             self._earlier = (self._round, phrases(earlier(watched, self._rows, self.services.span)))
         return self._earlier[1]
 
@@ -450,6 +465,17 @@ class TopApp(App[None]):
 
 
 _WORD = {"all": "here", "needs you": "in need of you", "failing only": "failing"}
+
+
+def _where(watched: list[Watched]) -> str:
+    services = {one.wire.service for one in watched}
+    if len(watched) == 1:
+        return watched[0].wire.label
+    return (
+        f"{services.pop()}, {plural(len(watched), 'host')}"
+        if len(services) == 1
+        else plural(len(services), "service")
+    )
 
 
 def _lost(one: Watched) -> str:

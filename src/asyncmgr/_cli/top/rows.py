@@ -61,10 +61,13 @@ class Columns:
 
     def __init__(self, width: int, longest_name: int) -> None:
         self.next = 8
-        self.standing = 20 if width < WIDE else 26
+        self.standing = 20 if width < WIDE else 24
+        self.schedule = 0 if width < WIDE else 16
         most = max(14, width * 3 // 10)
         self.name = max(10, min(longest_name, most))
         self.spark = width - 2 - self.name - self.standing - self.next - 3
+        if self.schedule:
+            self.spark -= self.schedule + 1
         if self.spark < LEAST_SPARK:
             self.name, self.spark = max(8, self.name + self.spark), 0
 
@@ -119,7 +122,7 @@ class TaskList(ScrollView, can_focus=True):
 
     @property
     def _room(self) -> int:
-        return max(20, self.size.width)
+        return max(20, self.scrollable_content_region.width)
 
     def _lay_out(self) -> None:
         self._lines, self._tops, self._axis_line = [], [], 0
@@ -133,7 +136,13 @@ class TaskList(ScrollView, can_focus=True):
 
     def _wrap(self, need: Need) -> list[str]:
         first = 3 + self._columns.name
-        return wrapped(need.text(), self._room - first, NEED_LINES)
+        room = self._room - first
+        lines = wrapped(need.text(), room, NEED_LINES + 1)
+        if len(lines) == 1:
+            return lines
+        # What comes next has a column of its own, so it is the first thing to go.
+        brief = wrapped(need.brief(), room, NEED_LINES)
+        return brief if len(brief) < len(lines) else lines
 
     def _find(self, key: Key | None) -> int:
         """Find the item that the cursor belongs on: that of the key, else of the same task, else near the place."""
@@ -232,7 +241,7 @@ class TaskList(ScrollView, can_focus=True):
         cells = self._cells_of(item, at)
         base = self.styles_of["cursor"] if number == self._cursor and item.key is not None else Style.null()
         segments = [Segment(text, self.styles_of[colour] + base) for text, colour in cells]
-        return Strip(segments).adjust_cell_length(self._room, base)
+        return Strip(segments).adjust_cell_length(self._room, base).apply_style(self.rich_style)
 
     def _cells_of(self, item: Item, at: int) -> list[Cell]:
         if item.need is not None:
@@ -264,8 +273,12 @@ class TaskList(ScrollView, can_focus=True):
         cells = [
             (f"{look.sign} ", look.colour),
             (f"{fit(row.name, columns.name)} ", "mute" if worst.state == "disabled" else "text"),
-            (f"{fit(standing(worst.facts, now), columns.standing)} ", "mute" if quiet else look.colour),
         ]
+        if columns.schedule:
+            cells.append((f"{fit(str(worst.facts['schedule']), columns.schedule)} ", "faint"))
+        cells.append(
+            (f"{fit(standing(worst.facts, now), columns.standing)} ", "mute" if quiet else look.colour)
+        )
         if columns.spark:
             cells += [*self._spark_of(row, worst, columns.spark), (" ", "text")]
         cells.append(
@@ -289,7 +302,8 @@ class TaskList(ScrollView, can_focus=True):
 
     def _axis_cells(self) -> list[Cell]:
         columns = self._columns
-        cells = [(f"  {fit('task', columns.name)} {fit('last run', columns.standing)} ", "faint")]
+        schedule = f"{fit('schedule', columns.schedule)} " if columns.schedule else ""
+        cells = [(f"  {fit('task', columns.name)} {schedule}{fit('last run', columns.standing)} ", "faint")]
         if columns.spark:
             axis = axis_of(0, self._span, columns.spark)
             cells.append((f"{scale(axis, 0, self._span)} ", "faint"))

@@ -218,6 +218,10 @@ class Watch:
         """What changes with every change of what is known."""
         return tuple((key, one.revision) for key, one in self.watched.items())
 
+    def now(self) -> int:
+        """Return the time here, milliseconds since 1970."""
+        return self._read()
+
     def show(self, span: int) -> None:
         """Show another time, seconds."""
         self.span = span

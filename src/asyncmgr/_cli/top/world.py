@@ -97,7 +97,13 @@ class Need(NamedTuple):
     on: Watched
 
     def text(self) -> str:
+        """Write all of it."""
         return sentence(self.parts, self.on.now())
+
+    def brief(self) -> str:
+        """Write it without what comes next."""
+        end = self.parts.index(" Next at ") if " Next at " in self.parts else len(self.parts)
+        return sentence(self.parts[:end], self.on.now())
 
 
 def rows_of(watched: Iterable[Watched]) -> list[Row]:
