@@ -32,7 +32,7 @@ PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14", "3.15") if _w
 
 
 DIST = Path(".nox", "dist")
-EXTRAS = "[cli,host,nats,postgresql,redis,testing,uvloop,web]"
+EXTRAS = "[cli,host,nats,postgresql,redis,testing,top,uvloop,web]"
 PARALLEL = ("--numprocesses=4", "--dist=worksteal")  # most of what is slow waits
 FAST = ("-m", "not real")
 COVERAGE = ("--cov=asyncmgr", "--cov-report=term:skip-covered", "--cov-fail-under=85")

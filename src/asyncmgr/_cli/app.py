@@ -19,6 +19,7 @@ from asyncmgr._cli.commands.run import run
 from asyncmgr._cli.commands.status import status
 from asyncmgr._cli.commands.steer import VERBS
 from asyncmgr._cli.commands.store import store
+from asyncmgr._cli.commands.top import top
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
 from asyncmgr._cli.output import lines_of
@@ -54,6 +55,7 @@ Examples:
   asyncmgr next app.py:Volumes sync    the next slots of one task
   asyncmgr check app.py:Volumes        say all that is wrong, start nothing
   asyncmgr status --watch              how the tasks of running services stand
+  asyncmgr top                         the same as a screen, with the verbs at a key
   asyncmgr health                      whether they are well; exit code 3 = not
   asyncmgr pause Volumes.sync --for 2h start no run of one for a while
   asyncmgr hosts --watch               who announces itself, live
@@ -92,6 +94,7 @@ for _command in (
     next_slots,
     check,
     status,
+    top,
     health,
     explain,
     history,

@@ -145,29 +145,36 @@ class Reach:
         configure("warning", "console", sys.stderr)
         with ExitStack() as stack:
             if self.transport is None:
-                yield self._local()
+                yield self.local()
             else:
                 runner = stack.enter_context(asyncio.Runner())
                 yield self._far(runner, stack)
 
-    def _local(self) -> list[Door]:
-        doors: list[Door] = []
+    def local(self) -> list[Door]:
+        """Find the services of this user on this machine that fit.
+
+        Raises
+        ------
+        ControlUnavailable
+            There is none.
+        """
+        doors: list[SocketDoor] = []
         silent: list[ControlUnavailable] = []
         for found in control_client.find():
             if isinstance(found, ControlUnavailable):
                 silent.append(found)
             else:
                 doors.append(SocketDoor(found))
-        fitting = [door for door in doors if self._fits(door)]
+        fitting: list[Door] = [door for door in doors if self.fits(door.service, door.host, door.pid)]
         for error in silent:
             click.echo(printable(str(error)), err=True)
         if not fitting:
             raise ControlUnavailable(self._nobody(doors, silent))
         return fitting
 
-    def _fits(self, door: Door) -> bool:
-        names = (None, door.service, str(door.pid) if isinstance(door, SocketDoor) else None)
-        return self.service in names and self.at in (None, door.host)
+    def fits(self, service: str, host: str, pid: int) -> bool:
+        """Whether a service on this machine is one of those that are meant."""
+        return self.service in (None, service, str(pid)) and self.at in (None, host)
 
     def _nobody(self, doors: Sequence[Door], silent: Sequence[object]) -> str:
         if doors:

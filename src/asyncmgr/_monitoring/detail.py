@@ -1,10 +1,10 @@
-"""`detail_of`: what the drawer of the page shows of one task on one host."""
+"""`detail_of`: what the drawer of the page shows of one task on one host; `gather_detail`: the same for others."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asyncmgr._monitoring.page_data import FATE_NAMES, Json, ms, short, told_entry
 from asyncmgr._service.insight import Insight
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 SLOTS = 60
 """Records that are shown."""
+
+Ask: TypeAlias = Callable[..., Awaitable[Json]]
+"""Asks a service for a verb that only reads; its arguments come by name."""
 
 _READER = Actor("the page", "http")
 
@@ -43,19 +46,32 @@ async def detail_of(
             return await service.control.perform(verb, arguments, _READER)
         return await neighbours.ask(host, verb, **arguments)
 
-    explained = await ask("explain", task=task, at=at)
     if at is not None:
+        explained = await ask("explain", task=task, at=at)
         return {"text": short(explained["text"], 1000)}
+    return {**await gather_detail(ask, task), "options": _options(insight, task) if is_here else {}}
+
+
+async def gather_detail(ask: Ask, task: str) -> Json:
+    """Ask a service what a drawer shows of one task: a sentence, newest slots, where its run waits, who did what.
+
+    Raises
+    ------
+    AsyncmgrError
+        There is no such task, or the service does not answer.
+    """
+    explained = await ask("explain", task=task)
     told = await ask("history", task=task, limit=SLOTS)
     entries: list[Any] = []
+    waits: list[Any] = []
     with contextlib.suppress(AsyncmgrError):  # an older host
         entries = (await ask("journal", task=task, limit=100))["entries"]
+        waits = (await ask("waits", task=task))["waits"]
     return {
         "text": short(explained["text"], 1000),
         "slots": [_slot(one) for one in told["records"] if one["reason"] != "not_owner"],
-        "waits": insight.waits_of(task) if is_here else [],
+        "waits": [{"function": short(one["function"]), "place": short(one["place"])} for one in waits],
         "actions": [told_entry(one) for one in entries if one["task"] == task and one["where"]][-20:],
-        "options": _options(insight, task) if is_here else {},
     }
 
 
