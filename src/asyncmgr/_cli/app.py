@@ -16,6 +16,7 @@ from asyncmgr._cli.commands.list import list_tasks
 from asyncmgr._cli.commands.next import next_slots
 from asyncmgr._cli.commands.rpc_diff import rpc
 from asyncmgr._cli.commands.run import run
+from asyncmgr._cli.commands.simulate import simulate
 from asyncmgr._cli.commands.status import status
 from asyncmgr._cli.commands.steer import VERBS
 from asyncmgr._cli.commands.store import store
@@ -54,6 +55,7 @@ Examples:
   asyncmgr list app.py:Volumes         its tasks and when they would first run
   asyncmgr next app.py:Volumes sync    the next slots of one task
   asyncmgr check app.py:Volumes        say all that is wrong, start nothing
+  asyncmgr simulate app.py:Volumes     a day of it in a second, with a picture
   asyncmgr status --watch              how the tasks of running services stand
   asyncmgr top                         the same as a screen, with the verbs at a key
   asyncmgr health                      whether they are well; exit code 3 = not
@@ -93,6 +95,7 @@ for _command in (
     list_tasks,
     next_slots,
     check,
+    simulate,
     status,
     top,
     health,

@@ -76,6 +76,34 @@ class Past:
         )
         return rows[0] if rows and rows[0][0] + 300 * SECOND > moment else None
 
+    def runs(self, task: str) -> list[Record]:
+        """List the newest 100,000 runs of a task, the newest first."""
+        rows = self._ask(
+            f"SELECT {_COLUMNS} {_TOGETHER} WHERE name = ? AND took IS NOT NULL ORDER BY ended DESC LIMIT 100000",
+            task,
+        )
+        return list(_records(rows))
+
+    def buckets(self, task: str) -> list[tuple[int, int, int]]:
+        """List the five minutes in which runs of a busy task were added up: first slot, runs, microseconds taken."""
+        return self._ask(
+            "SELECT first, runs, took FROM busy JOIN tasks ON tasks.id = task WHERE name = ? AND runs > 0 ORDER BY at",
+            task,
+        )
+
+    def last_start(self) -> int | None:
+        """Find when the tasks began in the newest life that has runs; `None` = no run is known."""
+        newest = self._ask(
+            "SELECT max(slot) FROM (SELECT max(slot) AS slot FROM fates WHERE took IS NOT NULL "
+            "UNION ALL SELECT max(last) FROM busy)"
+        )[0][0]
+        if newest is None:
+            return None
+        found: int | None = self._ask(
+            "SELECT max(at) FROM journal WHERE kind = 'started' AND at <= ?", newest
+        )[0][0]
+        return self.begins() if found is None else found
+
     def entries(self, first: int, last: int, task: str | None) -> list[Entry]:
         """List the entries of the journal from one moment to another that concern the task or the whole service."""
         rows = self._ask(
