@@ -58,6 +58,13 @@ def page(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into .nox/site/html; warnings, broken links and requests to other sites fail."""
+    session.install("-e", ".[cli,web]", *_group("docs"))
+    session.run("python", "-m", "sitegen", ".nox/site", env={"PYTHONPATH": "docs"})
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, which is what is tested; once for all that need it."""
     shutil.rmtree(DIST, ignore_errors=True)

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from enum import IntEnum
 from typing import Any
 
 import click
@@ -19,8 +20,23 @@ from asyncmgr.errors import AsyncmgrError
 EXIT_GRACE = 5.0
 """Seconds that tasks and threads get to end after the service; then the process leaves without them."""
 
-INTERRUPTED = 130
-"""The exit code of Ctrl-C, as shells write it: 128 + SIGINT."""
+
+class ExitCode(IntEnum):
+    """How a command ended, for the shell."""
+
+    OK = 0
+    """It did what it was asked to. A service stopped in order."""
+    FAILED = 1
+    """It failed, or something is wrong: the target or a setting, a service that does not answer, a run that failed."""
+    USAGE = 2
+    """It was called wrongly, or did not say which of several services is meant."""
+    UNHEALTHY = 3
+    """A service needs somebody (`health`), or does not answer: its event loop is blocked, or it was stopped."""
+    INTERRUPTED = 130
+    """Ctrl-C, as shells write it: 128 + SIGINT. Of `run`: a second signal, which cancels what still runs."""
+
+
+INTERRUPTED = ExitCode.INTERRUPTED
 
 
 def run_to_the_end(

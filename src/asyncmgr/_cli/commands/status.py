@@ -14,14 +14,14 @@ import click
 
 from asyncmgr._cli import options
 from asyncmgr._cli.doors import Door, Reach, Refused, complete_running_task, reach
+from asyncmgr._cli.exit import ExitCode
 from asyncmgr._cli.output import write_json, write_json_line
 from asyncmgr._cli.status_text import NEED_YOU, key_in_words, line_of, sheet, table
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.safe_text import printable
 from asyncmgr.errors import AsyncmgrError, ControlUnavailable
 
-UNHEALTHY = 3
-"""The exit code where a service does not answer."""
+UNHEALTHY = ExitCode.UNHEALTHY
 
 _BETWEEN = 1.0
 """Seconds between two pictures."""
