@@ -66,7 +66,7 @@ class BareService(Service):
         super().__init__(*managers, name=name, host=host, settings=settings.model_copy(update=_BARE))
         self._with_hooks = with_hooks
         self._amend = amend
-        self._gates.makers.clear()
+        self._scopes.gates.makers.clear()
 
     def _steps(self) -> Iterator[Step]:
         for step in super()._steps():

@@ -120,10 +120,13 @@ class Tape(Recorder):
         if error is not None and outcome is Outcome.FAILED:
             _count(track, error)
 
-    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
+    def skipped(
+        self, run: Run, reason: SkipReason, *, holder: str | None = None, with_older: bool = False
+    ) -> None:
         if run.is_of_grid:
             slot = _wall(run, run.planned)
-            self._note(run.full_name, Gone(slot, slot, 1, "skipped", reason))
+            first, slots = (_wall(run, run.oldest), run.missed + 1) if with_older else (slot, 1)
+            self._note(run.full_name, Gone(first, slot, slots, "skipped", reason))
 
     def missed(self, run: Run, reason: MissReason) -> None:
         first, last = _wall(run, run.oldest), _wall(run, run.planned) - 1
