@@ -156,6 +156,12 @@ class ClusterGate(Gate, Holder):
         held = self._cluster.holder_of(self.key)
         return None if held is None else Holding(held.owner, held.since, held.token)
 
+    def is_settled(self, task: ManagedTask) -> bool:
+        return self._cluster.claims.is_settled(self.key)
+
+    async def until_settled(self, task: ManagedTask) -> None:
+        await self._cluster.until_settled(self.key)
+
     def paused(self, *, is_paused: bool) -> None:
         self._is_paused = is_paused
         self._cluster.claims.touch(self.key)
