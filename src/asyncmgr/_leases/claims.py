@@ -376,7 +376,9 @@ class Claims:
 
     def _note_other(self, name: Name, seen: Seen) -> None:
         """Note that another session has got a name, or has given it up."""
-        owner = None if seen.owner == self._keeper.session.inc else seen.owner
+        # Of a lost session of this process it was noted that it has lost the name.
+        is_own = seen.owner == self._keeper.session.inc or seen.owner in self._keeper.former
+        owner = None if is_own else seen.owner
         if owner == name.told or (owner is not None and self._peers.is_dead(owner)):
             return
         before, name.told = name.told, owner
