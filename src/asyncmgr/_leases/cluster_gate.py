@@ -105,6 +105,8 @@ class ClusterGate(Gate, Holder):
         return self._claim(run, number, hold)
 
     def _claim(self, run: Run, number: int, hold: Hold) -> Answer:
+        if run.missed and self._stands_for_others(run):
+            run.look = run.look.because("lease_lost")  # also where it is refused before it has its claim
         run_now = number <= self._claimed_until
         if not run_now:
             more = self._more_at_once()
@@ -123,9 +125,12 @@ class ClusterGate(Gate, Holder):
             run.asked = "catch_up"
         if self._last is not None and self._last[0] == number:
             self._last = *self._last[:2], CLAIMED
-        stands_for_others = is_late or (run.missed and self._is_first)
-        self._is_first = False
+        stands_for_others, self._is_first = self._stands_for_others(run), False
         run.claim = SlotClaim(hold.token, number, "lease_lost" if stands_for_others else None)
+
+    def _stands_for_others(self, run: Run) -> bool:
+        """Whether the older slots of a run passed while nobody held the task, or somebody else did."""
+        return run.planned < self._gained_at or (run.missed > 0 and self._is_first)
 
     def still_holds(self, run: Run) -> bool:
         hold, claim = self._hold, run.claim
@@ -162,6 +167,12 @@ class ClusterGate(Gate, Holder):
     def holding(self) -> Holding | None:
         held = self._cluster.holder_of(self.key)
         return None if held is None else Holding(held.owner, held.since, held.token)
+
+    def is_settled(self, task: ManagedTask) -> bool:
+        return self._cluster.claims.is_settled(self.key)
+
+    async def until_settled(self, task: ManagedTask) -> None:
+        await self._cluster.until_settled(self.key)
 
     def paused(self, *, is_paused: bool) -> None:
         self._is_paused = is_paused

@@ -34,6 +34,7 @@ from asyncmgr._leases.shards import (
 )
 from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
 from asyncmgr._tasks.keys import KeyedTask, Keys
+from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
 from asyncmgr.errors import RevisionConflict
@@ -209,7 +210,19 @@ class KeyShares(Gate):
         return self.shard_of(run).ask(run)
 
     def shard_of(self, run: Run) -> Shard:
-        return self.shards[shard_of(self.name, run.key, len(self.shards))]
+        return self._shard_of_key(run.key)
+
+    def _shard_of_key(self, key: Hashable) -> Shard:
+        return self.shards[shard_of(self.name, key, len(self.shards))]
+
+    def is_settled(self, task: ManagedTask) -> bool:
+        if not self.shards:
+            return True
+        return self.cluster.claims.is_settled(self._shard_of_key(task.each_key).key)
+
+    async def until_settled(self, task: ManagedTask) -> None:
+        if self.shards:
+            await self.cluster.until_settled(self._shard_of_key(task.each_key).key)
 
     def still_holds(self, run: Run) -> bool:
         return self.shard_of(run).still_holds(run)

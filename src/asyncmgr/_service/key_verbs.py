@@ -123,6 +123,16 @@ class KeyVerbs:
             running_since=None if age is None else to_datetime(self._moment.wall - round(age * SECOND)),
         )
 
+    async def until_settled(self, text: str | int) -> None:
+        """Wait while this process is about to get the key, or to give it up."""
+        if self._runner is None:
+            return
+        key_task = self._task.task_of(self.find(text))
+        try:
+            await self._runner.until_settled(key_task)
+        finally:
+            self._task.let_go(key_task)
+
     def trigger(self, text: str | int, *, wait: bool) -> tuple[Any, Awaitable[RunFinished] | None]:
         """Run one key now, outside its grid. Raises `UnknownKey`, and what the trigger of a task raises."""
         key_task = self._task.task_of(self.find(text))
@@ -230,6 +240,7 @@ class KeyHandle:
         TaskFailed
             The service stopped, or the key went, before the run could start.
         """
+        await self._verbs().until_settled(self._key)
         run, record = self._verbs().trigger(self._key, wait=wait)
         return str(run.run_id) if record is None else await record
 

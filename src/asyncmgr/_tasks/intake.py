@@ -92,7 +92,7 @@ class Intake:
             raise self._already_running(task)
         gate = self.gates.get(task.whole)
         if gate is not None and (answer := self._ask(gate, run)) != "run":
-            raise _not_here(run, answer, gate.holder_for(run))
+            raise _not_here(run, answer, gate)
         self._make_ready(run, moment.wall)
         return run
 
@@ -293,8 +293,11 @@ def _keyed(run: Run) -> KeyedTask:
     return cast("KeyTask", run.managed).group
 
 
-def _not_here(run: Run, answer: Answer, holder: str | None) -> NotOwner:
+def _not_here(run: Run, answer: Answer, gate: Gate) -> NotOwner:
+    holder = gate.holder_for(run)
     where = f"{holder} holds it; trigger it there" if holder else "no process is known to hold it; try again"
+    if not gate.is_settled(run.managed):
+        where = "this process is about to take it over, or to give it up; try again"
     if answer == "lease_lost":
         where = "this process has lost the store for too long, so another one may run it"
     return NotOwner(f"{run.full_name} cannot run here: {where}")

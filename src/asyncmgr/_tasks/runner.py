@@ -233,6 +233,12 @@ class Runner:
             self._intake.unqueue(key_task, reason)
         self._refuse([run for run in self._not_begun() if run.managed in gone], reason)
 
+    async def until_settled(self, task: ManagedTask) -> None:
+        """Wait, for some seconds at most, while this process is about to get a task that only one may run."""
+        gate = self._intake.gates.get(task.whole)
+        if gate is not None:
+            await gate.until_settled(task)
+
     # Called by the gates of tasks that only one process may run
 
     def set_gate(self, task: ManagedTask, gate: Gate | None) -> None:
