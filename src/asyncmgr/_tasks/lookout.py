@@ -92,6 +92,8 @@ class Lookout:
         """The loop time of the last look, seconds."""
         self.lag = 0.0
         """Seconds by which the last look came late."""
+        self._is_behind = False
+        """Whether the last look has left some slots that were due to the next one."""
         self._look_every = math.inf
         self._on_look: Callable[[], object] | None = None
 
@@ -188,12 +190,14 @@ class Lookout:
         if self._on_look is not None:
             self._on_look()
         moment = self.read()
-        self.late_because = self._why_late(late)
+        if self._jump is not None or not self._is_behind:  # else it is the cause of the look that was full
+            self.late_because = self._why_late(late)
         if late >= STALL and self._jump is None:
             self._stalled(self.kind_of_stall(late), late, moment)
         self._jump = None
         self._expire_deadlines()
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
+        self._is_behind = batch.is_full
         if late > LATE:
             self.on_late(late, batch, moment)
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
