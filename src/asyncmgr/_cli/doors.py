@@ -202,8 +202,10 @@ class Reach:
             )
         return [RpcDoor(runner, transport, service, host) for service, host in fitting]
 
-    def door_for(self, doors: Sequence[Door], task: str) -> list[Door]:
+    def door_for(self, doors: Sequence[Door], task: str, key: str | None = None) -> list[Door]:
         """Choose the doors that a verb for this task goes to: the one that has it, its owner, or all where asked for.
+
+        Of a task with keys each key may have another owner.
 
         Raises
         ------
@@ -212,18 +214,23 @@ class Reach:
         """
         if len(doors) == 1 or self.every:
             return list(doors)
-        having = [(door, told) for door in doors if (told := _told(door, task)) is not None]
+        having = [(door, told) for door in doors if (told := _told(door, task, key)) is not None]
         owned = [door for door, told in having if _host_of(told.get("owner")) == door.host]
         if len(owned) == 1 or len(having) == 1:
             return owned if len(owned) == 1 else [having[0][0]]
         if not having:
+            asked = listed(door.label for door in doors)
             raise ControlUnavailable(
-                f"no service has a task {printable(task)!r}; looked at {listed(door.label for door in doors)}"
+                f"no service has a task {printable(task)!r}{_with(key)}; looked at {asked}"
             )
         raise click.UsageError(
             f"{printable(task)} is a task of {listed(door.label for door, _ in having)}; say which by --service or "
             "--at, or --all for all of them"
         )
+
+
+def _with(key: str | None) -> str:
+    return "" if key is None else f" with the key {printable(key)!r}"
 
 
 async def _hosts(transport: Transport, service: str | None) -> list[tuple[str, str]]:
@@ -236,12 +243,13 @@ def _host_of(owner: str | None) -> str | None:
     return None if owner is None else owner.rpartition("~")[0] or owner
 
 
-def _told(door: Door, task: str) -> dict[str, Any] | None:
+def _told(door: Door, task: str, key: str | None) -> dict[str, Any] | None:
     try:
-        (told,) = door.ask("status", task=task)["tasks"]
+        answer = door.ask("status", task=task, key=key)
     except Refused:
         return None
-    return dict(told)
+    (told,) = answer["tasks"]
+    return dict(told if key is None else answer["key"])
 
 
 def reach(function: Function) -> Function:

@@ -128,10 +128,19 @@ def remarks(told: Told, now: datetime) -> Iterator[str]:
         yield f"stale: no success within {format_duration(told['freshness'])}"
     keys = told.get("keys")
     if keys is not None:
-        said = [f"{keys[word]} {word}" for word in ("running", "waiting", "failing") if keys[word]]
-        yield ", ".join([f"{keys['known']} keys", *said])
+        yield keys_in_words(keys)
     if told["owner"]:
         yield f"run by {told['owner']}"
+
+
+def keys_in_words(keys: Told) -> str:
+    """Say how many keys a task has here, how many of all that is, and how many run, wait and fail."""
+    said = [f"{keys[word]:,} {word}" for word in ("running", "waiting", "failing") if keys[word]]
+    count = f"{keys['known']:,} keys"
+    if keys.get("total") is not None:
+        hosts = "1 host has" if keys["hosts"] == 1 else f"{keys['hosts']} hosts share"
+        count = f"{keys['known']:,} of {keys['total']:,} keys here, {hosts} them"
+    return ", ".join([count, *said])
 
 
 def key_in_words(told: Told, now: datetime) -> Iterator[str]:

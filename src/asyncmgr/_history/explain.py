@@ -66,6 +66,8 @@ class Facts:
     kept_since: int | None = None
     """The moment to which what is kept reaches back."""
     has_file: bool = False
+    elsewhere: str = ""
+    """Why this process does not run the key that is asked about; empty = it does, or it is no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ def explain(facts: Facts) -> Explanation:
     text = tell(facts, record, dial)
     if record.fate in ("skipped", "missed") and facts.asked is None and facts.next is not None:
         text += f" Next at {dial.show(facts.next)}."
+    if facts.elsewhere and facts.asked is None:
+        text += f" Now {facts.elsewhere}."
     return Explanation(
         facts.task,
         f"{facts.task}: {text}",
@@ -111,10 +115,28 @@ def explain(facts: Facts) -> Explanation:
     )
 
 
+def explain_keys(task: str, known: int, running: int, waiting: int, failing: int) -> Explanation:
+    """Say how the keys of a task stand together: each has slots of its own, so there is none to explain."""
+    counts = ((running, "running"), (waiting, "waiting for a place"), (failing, "failing"))
+    said = ", ".join(f"{count:,} {word}" for count, word in counts if count) or "none running or failing"
+    keys = (
+        "1 key here, with slots of its own"
+        if known == 1
+        else f"{known:,} keys here, each with slots of its own"
+    )
+    return Explanation(
+        task,
+        f"{task}: it runs for {keys}: {said}. Say which key to learn what became of its slots.",
+        fate="none",
+    )
+
+
 def _without_record(facts: Facts, dial: Dial) -> tuple[str, int | None, str]:
     running, asked = facts.running, facts.asked
     if running is not None and (asked is None or abs(running.slot - asked) <= facts.tolerance):
         return _running(running, facts, dial), running.slot, "running"
+    if facts.elsewhere:
+        return f"nothing is kept of it here, and {facts.elsewhere}.", None, "none"
     if asked is None:
         return _nothing_yet(facts, dial)
     slot = _slot_meant(facts)

@@ -174,6 +174,10 @@ class KeyShares(Gate):
             self._members = members
             self.plan_soon()
 
+    @property
+    def hosts(self) -> int:
+        return max(1, len(self._members))
+
     def now(self) -> float:
         return self._loop.time()
 

@@ -37,7 +37,7 @@ class Counting(Around):
         counts = self._counts_of(task)
         task.record = _counting(task.record, counts)
         if isinstance(task, KeyedTask):
-            task.key_record = record = _counting(None, counts)
+            task.key_record = record = _counting(task.key_record, counts)
             for key_task in task.active.values():
                 key_task.record = record
 

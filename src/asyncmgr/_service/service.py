@@ -380,7 +380,9 @@ class Service:
 
     # History
 
-    def explain(self, task: str | Callable[..., Any], at: datetime | None = None) -> Explanation:
+    def explain(
+        self, task: str | Callable[..., Any], at: datetime | None = None, *, key: str | int | None = None
+    ) -> Explanation:
         """Explain in one or two sentences what became of the slot of a task at a moment, and why.
 
         Parameters
@@ -389,42 +391,62 @@ class Service:
             The full name, or the bound method.
         at
             An aware moment, up to a minute from the slot. Default: the state of the task at present.
+        key
+            One key of a task with `each=`, as the manager gave it or by its text. Each key has slots of its own.
 
         Raises
         ------
+        UnknownKey
+            The task has no such key, and had none of which something is kept.
         AsyncmgrError
-            No manager of this service has such a task, or the moment has no time zone.
+            No manager of this service has such a task, the task has no keys, or the moment has no time zone.
         """
         if at is not None and at.utcoffset() is None:
             raise AsyncmgrError(f"at={at!r} has no time zone; write e.g. datetime(..., tzinfo=UTC)")
-        return self._history.explain(self._asked(self.task(task).full_name), at)
+        return self._history.explain(self._asked(self.task(task).full_name, key), at)
 
     def history(
         self,
         task: str | Callable[..., Any] | None = None,
         *,
+        key: str | int | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int = 100,
     ) -> list[Record]:
-        """List what became of the slots of a task, or of all tasks, newest first; from memory and the history file."""
+        """List what became of the slots of a task, or of all tasks, newest first; from memory and the history file.
+
+        With a task that has keys, its keys are listed too, or the one of `key`: from memory only.
+
+        Raises
+        ------
+        UnknownKey
+            The task has no such key, and had none of which something is kept.
+        AsyncmgrError
+            There is no such task, it has no keys, or `key` is given without it.
+        """
+        if task is None and key is not None:
+            raise AsyncmgrError(f"key={key!r} is given without a task; say whose key it is")
         names = [one.full_name for one in self.tasks] if task is None else [self.task(task).full_name]
         return self._history.records(
-            [self._asked(name) for name in names],
+            [self._asked(name, key) for name in names],
             None if task is None else names[0],
             since=None if since is None else to_us(since.timestamp()),
             until=None if until is None else to_us(until.timestamp()),
             limit=limit,
         )
 
-    def _asked(self, full_name: str) -> Asked:
+    def _asked(self, full_name: str, key: str | int | None = None) -> Asked:
         for manager in self._managers:
             state = state_of(manager)
             managed = state.tasks().get(full_name)
             if managed is not None:
-                run = None if self._runner is None else self._runner.oldest(managed.standing)
                 moment, off = state.read_clock(), state.off(managed) or ""
-                return Asked(managed, moment, absence=state.absence(managed), why_off=off, run=run)
+                absence = state.absence(managed)
+                if key is not None:
+                    return state.keys_of(managed).asked(key, self._history.ledger, absence, off)
+                run = None if self._runner is None else self._runner.oldest(managed.standing)
+                return Asked(managed, moment, absence=absence, why_off=off, run=run)
         raise AsyncmgrError(f"the service {self.name} has no task {safe_repr(full_name)}")
 
     # Life cycle

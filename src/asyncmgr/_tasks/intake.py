@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.log import is_reminder
 from asyncmgr._tasks.agenda import MOST_AT_ONCE, Batch
 from asyncmgr._tasks.gate import Answer, Gate
+from asyncmgr._tasks.key_ring import KeySlot
 from asyncmgr._tasks.keys import KeyedTask, KeyTask
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter
@@ -68,8 +69,29 @@ class Intake:
         for run in batch.refused:
             run.look, run.number = look, next(numbers)
             self._refuse(run, "overlap")
+        for run in batch.gone:
+            run.look, run.number = look, next(numbers)
+            self._skip(run, "removed")
         for task, error in batch.failed:
             self._report.schedule_failed(task, error, moment)
+
+    def skip_keys(
+        self, task: KeyedTask, slots: Iterable[KeySlot], reason: SkipReason, moment: Moment
+    ) -> None:
+        """Refuse slots of keys that a look has found and not handed out."""
+        look = self._look_at(moment)
+        for slot in slots:
+            run = Run(task.task_of(slot.key), slot.planned, slot.missed)
+            if slot.missed:
+                run.oldest = slot.planned - slot.missed * task.keys.ring.spacing
+            run.look, run.number = look, next(self._numbers)
+            self._skip(run, reason)
+
+    def _skip(self, run: Run, reason: SkipReason) -> None:
+        run.managed.standing.skipped += 1
+        run.managed.standing.missed += run.missed
+        self._report.skipped(run, reason)
+        self.let_go(run)
 
     def trigger(self, task: ManagedTask, moment: Moment, waiter: asyncio.Future[RunFinished] | None) -> Run:
         """Take in a run that a handle asks for, outside the grid.

@@ -92,6 +92,8 @@ class Lookout:
         """The loop time of the last look, seconds."""
         self.lag = 0.0
         """Seconds by which the last look came late."""
+        self._is_behind = False
+        """Whether the last look has left some slots that were due to the next one."""
         self._look_every = math.inf
         self._on_look: Callable[[], object] | None = None
 
@@ -188,19 +190,25 @@ class Lookout:
         if self._on_look is not None:
             self._on_look()
         moment = self.read()
-        jump, self._jump = self._jump, None
         stall = self.kind_of_stall(late) if late >= STALL else "blocked"
-        self.late_because = stall
-        if jump is not None and jump.seconds >= late:
-            self.late_because = "suspended" if jump.is_sleep else "clock"
-        if late >= STALL and jump is None:
+        if self._jump is not None or not self._is_behind:  # else it is the cause of the look that was full
+            self.late_because = self._why_late(late, stall)
+        if late >= STALL and self._jump is None:
             self._stalled(stall, late, moment)
+        self._jump = None
         self._expire_deadlines()
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
+        self._is_behind = batch.is_full
         if late > LATE:
             self.on_late(late, batch, moment)
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
+
+    def _why_late(self, late: float, stall: Stall) -> MissReason:
+        jump = self._jump
+        if jump is not None and jump.seconds >= late:
+            return "suspended" if jump.is_sleep else "clock"
+        return stall
 
     def read(self) -> Moment:
         """Read the clock; a step of the wall that no look has noticed yet is taken first."""

@@ -42,7 +42,7 @@ from asyncmgr._tasks.runs import CancelledBy, Run, Site, judge
 from asyncmgr._tasks.schedules import Gap
 from asyncmgr._tasks.stuck import Stuck
 from asyncmgr.errors import AlreadyRunning, ServiceStateError
-from asyncmgr.events import MissReason, Outcome, RunFinished, SkipReason
+from asyncmgr.events import Outcome, RunFinished, SkipReason
 
 LEAKED_AFTER = 10.0
 """Seconds from the cancellation of a run by its timeout to the report that it still goes on."""
@@ -349,8 +349,10 @@ class Runner:
         if self._report.recorder is not None:
             self._report.recorder.add(task)
 
-    def note_gap(self, task: ManagedTask, reason: SkipReason | MissReason, moment: Moment) -> None:
+    def note_gap(self, task: ManagedTask, reason: SkipReason, moment: Moment) -> None:
         """Record the slots up to a moment that no look has handed out, before the plan of the task moves on."""
+        if isinstance(task, KeyedTask):
+            self._intake.skip_keys(task, task.keys.left_over(moment), reason, moment)
         gap = None if self._report.recorder is None else task.plan.gap(moment)
         if gap is not None:
             self._report.gap(task, gap, reason, moment)

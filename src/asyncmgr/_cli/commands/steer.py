@@ -39,7 +39,7 @@ def _steer(reach: Reach, verb: str, tell: Tell, *, task: str, **arguments: Any) 
     """Use a verb on the task of each service that is meant; exit with 1 where one refuses it."""
     failed = False
     with reach.doors() as doors:
-        chosen = reach.door_for(doors, task)
+        chosen = reach.door_for(doors, task, arguments.get("key"))
         for door in chosen:
             try:
                 answer = door.ask(verb, task=task, **arguments)

@@ -74,8 +74,6 @@ class Track:
 class Tape(Recorder):
     """Records until it is closed."""
 
-    takes_keys = True
-
     def __init__(self) -> None:
         self.tracks: dict[str, Track] = {}
         """By the full name of the task."""
