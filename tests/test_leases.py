@@ -822,6 +822,25 @@ async def test_an_idle_process_only_renews() -> None:
         assert 30 <= len(made) <= 34
 
 
+async def test_renewals_wait_for_no_claim() -> None:
+    """A start that claims 200 tasks over a slow store does not keep the session from being renewed in time."""
+    log: list[Ran] = []
+    a = Worker("a", log)
+    for number in range(200):
+        a.add(name=f"t{number}", spacing=3600)
+    a.wire.fault = lambda verb, store, key: None if store == "asyncmgr-sessions" else 0.9
+    async with a:
+        await seconds_until(lambda: a.cluster.trusted)
+        inc, least = a.cluster.session.inc, a.cluster.session.trust_left
+        for _ in range(100):
+            await asyncio.sleep(1)
+            least = min(least, a.cluster.session.trust_left)
+        assert least > 3.9  # of 7.5 s, renewed every 3.3 s
+        assert a.cluster.session.inc == inc
+        assert len(a.of(LeaseAcquired)) == 200
+        assert not a.of(LeaseLost)
+
+
 async def test_fifty_hosts_renew_sixteen_times_a_second() -> None:
     log: list[Ran] = []
     team = [Worker(f"h{number}", log) for number in range(50)]

@@ -151,7 +151,8 @@ class SessionKeeper:
             store = await self._stores.sessions()
             record = session.attempt(self._wants, tuple(self._shares))
             condition = self._rules.renewal_condition(session.revision)
-            revision = await self._calls.write(store, self.key, record, condition)
+            # It waits for no claim: a thousand of them, at a start, would take longer than trust lasts.
+            revision = await self._calls.write(store, self.key, record, condition, urgent=True)
         except RevisionConflict:
             return await self._look(session)
         except Doubt as exc:
@@ -170,7 +171,7 @@ class SessionKeeper:
     async def _look(self, session: Session) -> float:
         """Find out by a read why a renewal met another revision."""
         try:
-            entry = await self._calls.get(await self._stores.sessions(), self.key)
+            entry = await self._calls.get(await self._stores.sessions(), self.key, urgent=True)
         except Doubt as exc:
             self._note_trouble(exc)
             return self._rules.retry_in()
