@@ -128,10 +128,18 @@ def remarks(told: Told, now: datetime) -> Iterator[str]:
         yield f"stale: no success within {format_duration(told['freshness'])}"
     keys = told.get("keys")
     if keys is not None:
-        said = [f"{keys[word]} {word}" for word in ("running", "waiting", "failing") if keys[word]]
-        yield ", ".join([f"{keys['known']} keys", *said])
+        yield from keys_in_words(keys, told["error"] if not told["failures"] else None)
     if told["owner"]:
         yield f"run by {told['owner']}"
+
+
+def keys_in_words(keys: Told, error: str | None) -> Iterator[str]:
+    """Say how many keys a task has, and how many of them run, wait and fail."""
+    said = [f"{keys[word]} {word}" for word in ("running", "waiting") if keys[word]]
+    yield ", ".join([f"{keys['known']} key{'s' if keys['known'] != 1 else ''}", *said])
+    if keys["failing"]:
+        verb = "fails" if keys["failing"] == 1 else "fail"
+        yield f"{keys['failing']} of {keys['known']} keys {verb}{f': {error}' if error else ''}"
 
 
 def key_in_words(told: Told, now: datetime) -> Iterator[str]:
