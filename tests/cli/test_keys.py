@@ -47,8 +47,8 @@ def test_the_status_of_a_key(invoke: Invoke, far: tuple[str, ...]) -> None:
     assert "1 failures in a row: OSError: no route; next slot in " in said.stdout
     (told,) = json.loads(invoke("status", "poll", "--key", "9", "--json", *far).stdout)
     assert (told["key"], told["state"], told["outcome"], told["host"]) == ("9", "ok", "succeeded", "n1")
-    assert "3 keys, 1 failing" in invoke("status", *far).stdout
-    assert "3 keys, 1 failing" in invoke("status", "poll", *far).stdout
+    assert "1 of 3 keys fails: key 10.0.0.8: OSError: no route" in invoke("status", *far).stdout
+    assert "1 of 3 keys fails: key 10.0.0.8: OSError: no route" in invoke("status", "poll", *far).stdout
     nobody = invoke("status", "poll", "--key", "10.0.0.9", *far)
     assert nobody.exit_code == 1
     assert "Poller.poll has no key '10.0.0.9' among its 3 here" in nobody.stderr
@@ -107,10 +107,15 @@ def test_a_key_needs_its_task(invoke: Invoke, command: str) -> None:
 def test_how_keys_are_counted() -> None:
     """All of them, or this host's part; then what runs, waits and fails."""
     keys = {"known": 1334, "running": 50, "waiting": 0, "failing": 2, "total": None, "hosts": None}
-    assert keys_in_words(keys) == "1,334 keys, 50 running, 2 failing"
+    assert list(keys_in_words(keys, None)) == ["1,334 keys, 50 running", "2 of 1,334 keys fail"]
     shared = {**keys, "total": 4000, "hosts": 3, "running": 0}
-    assert keys_in_words(shared) == "1,334 of 4,000 keys here, 3 hosts share them, 2 failing"
-    assert keys_in_words({**shared, "hosts": 1, "failing": 0}) == "1,334 of 4,000 keys here, 1 host has them"
+    assert list(keys_in_words(shared, "no route")) == [
+        "1,334 of 4,000 keys here, 3 hosts share them",
+        "2 of 1,334 keys fail: no route",
+    ]
+    assert list(keys_in_words({**shared, "hosts": 1, "failing": 0}, None)) == [
+        "1,334 of 4,000 keys here, 1 host has them"
+    ]
 
 
 def test_list_says_where_keys_come_from(invoke: Invoke) -> None:

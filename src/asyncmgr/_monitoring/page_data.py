@@ -183,6 +183,9 @@ def _hangs(told: Told, about: About) -> list[Part]:
 
 
 def _fails(told: Told, about: About) -> list[Part]:
+    keys = told.get("keys")
+    if keys and not told["failures"]:
+        return [f"Fails for {keys['failing']} of {keys['known']} keys{_on(about)}{_error(told)}."]
     times = "Failed" if told["failures"] == 1 else f"Failed {told['failures']} times in a row"
     parts: list[Part] = [f"{times}{_on(about)}"]
     since = ms(told["failing_since"])

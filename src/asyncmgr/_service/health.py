@@ -284,6 +284,8 @@ def _says(status: TaskStatus, now: datetime) -> str:
         where = "" if status.running.where is None else f", in {printable(status.running.where, _TEXT)}"
         return f"hangs, {length((now - status.running.since).total_seconds())}{where}"
     if status.state is TaskState.FAILING:
+        if not status.failures and status.keys is not None:
+            return f"fails for {status.keys.failing} of {status.keys.known} keys{error}"
         if status.failures == 1:
             return f"failed{error}"
         return f"has failed {status.failures} times in a row{error}"

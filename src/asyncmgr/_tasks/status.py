@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
-from asyncmgr._tasks.keys import KeyCounts
+from asyncmgr._tasks.keys import KeyCounts, KeyedTask
 from asyncmgr._tasks.managed import Holding, ManagedTask
 from asyncmgr._tasks.progress import Progress
 from asyncmgr._tasks.runs import Again, Run, Trigger
@@ -29,6 +29,9 @@ HUNG_FLOOR = 600.0
 HUNG_EARLY_SPACINGS = 2
 """So many spacings are enough for it, and so is `HUNG_RUNS` times the longest run that succeeded."""
 
+FAILING_KEYS = 0.1
+"""The share of a task's keys that has to fail before the whole task is called failing."""
+
 OVER_TIMEOUT = 10.0
 """Seconds after its timeout from which on a run hangs, whatever is usual."""
 
@@ -45,7 +48,7 @@ class TaskState(StrEnum):
     HELD = "held"
     """It runs more seldom, after failures in a row."""
     FAILING = "failing"
-    """The last run failed or timed out, or the schedule raised."""
+    """The last run failed or timed out, or the schedule raised; of a task with keys, that of a tenth of its keys."""
     STALE = "stale"
     """Its last success is older than it promises."""
     RUNNING = "running"
@@ -116,7 +119,8 @@ class TaskStatus:
     outcome: Outcome | None = None
     """The outcome of the last run that ended; `None` = no run has ended."""
     error: str | None = None
-    """The last failure as type and text; `None` = there are no failures in a row."""
+    """The last failure as type and text, of a task with keys that of one key; `None` = there are no failures in a
+    row."""
     duration: float | None = None
     """Duration of the last run that ended, seconds."""
     failures: int = 0
@@ -190,7 +194,7 @@ def status_of(
     remaining = None if next_slot is None else next_slot - plan.reference(moment)
     hold = task.hold
     freshness = plan.options.freshness
-    error = (trouble.text or None) if trouble else None
+    error = (trouble.text or None) if trouble else _error_of_keys(task)
     since = None if run is None else to_datetime(moment.wall - round(age * SECOND))
     return TaskStatus(
         task.name,
@@ -241,13 +245,32 @@ def state_of_task(
         return TaskState.PAUSED
     if task.hold is not None:
         return TaskState.HELD
-    if standing.trouble is not None and standing.trouble.failures:
+    if (standing.trouble is not None and standing.trouble.failures) or _many_keys_fail(task):
         return TaskState.FAILING
     if is_fresh(task, moment, off=off) is False:
         return TaskState.STALE
     if run is not None:
         return TaskState.RUNNING
     return TaskState.NEW if standing.outcome is None else TaskState.OK
+
+
+def _many_keys_fail(task: ManagedTask) -> bool:
+    if not isinstance(task, KeyedTask):
+        return False
+    failing = task.count_failing()
+    return failing > 0 and failing >= FAILING_KEYS * len(task.keys.ring)
+
+
+def _error_of_keys(task: ManagedTask) -> str | None:
+    """Say what one of the keys that fail failed with; `None` = none fails, or the task has no keys."""
+    if not isinstance(task, KeyedTask):
+        return None
+    texts = (
+        (key, one.standing.trouble.text)
+        for key, one in task.active.items()
+        if one.standing.trouble is not None and one.standing.trouble.failures
+    )
+    return next((f"key {key}: {text}" for key, text in texts), None)
 
 
 def left_fresh(task: ManagedTask, moment: Moment) -> int | None:
