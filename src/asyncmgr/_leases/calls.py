@@ -12,6 +12,7 @@ from asyncmgr._leases.records import CLAIMS, SESSIONS, SESSIONS_TTL, SLOTS, Reco
 from asyncmgr._leases.rules import Rules
 from asyncmgr.errors import RevisionConflict, TransportError
 from asyncmgr.transports import Entry, Store, StoreEngine
+from asyncmgr.transports._operations import Operation
 
 T = TypeVar("T")
 
@@ -42,7 +43,8 @@ class Stores:
     async def _get(self, name: str, ttl: float | None, *, watched: bool) -> Store:
         if name not in self._open:
             engine = self._calls.engine
-            self._open[name] = await self._calls.make(engine.store(name, ttl=ttl, watched=watched))
+            call = engine.store(name, ttl=ttl, watched=watched)
+            self._open[name] = await self._calls.make(call, "open")
         return self._open[name]
 
 
@@ -61,7 +63,7 @@ class Calls:
         self._going: dict[asyncio.Task[Any], None] = {}
         self._surprised = False
 
-    async def make(self, call: Coroutine[Any, Any, T]) -> T:
+    async def make(self, call: Coroutine[Any, Any, T], operation: Operation) -> T:
         """Await one call.
 
         Raises
@@ -73,7 +75,7 @@ class Calls:
         """
         async with self._room:
             self.count += 1
-            task = asyncio.ensure_future(call)
+            task = asyncio.ensure_future(self.engine.operations.count(operation, call))
             self._going[task] = None
             task.add_done_callback(self._end)
             try:
@@ -111,20 +113,20 @@ class Calls:
 
     async def get(self, store: Store, key: str) -> Entry | None:
         """Read a key; what comes may be old."""
-        return await self.make(store.get(key))
+        return await self.make(store.get(key), "get")
 
     async def now(self) -> int:
         """Read the engine's clock, microseconds."""
-        return await self.make(self.engine.now())
+        return await self.make(self.engine.now(), "now")
 
     async def write(self, store: Store, key: str, record: Record, condition: int | None) -> int:
         """Write a record where the key has the revision `condition`; 0 = where it does not exist, `None` = always."""
         value = record.encode()
         if condition is None:
-            return await self.make(store.put(key, value))
+            return await self.make(store.put(key, value), "put")
         if condition == 0:
-            return await self.make(store.create(key, value))
-        return await self.make(store.update(key, value, condition))
+            return await self.make(store.create(key, value), "create")
+        return await self.make(store.update(key, value, condition), "update")
 
     async def close(self, patience: float = 0.5) -> None:
         """Cancel the calls that go on, and wait for them a little."""
