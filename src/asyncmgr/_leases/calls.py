@@ -13,6 +13,7 @@ from asyncmgr._leases.records import CLAIMS, SESSIONS, SESSIONS_TTL, SLOTS, Reco
 from asyncmgr._leases.rules import Rules
 from asyncmgr.errors import RevisionConflict, TransportError
 from asyncmgr.transports import Entry, Store, StoreEngine
+from asyncmgr.transports._operations import Operation
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Stores:
         if name not in self._open:
             engine = self._calls.engine
             opening = engine.store(name, ttl=ttl, watched=watched)
-            self._open[name] = await self._calls.make(opening, urgent=True)
+            self._open[name] = await self._calls.make(opening, "open", urgent=True)
         return self._open[name]
 
 
@@ -64,7 +65,7 @@ class Calls:
         self._going: dict[asyncio.Task[Any], None] = {}
         self._surprised = False
 
-    async def make(self, call: Coroutine[Any, Any, T], *, urgent: bool = False) -> T:
+    async def make(self, call: Coroutine[Any, Any, T], operation: Operation, *, urgent: bool = False) -> T:
         """Await one call; an `urgent` one waits for no other.
 
         Raises
@@ -76,7 +77,7 @@ class Calls:
         """
         async with contextlib.nullcontext() if urgent else self._room:
             self.count += 1
-            task = asyncio.ensure_future(call)
+            task = asyncio.ensure_future(self.engine.operations.count(operation, call))
             self._going[task] = None
             task.add_done_callback(self._end)
             try:
@@ -114,11 +115,11 @@ class Calls:
 
     async def get(self, store: Store, key: str, *, urgent: bool = False) -> Entry | None:
         """Read a key; what comes may be old."""
-        return await self.make(store.get(key), urgent=urgent)
+        return await self.make(store.get(key), "get", urgent=urgent)
 
     async def now(self) -> int:
         """Read the engine's clock, microseconds."""
-        return await self.make(self.engine.now())
+        return await self.make(self.engine.now(), "now")
 
     async def write(
         self, store: Store, key: str, record: Record, condition: int | None, *, urgent: bool = False
@@ -126,10 +127,10 @@ class Calls:
         """Write a record where the key has the revision `condition`; 0 = where it does not exist, `None` = always."""
         value = record.encode()
         if condition is None:
-            return await self.make(store.put(key, value), urgent=urgent)
+            return await self.make(store.put(key, value), "put", urgent=urgent)
         if condition == 0:
-            return await self.make(store.create(key, value), urgent=urgent)
-        return await self.make(store.update(key, value, condition), urgent=urgent)
+            return await self.make(store.create(key, value), "create", urgent=urgent)
+        return await self.make(store.update(key, value, condition), "update", urgent=urgent)
 
     async def close(self, patience: float = 0.5) -> None:
         """Cancel the calls that go on, and wait for them a little."""
