@@ -264,7 +264,8 @@ def hangs(run: Run, moment: Moment, age: float) -> bool:
     if again is not None and again.began is None:
         return False
     usual = HUNG_RUNS * (task.standing.usual or 0.0)
-    if age > max(usual, HUNG_SPACINGS * _spacing(task), HUNG_AFTER):
+    # The spacing last: a cron expression has to work it out.
+    if age > max(usual, HUNG_AFTER) and age > HUNG_SPACINGS * _spacing(task):
         return True
     timeout = task.plan.options.timeout
     attempt_age = age if again is None or again.began is None else age + run.started - again.began

@@ -162,7 +162,7 @@ class Figures:
             "tasks": [task.as_json() for task in self.tasks],
             "load": {
                 "starts": [minute.starts for minute in self.minutes],
-                "in_progress": [round(minute.in_progress, 3) for minute in self.minutes],
+                "in_progress": [round(minute.in_progress, 6) for minute in self.minutes],
             },
             "collisions": {
                 "together": self.together,

@@ -81,9 +81,7 @@ def _overlaps(figures: Figures) -> Iterator[Finding]:
 
 def _cure(task: TaskFigures, spacing: float | None) -> str:
     if spacing and task.longest is not None and task.longest > spacing:
-        return (
-            f"A spacing of {length(task.longest)} or more loses none; overlap='allow' runs several at once."
-        )
+        return f"A spacing above {length(task.longest)} loses none; overlap='allow' runs several at once."
     return "A longer spacing loses none; overlap='queue' starts one right after the run in the way."
 
 

@@ -126,14 +126,18 @@ def _row(figures: Figures, axis: Axis, task: TaskFigures, y: float, height: floa
 
 def _summary(task: TaskFigures) -> tuple[str, str]:
     runs = f"{task.runs:,} run{'' if task.runs == 1 else 's'}"
-    failed = f", {task.failed:,} failed" if task.failed else ""
+    bad = [
+        f"{task.outcomes[name]:,} {name.replace('_', ' ')}"
+        for name in ("failed", "timed_out")
+        if name in task.outcomes
+    ]
     lost = [
         f"{count:,} {kind}: {reason}"
         for kind, reasons in (("skipped", task.skipped), ("missed", task.missed))
         for reason, count in reasons.items()
     ]
-    kind = "s b" if failed else "s w" if lost else "s"
-    return ", ".join([f"{runs}{failed}", *lost]), kind
+    kind = "s b" if bad else "s w" if lost else "s"
+    return ", ".join([runs, *bad, *lost]), kind
 
 
 def _end(name: str, most: int) -> str:
@@ -174,10 +178,11 @@ def _chart(figures: Figures, axis: Axis, top: float, values: list[float], what: 
     if not most:
         return
     path = [f"M{LEFT:.1f} {bottom:.1f}"]
-    for left, right, value in axis.columns(values):
-        y = bottom - value / most * (_CHART - 4)
-        path.append(f"L{left:.1f} {y:.1f}H{right:.1f}")
-    path.append(f"V{bottom:.1f}z")
+    for left, _, value in axis.columns(values):
+        y = f"V{bottom - value / most * (_CHART - 4):.1f}"
+        if path[-1] != y:
+            path += [f"H{left:.1f}", y]
+    path.append(f"H{LEFT + axis.width:.1f}V{bottom:.1f}z")
     number = values.index(most)
     at = clock_of(figures)(figures.rehearsal.first + number * 60 * SECOND)
     yield titled(f'<path d="{"".join(path)}" class="load"/>', f"{what}: at most {most:,.4g}, at {at}")
