@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import socket
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -327,6 +328,7 @@ def test_a_wrong_change_is_refused(invoke: Invoke, change: str, code: int, said:
         (("--took", "*=1s±2s"), 2, "less than no time"),
         (("--took", "*=soon"), 2, "is not a duration"),
         (("--for", "-1h"), 2, "is negative"),
+        (("--for", "0"), 2, "is no time"),
         (("--start", "soon"), 2, "is no moment"),
         (("--replay", "absent.db"), 1, "there is no history file"),
         (("--plot", "absent/p.svg", "--for", "1m"), 1, "cannot be written"),
@@ -524,3 +526,43 @@ def test_the_default_start_is_midnight(invoke: Invoke) -> None:
     local = datetime.fromisoformat(told["start"]).astimezone(ZoneInfo("Europe/Berlin"))
     assert (local.hour, local.minute, local.second) == (0, 0, 0)
     assert datetime.now(UTC) - local < timedelta(days=1, hours=1)
+
+
+class Pollers(Manager):
+    def keys(self) -> list[str]:
+        leave("asked")
+        return ["a", "b", "c"]
+
+    @periodic_task(spacing=60, each="keys")
+    async def poll(self, context: Any, key: str) -> None:
+        await asyncio.sleep(5)
+
+
+def test_keys_are_asked_for_on_demand_only(invoke: Invoke) -> None:
+    """A manager may ask a database for them: without its bodies the task is left out, and that is said."""
+    told = rehearsed(invoke, f"{HERE}Pollers", *HOUR)
+    assert (told["runs"], of_tasks(told)["poll"]["off"]) == (0, "its keys are not known")
+    assert any(
+        "not rehearsed, since the manager was not asked for the keys" in one["text"]
+        for one in told["findings"]
+    )
+    assert list(Path.cwd().iterdir()) == []
+    told = rehearsed(invoke, f"{HERE}Pollers", *HOUR, "--run-bodies")
+    assert Path("asked").exists()
+    assert of_tasks(told)["poll"]["runs"] >= 3 * 59
+    assert of_tasks(told)["poll"]["longest"] == 5
+
+
+def test_the_page_shows_what_the_command_says(invoke: Invoke) -> None:
+    """Its program, its command, its report and its picture belong together."""
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "rehearsing.md").read_text(encoding="utf-8")
+    program, command, report = (
+        page.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "console", "text")
+    )
+    Path("app.py").write_text(program)
+    done = invoke(*shlex.split(command.removeprefix("$ asyncmgr ")))
+    assert done.stdout == report
+    assert Path("rehearsing.svg").read_text(encoding="utf-8") == (docs / "rehearsing.svg").read_text(
+        encoding="utf-8"
+    )
