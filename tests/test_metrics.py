@@ -149,10 +149,12 @@ async def raising(error: Exception) -> None:
 
 async def test_hosts_that_a_view_shows() -> None:
     """With the age of each announcement; nothing is counted twice, nor after the view is closed."""
-    service, metrics = service_of(Volumes())
-    other = Service(Volumes(), host="eos", name="other", settings=Settings(seed=1))
     async with open_transport("memory://") as transport:
-        service.given_transport = other.given_transport = transport
+        service = Service(
+            Volumes(), host="nyx", name="compute", transport=transport, settings=Settings(seed=1)
+        )
+        other = Service(Volumes(), host="eos", name="other", transport=transport, settings=Settings(seed=1))
+        metrics = metrics_of(service)
         async with service, other:
             async with Hosts(transport), Hosts(transport, "other"):
                 await asyncio.sleep(30)

@@ -46,6 +46,13 @@ class Wishes:
     run_bodies: bool
 
 
+def _read_length(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    seconds = options.read_duration(ctx, param, value)
+    if not seconds:
+        raise click.BadParameter(f"{value!r} is no time; write e.g. 24h")
+    return seconds
+
+
 def _read_set(_ctx: click.Context, _param: click.Parameter, value: Sequence[str]) -> list[PlacedValue]:
     return [_placed(text) for text in value]
 
@@ -99,7 +106,7 @@ def _read_took(_ctx: click.Context, _param: click.Parameter, value: Sequence[str
     "seconds",
     metavar="DURATION",
     default="24h",
-    callback=options.read_duration,
+    callback=_read_length,
     help="[default: 24h]",
 )
 @click.option(

@@ -162,7 +162,7 @@ class Figures:
             "tasks": [task.as_json() for task in self.tasks],
             "load": {
                 "starts": [minute.starts for minute in self.minutes],
-                "in_progress": [round(minute.in_progress, 3) for minute in self.minutes],
+                "in_progress": [round(minute.in_progress, 6) for minute in self.minutes],
             },
             "collisions": {
                 "together": self.together,
@@ -222,7 +222,7 @@ def _task(cast: Cast, track: Track, rehearsal: Rehearsal) -> TaskFigures:
         dict(sorted(skipped.items())),
         dict(sorted(missed.items())),
         busy,
-        busy / rehearsal.script.seconds if rehearsal.script.seconds else 0.0,
+        busy / rehearsal.script.seconds,
         round(median(lengths), 6) if lengths else None,
         round(max(lengths), 6) if lengths else None,
         _latest(track.runs),
@@ -238,7 +238,8 @@ def _latest(runs: Sequence[Ran]) -> Lateness | None:
 
 
 def _minutes(runs: Iterable[Ran], rehearsal: Rehearsal) -> tuple[Minute, ...]:
-    count = max(1, -(-(rehearsal.last - rehearsal.first) // MINUTE))
+    whole = max(1, -(-(rehearsal.last - rehearsal.first) // MINUTE))
+    count = whole + 1  # the last one is for what starts at the very end
     starts, busy = [0] * count, [0.0] * count
     for run in runs:
         begin = run.started - rehearsal.first
@@ -249,11 +250,13 @@ def _minutes(runs: Iterable[Ran], rehearsal: Rehearsal) -> tuple[Minute, ...]:
             here = min(left, max(0, (at + 1) * MINUTE - begin))
             busy[at] += here
             left, begin, at = left - here, begin + here, at + 1
-    last = (rehearsal.last - rehearsal.first) - (count - 1) * MINUTE
-    lengths = [MINUTE] * (count - 1) + [max(1, last)]
+    last = (rehearsal.last - rehearsal.first) - (whole - 1) * MINUTE
+    lengths = [MINUTE] * (whole - 1) + [max(1, last), 1]
+    if not starts[-1]:
+        del starts[-1]
     return tuple(
         Minute(number, seconds / length)
-        for number, seconds, length in zip(starts, busy, lengths, strict=True)
+        for number, seconds, length in zip(starts, busy, lengths, strict=False)
     )
 
 

@@ -12,6 +12,7 @@ from asyncmgr._history.words import Dial, length
 from asyncmgr._tasks.schedules import load_zone
 from asyncmgr.testing.rehearsal._clocks import Affected, ClockChange
 from asyncmgr.testing.rehearsal._figures import Figures, TaskFigures
+from asyncmgr.testing.rehearsal._stage import KEYS_UNKNOWN
 
 BUSY = 0.8
 """The share of the time for which a task runs that is worth a word."""
@@ -81,9 +82,7 @@ def _overlaps(figures: Figures) -> Iterator[Finding]:
 
 def _cure(task: TaskFigures, spacing: float | None) -> str:
     if spacing and task.longest is not None and task.longest > spacing:
-        return (
-            f"A spacing of {length(task.longest)} or more loses none; overlap='allow' runs several at once."
-        )
+        return f"A spacing above {length(task.longest)} loses none; overlap='allow' runs several at once."
     return "A longer spacing loses none; overlap='queue' starts one right after the run in the way."
 
 
@@ -214,11 +213,11 @@ def _silent(figures: Figures) -> Iterator[Finding]:
         has = "has" if len(silent) == 1 else "have"
         names = _named([task.name for task in silent])
         yield Finding(False, f"{names} {has} no slot in this time.")
-    keyed = [task.name for task in figures.tasks if task.is_keyed and task.off is None and not task.runs]
-    if keyed and not figures.rehearsal.script.run_bodies:
+    keyed = [task.name for task in figures.tasks if task.off == KEYS_UNKNOWN]
+    if keyed:
         yield Finding(
             False,
-            f"{_named(keyed)}: runs for keys, for which the manager was not asked. --run-bodies asks it.",
+            f"{_named(keyed)}: not rehearsed, since the manager was not asked for the keys. --run-bodies asks it.",
         )
 
 

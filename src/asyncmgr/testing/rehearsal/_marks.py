@@ -34,6 +34,8 @@ def run_marks(track: Track, axis: Axis, y: float, height: float, clock: Clock) -
     """Draw the runs of a task."""
     if len(track.runs) <= ONE_BY_ONE:
         for run in track.runs:
+            if run.started >= axis.last and len(track.runs) > 1:
+                continue  # nothing of it would be seen but an edge
             x = axis.x(run.started)
             width = max(_NARROWEST, axis.x(run.started + round(run.seconds * SECOND)) - x)
             x = min(x, axis.left + axis.width - width)
@@ -59,6 +61,8 @@ def _together(track: Track, axis: Axis, y: float, height: float) -> Iterator[str
     cover = [0.0] * count
     worst = [len(_WORST_FIRST)] * count
     for run in track.runs:
+        if run.started >= axis.last:
+            continue
         begin = max(0, run.started - axis.first)
         end = begin + round(run.seconds * SECOND)
         first, last = min(int(begin / size), count - 1), min(int(end / size), count - 1)

@@ -14,6 +14,7 @@ from asyncmgr.testing.rehearsal._figures import Figures, TaskFigures
 from asyncmgr.testing.rehearsal._findings import clock_of, zone_of
 from asyncmgr.testing.rehearsal._marks import gone_marks, run_marks
 from asyncmgr.testing.rehearsal._svg import rect, text, titled
+from asyncmgr.testing.rehearsal._tape import OUTCOMES
 
 WIDTH = 1280
 LEFT = 216
@@ -86,7 +87,8 @@ def _head(figures: Figures, tasks: list[TaskFigures]) -> Iterator[str]:
         f"{len(tasks)} tasks, {figures.total('runs'):,} runs, {losses}; rehearsed with seed {rehearsal.script.seed}",
         "m",
     )
-    seen = {outcome for task in tasks for outcome in task.outcomes}
+    tracks = rehearsal.tracks.values()
+    seen = {OUTCOMES[run.outcome] for track in tracks for run in track.runs if run.started < rehearsal.last}
     seen |= {kind for task in tasks for kind in ("skipped", "missed") if getattr(task, kind)}
     x = LEFT
     for name, words in _LEGEND:
@@ -126,14 +128,18 @@ def _row(figures: Figures, axis: Axis, task: TaskFigures, y: float, height: floa
 
 def _summary(task: TaskFigures) -> tuple[str, str]:
     runs = f"{task.runs:,} run{'' if task.runs == 1 else 's'}"
-    failed = f", {task.failed:,} failed" if task.failed else ""
+    bad = [
+        f"{task.outcomes[name]:,} {name.replace('_', ' ')}"
+        for name in ("failed", "timed_out")
+        if name in task.outcomes
+    ]
     lost = [
         f"{count:,} {kind}: {reason}"
         for kind, reasons in (("skipped", task.skipped), ("missed", task.missed))
         for reason, count in reasons.items()
     ]
-    kind = "s b" if failed else "s w" if lost else "s"
-    return ", ".join([f"{runs}{failed}", *lost]), kind
+    kind = "s b" if bad else "s w" if lost else "s"
+    return ", ".join([runs, *bad, *lost]), kind
 
 
 def _end(name: str, most: int) -> str:
@@ -160,27 +166,32 @@ def _clock_changes(figures: Figures, axis: Axis, bottom: float) -> Iterator[str]
 def _loads(figures: Figures, axis: Axis, top: float) -> Iterator[str]:
     starts = [float(minute.starts) for minute in figures.minutes]
     progress = [minute.in_progress for minute in figures.minutes]
-    yield from _chart(figures, axis, top, starts, "runs started a minute")
+    yield from _chart(figures, axis, top, starts, "runs started a minute", "at most")
     yield from _worst(figures, axis, top)
-    yield from _chart(figures, axis, top + _CHART + 34, progress, "runs in progress")
+    yield from _chart(
+        figures, axis, top + _CHART + 34, progress, "runs in progress", "mean of a minute, at most"
+    )
 
 
-def _chart(figures: Figures, axis: Axis, top: float, values: list[float], what: str) -> Iterator[str]:
+def _chart(
+    figures: Figures, axis: Axis, top: float, values: list[float], what: str, how: str
+) -> Iterator[str]:
     most = max(values, default=0.0)
     bottom = top + _CHART
     yield text(LEFT - 10, top + 16, what, "e")
-    yield text(LEFT - 10, top + 31, f"at most {most:,.3g}" if most < 1000 else f"at most {most:,.0f}", "s e")
+    yield text(LEFT - 10, top + 31, f"{how} {most:,.3g}" if most < 1000 else f"{how} {most:,.0f}", "s e")
     yield rect(LEFT, top, axis.width, _CHART, "lane", radius=2)
     if not most:
         return
     path = [f"M{LEFT:.1f} {bottom:.1f}"]
-    for left, right, value in axis.columns(values):
-        y = bottom - value / most * (_CHART - 4)
-        path.append(f"L{left:.1f} {y:.1f}H{right:.1f}")
-    path.append(f"V{bottom:.1f}z")
+    for left, _, value in axis.columns(values):
+        y = f"V{bottom - value / most * (_CHART - 4):.1f}"
+        if path[-1] != y:
+            path += [f"H{left:.1f}", y]
+    path.append(f"H{LEFT + axis.width:.1f}V{bottom:.1f}z")
     number = values.index(most)
     at = clock_of(figures)(figures.rehearsal.first + number * 60 * SECOND)
-    yield titled(f'<path d="{"".join(path)}" class="load"/>', f"{what}: at most {most:,.4g}, at {at}")
+    yield titled(f'<path d="{"".join(path)}" class="load"/>', f"{what}: {how} {most:,.4g}, at {at}")
 
 
 def _worst(figures: Figures, axis: Axis, top: float) -> Iterator[str]:

@@ -27,6 +27,9 @@ from asyncmgr.testing.rehearsal._tape import ReplayedError, Tape, Track
 MOST_RUNS = 5_000_000
 """Runs of a rehearsal, as far as the spacings tell; more would take minutes and gigabytes."""
 
+KEYS_UNKNOWN = "its keys are not known"
+"""Why a task with keys is off in a rehearsal that runs no code of the application's."""
+
 _COLLECT_AFTER = 100_000
 """Objects made before Python looks for circles among them: there are next to none, and each look walks all runs."""
 
@@ -38,6 +41,7 @@ class Script:
     start: datetime
     """Aware."""
     seconds: float
+    """More than 0."""
     seed: int = 0
     took: Sequence[Took] = ()
     replay: Mapping[str, Sequence[tuple[int, Length]]] = field(default_factory=dict)
@@ -151,10 +155,13 @@ class _Stage:
             )
 
     def _amend(self, task: ManagedTask) -> PeriodicTask:
-        lengths = self._lengths.get(task.full_name)
-        if self._script.run_bodies or lengths is None or not lengths.includes_retries:
+        if self._script.run_bodies:
             return task.options
-        return replace(task.options, retry=None)
+        if task.is_keyed and task.options.switched_off is None:
+            return replace(task.options, switched_off=KEYS_UNKNOWN)  # else its manager would be asked
+        lengths = self._lengths.get(task.full_name)
+        has_retried = lengths is not None and lengths.includes_retries
+        return replace(task.options, retry=None) if has_retried else task.options
 
     # While it lasts
 

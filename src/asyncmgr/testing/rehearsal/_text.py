@@ -18,7 +18,6 @@ _COLUMNS = 60
 """Columns of the picture of the load."""
 
 _HEADERS = ("runs", "failed", "skipped", "missed", "busy", "usual", "latest")
-_NAME_WIDTH = 26
 
 
 def write(figures: Figures) -> str:
@@ -75,23 +74,25 @@ def _table(tasks: Sequence[TaskFigures]) -> Iterator[str]:
     if not tasks:
         yield "no tasks: nothing here has @periodic_task"
         return
-    rows = [["task", *_HEADERS], *([_short(task.name), *_cells(task)] for task in tasks if task.off is None)]
-    off = [(_short(task.name), f"off: {printable(task.off)}") for task in tasks if task.off is not None]
+    rows = [_HEADERS, *(_cells(task) for task in tasks if task.off is None)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[0] = max(widths[0], *(len(name) for name, _ in off)) if off else widths[0]
-    for name, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        yield "  ".join([name.ljust(widths[0]), *padded])
+    room = WIDTH - sum(widths) - 2 * len(widths)
+    names = ["task", *(_short(task.name, room) for task in tasks if task.off is None)]
+    off = [(_short(task.name, room), f"off: {printable(task.off)}") for task in tasks if task.off is not None]
+    longest = max(map(len, [*names, *(name for name, _ in off)]))
+    for name, cells in zip(names, rows, strict=True):
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        yield "  ".join([name.ljust(longest), *padded])
     for name, why in off:
-        yield f"{name.ljust(widths[0])}  {why}"[:WIDTH]
+        yield f"{name.ljust(longest)}  {why}"[:WIDTH]
 
 
-def _short(name: str) -> str:
+def _short(name: str, most: int) -> str:
     name = printable(name)
-    return name if len(name) <= _NAME_WIDTH else f"…{name[1 - _NAME_WIDTH :]}"
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
-def _cells(task: TaskFigures) -> list[str]:
+def _cells(task: TaskFigures) -> Sequence[str]:
     return [
         f"{task.runs:,}",
         _count(task.failed),
@@ -114,7 +115,7 @@ def _load(figures: Figures) -> Iterator[str]:
     if not figures.total("runs"):
         return
     number, peak = figures.peak
-    mean = figures.total("runs") / len(figures.minutes)
+    mean = figures.total("runs") * 60 / figures.rehearsal.script.seconds
     clock = clock_of(figures)
     at = clock(figures.rehearsal.first + number * 60_000_000)
     yield from textwrap.wrap(
