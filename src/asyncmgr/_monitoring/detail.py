@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import linecache
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from asyncmgr._monitoring.page_data import FATE_NAMES, Json, ms, short, told_entry
+from asyncmgr._history.slots import CODES
+from asyncmgr._monitoring.page_data import Json, facts_of, ms, short, told_entry
 from asyncmgr._service.insight import Insight
 from asyncmgr._tasks.actions import Actor
+from asyncmgr._tasks.whereabouts import Place
 from asyncmgr.errors import AsyncmgrError
 
 if TYPE_CHECKING:
@@ -49,16 +53,31 @@ async def detail_of(
     if at is not None:
         return {"text": short(explained["text"], 1000)}
     told = await ask("history", task=task, limit=SLOTS)
+    (status,) = (await ask("status", task=task))["tasks"]
+    options = _options(insight, task) if is_here else {}
     entries: list[Any] = []
     with contextlib.suppress(AsyncmgrError):  # an older host
         entries = (await ask("journal", task=task, limit=100))["entries"]
     return {
         "text": short(explained["text"], 1000),
         "slots": [_slot(one) for one in told["records"] if one["reason"] != "not_owner"],
-        "waits": feed.waits_of(task) if is_here else [],
-        "actions": [told_entry(one) for one in entries if one["task"] == task and one["where"]][-20:],
-        "options": _options(insight, task) if is_here else {},
+        "waits": await asyncio.to_thread(_with_code, feed.waits_of(task) if is_here else []),
+        "actions": [told_entry(one, host) for one in entries if one["task"] == task and one["where"]][-20:],
+        "facts": facts_of(status, told["records"], options.get("timeout")),
+        "options": options,
     }
+
+
+def _with_code(places: list[Place]) -> list[Json]:
+    """Add to lines what is written there, which reads their files."""
+    return [
+        {
+            "place": f"{one.file.rpartition('/')[2]}:{one.line}",
+            "function": one.function,
+            "code": short(linecache.getline(one.file, one.line).strip(), 120),
+        }
+        for one in places
+    ]
 
 
 def _slot(told: Mapping[str, Any]) -> Json:
@@ -66,7 +85,7 @@ def _slot(told: Mapping[str, Any]) -> Json:
         "slot": ms(told["slot"]),
         "last": ms(told["last"]),
         "count": told["count"],
-        "fate": FATE_NAMES.index([told["fate"], told["reason"]]),
+        "fate": CODES[told["fate"], told["reason"]],
         "late": told["lateness"],
         "took": told["duration"],
         "trigger": told["trigger"],
