@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.page.conftest import TOKEN, Scene
+from tests.page.proxy import BROWSER
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -364,14 +365,30 @@ def test_a_thousand_tasks(context: BrowserContext, scenes: Start, shots: Path, r
     assert paint < 2000, figures
 
 
-def test_mounted_behind_a_prefix_and_a_proxy(context: BrowserContext, scenes: Start) -> None:
-    """Every link is relative: the page, its stream, its verbs and its cookie work below any path."""
+def test_mounted_behind_a_prefix_and_a_proxy(browser: Browser, scenes: Start) -> None:
+    """In FastAPI under uvicorn: page, stream, verbs and cookie work below any path, and show the other hosts.
+
+    The proxy speaks https to the browser, so it says: the cookie is for https only then. It also says who asked.
+    """
     url = scenes("mounted").url + "shop/jobs/"
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
     faults: list[str] = []
     page = open_page(context, url, faults=faults)
     assert page.url == url
-    row(page, "Volumes.expire").locator(".nm").click()
-    page.locator('#drawer [data-verb="trigger"]').click()
-    page.locator("#toast", has_text="runs now").wait_for()
-    assert [cookie["path"] for cookie in context.cookies()] == ["/shop/jobs"]
+    wait_until(page, "S.hosts.size === 2 && S.tasks.get('Volumes.expire').on.size === 2")
+    for host in ("eu-1", "eu-2"):
+        row(page, "Volumes.expire").locator(".nm").click()
+        page.locator(f'#drawer [data-key="h{host}"]').click()
+        page.locator('#drawer [data-verb="pause"]').click()
+        page.click('#ask button[type="submit"]')
+        wait_until(page, f"S.tasks.get('Volumes.expire').on.get('{host}').paused")
+        by = page.evaluate(f"S.tasks.get('Volumes.expire').on.get('{host}').paused.by")
+        assert f"a browser or program at {BROWSER}" in by
+    (cookie,) = context.cookies(url)
+    assert (cookie["path"], cookie["secure"], cookie["sameSite"]) == ("/shop/jobs", True, "Strict")
+    answer = context.request.get(
+        url.rstrip("/"), max_redirects=0
+    )  # without the slash: to the proxy's own address
+    assert answer.headers["location"] == url.replace("http:", "https:")
+    context.close()
     assert faults == []
