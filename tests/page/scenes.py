@@ -14,6 +14,28 @@ from asyncmgr.transports import open_transport
 from tests.page.billing import billing, bring_about, past_of_crowd
 from tests.page.proxy import PREFIX, proxy
 
+
+class Reports(Manager):
+    @periodic_task(spacing=1, run_immediately=True, scope="cluster")
+    async def send(self, context: RunContext) -> None: ...
+
+
+async def cluster(port: str, token: str) -> None:
+    """Run one task that only one of three hosts runs."""
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(open_transport("memory://"))
+        services = [
+            Service(Reports(), host=f"eu-{number}", transport=transport, settings=Settings(seed=number))
+            for number in (1, 2, 3)
+        ]
+        urls: list[str] = []
+        serve_http(services[0], port, token=token, opened=urls.append)
+        for service in services:
+            await stack.enter_async_context(service)
+        say(urls[0])
+        await until_asked_to_stop()
+
+
 RTL = "\N{RIGHT-TO-LEFT OVERRIDE}"
 
 
@@ -131,7 +153,7 @@ async def mounted(port: str, token: str) -> None:
             await serving
 
 
-SCENES = {one.__name__: one for one in (three_hosts, crowd, hostile, mounted)}
+SCENES = {one.__name__: one for one in (three_hosts, cluster, crowd, hostile, mounted)}
 
 if __name__ == "__main__":
     asyncio.run(SCENES[sys.argv[1]](sys.argv[2], sys.argv[3]))
