@@ -65,6 +65,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def picture(session: nox.Session) -> None:
+    """Take the picture of the page, docs/page.png, of the real demonstration (15 minutes; needs Chromium)."""
+    session.install("-e", ".[demo]", *_group("page"), "pytest")
+    session.run("python", "-m", "tests.page.picture", "docs/page.png", *session.posargs)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, which is what is tested; once for all that need it."""
     shutil.rmtree(DIST, ignore_errors=True)

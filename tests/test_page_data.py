@@ -247,6 +247,13 @@ def test_an_entry_arrives_as_it_was() -> None:
     entry = Entry(
         US, "blocked", None, US + SECOND, data={"seconds": 1.0, "blame": "a.b", "frames": ["x"] * 99}
     )
-    here = entry_facts(entry)
-    assert here == {"at": MS, "until": MS + 1000, "kind": "blocked", "data": {"seconds": 1.0, "blame": "a.b"}}
-    assert told_entry(json.loads(json.dumps(entry_as_json(entry)))) == here
+    here = entry_facts(entry, "eu-1")
+    assert here == {
+        "at": MS,
+        "until": MS + 1000,
+        "kind": "blocked",
+        "data": {"seconds": 1.0, "blame": "a.b"},
+        "say": ["a.b blocked a loop", "a.b blocked the event loop of eu-1 for 1 s"],
+        "mark": ["bad", "1 s a.b"],
+    }
+    assert told_entry(json.loads(json.dumps(entry_as_json(entry))), "eu-1") == here

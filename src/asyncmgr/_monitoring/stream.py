@@ -17,7 +17,6 @@ from asyncmgr._history.follow import Place, backlog, end_of, news
 from asyncmgr._history.slots import Record
 from asyncmgr._monitoring.page_data import (
     BINS,
-    FATE_NAMES,
     About,
     Json,
     entry_facts,
@@ -25,6 +24,7 @@ from asyncmgr._monitoring.page_data import (
     marks_of,
     task_facts,
 )
+from asyncmgr._monitoring.page_words import FATE_WORDS
 from asyncmgr._monitoring.readers import Reader, encode
 from asyncmgr._service.control_answers import status_as_json
 from asyncmgr._service.insight import Insight
@@ -154,7 +154,7 @@ class Feed:
             "now": read_wall() // 1000,
             "base": base,
             "span": span,
-            "fates": FATE_NAMES,
+            "fates": FATE_WORDS,
             "count": service.task_count,
         }
 
@@ -170,7 +170,7 @@ class Feed:
             return
         records, entries = await asyncio.to_thread(self._insight.history.earlier, since, MOST_OLD)
         if entries:
-            told = [entry_facts(one) for one in entries]
+            told = [entry_facts(one, self._service.host) for one in entries]
             yield encode({"k": "journal", "host": self._service.host, "entries": told})
         for begin in range(0, len(records), 1000):
             yield self._marks(records[begin : begin + 1000], base, span, since)
@@ -181,7 +181,11 @@ class Feed:
         return encode({"k": "marks", "host": self._service.host, "base": base, "rows": rows})
 
     def _journal(self, since: int) -> list[Json]:
-        return [entry_facts(one) for one in self._service.journal if (one.until or one.at) >= since]
+        return [
+            entry_facts(one, self._service.host)
+            for one in self._service.journal
+            if (one.until or one.at) >= since
+        ]
 
     def _id(self, place: Place) -> str:
         return f"{self._life}-{place.rest}-{place.fast}"
@@ -263,7 +267,7 @@ class Feed:
         self._tell_tasks(self._dirty)
         self._dirty.clear()
         if new:
-            told = [entry_facts(one) for one in new]
+            told = [entry_facts(one, self._service.host) for one in new]
             self._tell({"k": "journal", "host": self._service.host, "entries": told})
         if records:
             base = read_wall() // 1000

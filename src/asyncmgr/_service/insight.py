@@ -20,7 +20,7 @@ from asyncmgr._service.health import (
 )
 from asyncmgr._tasks.recorder import Recorder
 from asyncmgr._tasks.status import left_fresh
-from asyncmgr._tasks.whereabouts import chain_of
+from asyncmgr._tasks.whereabouts import Place, chain_of
 
 if TYPE_CHECKING:
     from asyncmgr._history.keeper import History
@@ -198,16 +198,18 @@ class Insight:
                 names = []
         yield names
 
-    def waits_of(self, full_name: str) -> list[dict[str, str]]:
-        """List the lines in which the oldest run of a task waits, the outermost first, as `function` and `place`."""
+    def places_of(self, full_name: str) -> list[Place]:
+        """List the lines in which the oldest run of a task waits, the outermost first."""
         found = self.find(full_name)
         run = None if found is None or self.runner is None else self.runner.oldest(found[1].standing)
         get = None if run is None else getattr(run.future, "get_coro", None)
-        if get is None:
-            return []
+        return [] if get is None else chain_of(get())[-MOST_WAITS:]
+
+    def waits_of(self, full_name: str) -> list[dict[str, str]]:
+        """List the same lines as `function` and `place`."""
         return [
             {"function": one.function, "place": f"{one.file.rpartition('/')[2]}:{one.line}"}
-            for one in chain_of(get())[-MOST_WAITS:]
+            for one in self.places_of(full_name)
         ]
 
     def paused(self) -> set[ManagedTask]:

@@ -337,7 +337,7 @@ class TopApp(App[None]):
         if made_of == self._detail_of and self._round - self._detail_round < DETAIL_AFTER:
             return
         try:
-            detail = await gather_detail(shown.on.wire.ask, row.name)
+            detail = await gather_detail(shown.on.wire.ask, row.name, shown.on.wire.host)
         except (AsyncmgrError, KeyError, TypeError, ValueError):
             return  # the round says it, and asks again
         if self._open == row.key:

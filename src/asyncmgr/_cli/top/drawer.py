@@ -25,7 +25,8 @@ from asyncmgr._cli.top.words import (
 )
 from asyncmgr._cli.top.world import Row, Standing
 from asyncmgr._common.safe_text import printable
-from asyncmgr._monitoring.page_data import FATE_NAMES, Json
+from asyncmgr._history.slots import FATES
+from asyncmgr._monitoring.page_data import Json
 
 Line = list[tuple[str, str]]
 """Texts with the names of their colours."""
@@ -167,7 +168,7 @@ def _slots(facts: Json, detail: Json | None, now: int) -> Iterator[Line]:
 
 
 def _slot(one: Mapping[str, Any], now: int) -> Line:
-    fate, reason = FATE_NAMES[one["fate"]]
+    fate, reason = FATES[one["fate"]]
     look = SIGNS[one["fate"]]
     many = f", {plural(one['count'], 'slot')}" if one["count"] > 1 else ""
     took = "" if one["took"] is None else f", {long(one['took'] * 1000)}"

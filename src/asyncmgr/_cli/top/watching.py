@@ -148,9 +148,8 @@ class Watched:
 
     def _add_entries(self, entries: Iterable[Json]) -> None:
         known = {(one["at"], one["kind"], one.get("task")) for one in self.entries}
-        new = [
-            one for one in map(told_entry, entries) if (one["at"], one["kind"], one.get("task")) not in known
-        ]
+        told = [told_entry(one, self.wire.host) for one in entries]
+        new = [one for one in told if (one["at"], one["kind"], one.get("task")) not in known]
         if new:
             self.entries = [*self.entries, *new][-MOST_ENTRIES:]
             self.revision += 1
