@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("virtual_time")
 SPACING = 2.0
 
 
-def fates_of(team: list[Worker]) -> dict[int, list[str]]:
+def fates_of(team: list[Worker], spacing: float = SPACING) -> dict[int, list[str]]:
     """What all processes together have told of each slot, by its number on the grid.
 
     That a slot was not run here, but perhaps elsewhere, is no fate in the cluster.
@@ -36,7 +36,7 @@ def fates_of(team: list[Worker]) -> dict[int, list[str]]:
                     count, fate = event.count, f"missed {event.reason}"
                 case _:
                     continue
-            slot = round(event.slot.timestamp() / SPACING)
+            slot = round(event.slot.timestamp() / spacing)
             for back in range(first, first + count):
                 found[slot - back].append(fate)
     return found
@@ -104,3 +104,22 @@ async def test_older_slots_have_one_fate(how: str) -> None:
             [f"missed {'late' if how == 'too-late' else 'lease_lost'}"]
         ] * missed
         assert len([fate for fate in found[claimed] if fate not in LEFT]) == 1, found[claimed]
+
+
+async def test_slots_that_were_refused_without_trust_are_the_next_holders() -> None:
+    """A holder gives the task up while its own run still unwinds: the slots that it refused meanwhile have a fate."""
+    async with workers("a", "b", spacing=1) as (log, team):
+        first, (second,) = next(worker for worker in team if worker.holds), others_of(team)
+        first.lasts, first.unwinds = 100.0, 3.0
+        await asyncio.sleep(5.2)
+        first.vanish()
+        await seconds_until(lambda: any(event.reason == "lease_lost" for event in first.of(SlotSkipped)))
+        first.return_()
+        await seconds_until(lambda: first.cluster.trusted)
+        first.service.task("M.job").remove()
+        await seconds_until(lambda: second.holds)
+        await asyncio.sleep(10)
+        assert numbers(log) == sorted(set(numbers(log)))
+        found = fates_of(team, spacing=1)
+        # The run that was cut off, and the slots that met it, were told here too.
+        assert not [slot for slot in range(min(found), max(found)) if not found[slot]]

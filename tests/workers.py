@@ -117,6 +117,8 @@ class Worker:
         self.host, self.log = host, log
         self.events: list[Event] = []
         self.lasts = 0.0
+        self.unwinds = 0.0
+        """Seconds that a body goes on after it was cancelled."""
         self.ended: list[str] = []
         self.wire = Wire(fabric)
         self.manager = Staff()
@@ -148,6 +150,7 @@ class Worker:
             await asyncio.sleep(self.lasts)
         except asyncio.CancelledError:
             self.ended.append(f"cancelled {loop.time():.2f}")
+            await asyncio.sleep(self.unwinds)
             raise
 
     @property
