@@ -27,7 +27,7 @@ from asyncmgr._history.slots import (
     newest_end,
     to_record,
 )
-from asyncmgr._tasks.keys import KeyedTask, KeyPlan
+from asyncmgr._tasks.keys import KeyedTask, KeyPlan, KeyTask
 from asyncmgr._tasks.recorder import Recorder, Stall
 from asyncmgr._tasks.runs import CancelledBy, Look, Site
 from asyncmgr._tasks.schedules import Gap
@@ -262,7 +262,7 @@ class Ledger(Recorder):
         fates, ring = self._fates_of(task.full_name), cast("KeyPlan", task.plan).ring
         if task.each_key is None:
             fates.absent(ring, gap, code, text, shift)
-        elif code == CODES["skipped", "not_owner"]:
+        elif code == CODES["skipped", "not_owner"] and cast("KeyTask", task).group.share is None:
             fates.grow(
                 ring, gap, code, text, shift
             )  # of every key: a record for each would push out all others

@@ -537,7 +537,8 @@ class Claims:
         was_active, hold.is_active = hold.is_active, False
         await name.holder.settle(hold)
         while name.hold is hold:
-            record = ClaimRecord(None, hold.token, hold.session.ttl, name.holder.lag())
+            lag, (place, every) = name.holder.lag(), name.holder.place()
+            record = ClaimRecord(None, hold.token, hold.session.ttl, lag, place, every)
             try:
                 store = await self._stores.claims()
                 condition = self._rules.release_condition(hold.revision)

@@ -78,7 +78,7 @@ class SessionRecord(Record):
 class ClaimRecord(Record):
     """Who holds a name."""
 
-    optional: ClassVar[frozenset[str]] = frozenset({"lag"})
+    optional: ClassVar[frozenset[str]] = frozenset({"lag", "place", "every"})
 
     owner: str | None
     """The identity of the session that holds the name; `None` = it was released."""
@@ -87,6 +87,10 @@ class ClaimRecord(Record):
     """The TTL of the owner's session, for those who never saw that session."""
     lag: int = 0
     """Of a shard that was released: microseconds from the last moment up to which its keys were run to the writing."""
+    place: int = 0
+    """The same moment, exactly: microseconds from the beginning of a turn, in which each key has one slot."""
+    every: int = 0
+    """How long a turn is; 0 = `place` says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "owner": (str, type(None)),
     "token": (int,),
     "lag": (int,),
+    "place": (int,),
+    "every": (int,),
     "shards": (int,),
     "shares": (list,),
     "spacing": (int,),

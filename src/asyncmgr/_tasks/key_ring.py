@@ -11,13 +11,17 @@ import itertools
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
+from operator import length_hint
 from typing import NamedTuple
 
 from asyncmgr._tasks.schedules import Gap, share_of
 
 _AT_ONCE = 200
 """The number of keys that one step of `rebuild` works on: about a millisecond."""
+
+_MOST_OWED = 10_000
+"""Slots that were set aside among which is looked for those of some keys."""
 
 _PARTS = 1024
 """The number of parts into which `rebuild` sorts the keys before it sorts each part."""
@@ -197,12 +201,39 @@ class KeyRing(KeyGrid):
             return max(now, self._turn + self._phases[self._at - 1])
         return max(now, self._turn - self.spacing + self._phases[-1]) if self._phases else now
 
-    def handed_out(self, now: int) -> int | None:
-        """Return the moment up to which all slots have been handed out; `None` = some were set aside."""
+    def handed_out(self, now: int, keys: Container[Hashable]) -> int | None:
+        """Return the moment up to which all slots of these keys have been handed out.
+
+        `None` = so many slots were set aside that nobody looks whose they are.
+        """
+        late, self._late = self._late, deque()
         following = self.next_slot()
-        if self._late:
+        self._late = late
+        reached = self.reached(now) if following is None or following > now else following - 1
+        owed = self.owed_to(keys)
+        if owed is None:
             return None
-        return self.reached(now) if following is None or following > now else following - 1
+        return min([reached, *(slot.planned - slot.missed * self.spacing - 1 for slot in owed)])
+
+    def owed_to(self, keys: Container[Hashable]) -> list[KeySlot] | None:
+        """List the slots of these keys that were set aside; `None` = there are too many to look at."""
+        if not self._late:
+            return []
+        if sum(map(length_hint, self._late)) > _MOST_OWED:
+            return None
+        late = [list(slots) for slots in self._late]
+        self._late = deque(map(iter, late))
+        if sum(map(len, late)) > _MOST_OWED:
+            return None
+        return [slot for slots in late for slot in slots if slot.key in keys]
+
+    def place_of(self, moment: int) -> int:
+        """Compute how long after the beginning of its turn a moment is."""
+        return (moment - self.anchor) % self.spacing
+
+    def moment_of(self, place: int, around: int) -> int:
+        """Find the moment of a place in its turn that is about `around`, or up to three quarters of a turn before."""
+        return around + self.spacing // 4 - (around + self.spacing // 4 - self.anchor - place) % self.spacing
 
     def catch_up(self, keys: Iterable[tuple[Hashable, int]], now: int) -> None:
         """Hand out soon the latest slot up to `now` of each key that has one after the moment given with it."""
