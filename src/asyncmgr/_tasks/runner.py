@@ -667,6 +667,7 @@ class Runner:
                 self._progresses.forget(run)
             if run.place is not None:
                 self.lookout.deadlines.remove(run)
+            run.future = None  # the record of its end reads some fields of the run, and may be kept for long
         if standing.queued:
             self._release(standing)
         keyed = managed.each_key is not None
