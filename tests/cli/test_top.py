@@ -11,6 +11,7 @@ import pytest
 from asyncmgr._cli.commands import top as top_command
 from asyncmgr._cli.top.watching import LOOKS
 from asyncmgr._cli.top.world import headline
+from asyncmgr._service import control_client
 from asyncmgr.errors import ControlUnavailable
 from tests.cli.conftest import Invoke
 from tests.cli.screens import (
@@ -61,11 +62,11 @@ async def test_the_main_screen(wire: FakeWire) -> None:
             "                   waits in Backups.put at client.py:212.",
             " ✕ Invoices.export Failed 5 times in a row since 02:17:41: HTTPStatusError: 503",
             "                   from pay.example. Next at 02:59, in 0:19.",
-            "   task            last run             -1h          -30m          now     next",
-            " ✓ Volumes.sync    ok, 8.5 s ago        ▪▪▪▪▪▪zzzzzz▪▪▪▪▪▪▪▪▪▪▪▪▪▪▪▪▪▪     0:19",
-            " ! Backups.nightly hangs, 47 min             ▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶     0:19",
-            " ✕ Invoices.export failed 5 in a row               ✕✕✕✕   ⊘⊘⊘              0:19",
-            " ‖ Mail.digest     paused to 04:17               ‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖",
+            "   task            last run               -1h         -30m         now     next",
+            " ✓ Volumes.sync    ok, 8.5 s ago          ▪▪▪▪▪▪zzzzzz▪▪▪▪▪▪▪▪▪▪▪▪▪▪▪▪     0:19",
+            " ! Backups.nightly hangs, 47 min               ▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶▶     0:19",
+            " ✕ Invoices.export failed 5 in a row                 ✕✕✕   ⊘⊘⊘             0:19",
+            " ‖ Mail.digest     paused to 04:17                ‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖‖",
         ]
         assert screen.lines[-1].startswith(" Enter details  r run  p pause  c cancel")
 
@@ -544,11 +545,10 @@ def test_without_textual_it_says_what_to_install(invoke: Invoke, monkeypatch: py
 
 
 def test_without_a_service_it_says_where_they_would_be(
-    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As 'asyncmgr status' does, before there is a screen."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(control_client, "find", lambda: iter(()))
     result = invoke("top")
     assert result.exit_code == 1
     assert "no service of yours runs here" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ from asyncmgr._cli.top.wires import CallFinder, Finder, SocketFinder, Wire
 from asyncmgr._service.control_socket import why_unavailable
 from asyncmgr.capabilities import Hosts
 from tests.cli.screens import FakeFinder, Screen
+
+NAME = f"volumes{os.getpid()}"
+"""A name of this process: the temporary directory of the machine may have sockets of others."""
 
 
 class Volumes(Manager):
@@ -47,7 +51,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def service_of(volumes: Volumes) -> Service:
     settings = Settings(seed=1, control=True, rpc_control=True, store="memory://")
-    return Service(volumes, name="volumes", host="nyx", settings=settings)
+    return Service(volumes, name=NAME, host="nyx", settings=settings)
 
 
 @asynccontextmanager
@@ -96,7 +100,7 @@ async def follow(screen: Screen, volumes: Volumes, service: Service) -> None:
 async def test_over_the_socket() -> None:
     """It finds the service, shows what happens, steers it, and goes on with the next process of the same service."""
     volumes = Volumes()
-    finder = SocketFinder(Reach(None, None, False, None))
+    finder = SocketFinder(Reach(NAME, None, False, None))
     async with service_of(volumes) as service, shown(finder) as screen:
         await follow(screen, volumes, service)
         assert "(uid " in str(service.journal.actions()[-1].by)
@@ -113,7 +117,7 @@ async def test_by_calls() -> None:
     volumes = Volumes()
     async with (
         service_of(volumes) as service,
-        Hosts(service.store, "volumes") as hosts,
+        Hosts(service.store, NAME) as hosts,
         shown(CallFinder(service.transport, hosts, None)) as screen,
     ):
         await follow(screen, volumes, service)
@@ -125,7 +129,7 @@ async def test_by_calls() -> None:
 async def test_one_connection_is_enough() -> None:
     """A round is one question over a connection that stays open; one that the service has closed is opened anew."""
     async with service_of(Volumes()):
-        (wire,) = await SocketFinder(Reach("volumes", "nyx", False, None)).find()
+        (wire,) = await SocketFinder(Reach(NAME, "nyx", False, None)).find()
         first = await wire.ask("hello")
         assert (await wire.ask("hello"))["since"] == first["since"]
         await wire.close()

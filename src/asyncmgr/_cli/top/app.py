@@ -88,10 +88,10 @@ class TopApp(App[None]):
            background: $surface; }
     #ask-title { text-style: bold; width: 1fr; }
     #ask-text, .field { width: 1fr; color: $text-muted; }
-    #ask Input { background: $boost; }
+    #ask Input { background: $boost; border: none; height: 1; padding: 0; }
     #ask-problem { width: 1fr; color: $text-error; }
     #ask-buttons { height: auto; align-horizontal: right; }
-    #ask-buttons Button { margin-left: 2; }
+    #ask-buttons Button { margin-left: 2; border: none; height: 1; min-width: 8; padding: 0 2; }
     #help { width: 70; max-width: 95%; height: auto; max-height: 95%; border: round $primary; padding: 0 2;
             background: $surface; }
     """
@@ -124,6 +124,7 @@ class TopApp(App[None]):
         self._shown = FILTERS[0]
         self._search = ""
         self._rows: list[Row] = []
+        self._needs: list[Need] = []
         self._revision: object = None
         self._round = 0
         self._said_until = 0
@@ -180,9 +181,11 @@ class TopApp(App[None]):
 
     def _draw(self) -> None:
         watched = list(self.services.watched.values())
-        if self._revision != self.services.revision:
-            self._revision, self._rows = self.services.revision, rows_of(watched)
-        needs = needs_of(self._rows, watched)
+        revision = (self.services.revision, [one.is_lost for one in watched])
+        if self._revision != revision:
+            self._revision, self._rows = revision, rows_of(watched)
+            self._needs = needs_of(self._rows, watched)
+        needs = self._needs
         self._draw_head(watched, needs)
         tasks = self.query_one(TaskList)
         tasks.styles_of = self.styles_of
@@ -204,7 +207,8 @@ class TopApp(App[None]):
         title.append(live[0], styles[live[1]])
         self._right(title, clock(self.services.now()), "mute")
         self.query_one("#title", Static).update(title)
-        said, rest = headline(needs, len(self._rows)) if self._rows or not watched else ("Asking …", "")
+        is_known = bool(self._rows) or any(not one.is_lost and one.is_read for one in watched)
+        said, rest = headline(needs, len(self._rows)) if is_known else ("Asking …", "")
         colour = (
             "old"
             if lost and len(lost) == len(watched)
@@ -469,13 +473,15 @@ _WORD = {"all": "here", "needs you": "in need of you", "failing only": "failing"
 
 def _where(watched: list[Watched]) -> str:
     services = {one.wire.service for one in watched}
+    if not watched:
+        return "looking for services"
     if len(watched) == 1:
         return watched[0].wire.label
-    return (
-        f"{services.pop()}, {plural(len(watched), 'host')}"
-        if len(services) == 1
-        else plural(len(services), "service")
-    )
+    if len(services) > 1:
+        return plural(len(services), "service")
+    are_hosts = len({one.wire.host for one in watched}) == len(watched)
+    many = plural(len(watched), "host") if are_hosts else f"{len(watched)} processes"
+    return f"{services.pop()}, {many}"
 
 
 def _lost(one: Watched) -> str:

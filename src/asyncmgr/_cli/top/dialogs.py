@@ -54,13 +54,11 @@ class Dialog(ModalScreen[Mapping[str, Any] | None]):
                 yield Label(Text(question.text), id="ask-text")
             for name, label, value in question.fields:
                 yield Label(Text(label), classes="field")
-                yield Input(value, id=f"field-{name}", compact=True)
+                yield Input(value, id=f"field-{name}")
             yield Label("", id="ask-problem")
             with Horizontal(id="ask-buttons"):
-                yield Button(Text("Leave it"), id="leave", compact=True)
-                yield Button(
-                    Text(question.go), id="go", variant="error" if question.hurts else "primary", compact=True
-                )
+                yield Button(Text("Leave it"), id="leave")
+                yield Button(Text(question.go), id="go", variant="error" if question.hurts else "primary")
 
     def on_mount(self) -> None:
         first = "#leave" if self._question.hurts and not self._question.fields else "#go"

@@ -61,7 +61,7 @@ class Columns:
 
     def __init__(self, width: int, longest_name: int) -> None:
         self.next = 8
-        self.standing = 20 if width < WIDE else 24
+        self.standing = 22 if width < WIDE else 26
         self.schedule = 0 if width < WIDE else 16
         most = max(14, width * 3 // 10)
         self.name = max(10, min(longest_name, most))

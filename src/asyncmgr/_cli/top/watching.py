@@ -72,6 +72,11 @@ class Watched:
         return max(0, self._read() - self.heard)
 
     @property
+    def is_read(self) -> bool:
+        """Whether all of it was read once."""
+        return self._place is not None
+
+    @property
     def is_lost(self) -> bool:
         return bool(self.error) or self.silent > SILENT
 

@@ -129,7 +129,13 @@ def _passes(row: Row, shown: str) -> bool:
 def needs_of(rows: Iterable[Row], watched: Iterable[Watched]) -> list[Need]:
     """Say what needs a person: services in trouble first, then tasks, the most urgent and oldest first."""
     hosts = [
-        Need(_HOST, one.wire.label, [f"{one.trouble[0].upper()}{one.trouble[1:]}."], None, one)
+        Need(
+            _HOST,
+            one.wire.host if one.is_one_of_many else one.wire.service,
+            [f"{one.trouble[0].upper()}{one.trouble[1:]}."],
+            None,
+            one,
+        )
         for one in watched
         if one.trouble and not one.is_lost
     ]
