@@ -80,6 +80,12 @@ class Shared(Manager):
     async def of_cluster(self, context: Any) -> None: ...
 
 
+class Leaving(Manager):
+    @periodic_task(spacing=60)
+    async def leave(self, context: Any) -> None:
+        raise SystemExit(7)
+
+
 def made() -> Service:
     """Return a service that brings settings of its own."""
     return Service(Sync(), settings=Settings(tasks={"Sync.sync": {"spacing": 600}}))
@@ -236,6 +242,34 @@ def test_max_runs_makes_runs_late(invoke: Invoke, most: int) -> None:
     assert max(task["latest"]["seconds"] for task in told["tasks"]) == 4.0 * (12 / most - 1)
 
 
+def test_what_starts_too_late_is_missed(invoke: Invoke) -> None:
+    """With one place for twelve tasks of 4 s, the last of them waits 44 s; it loses that slot by a promise of 43 s."""
+    words = (f"{HERE}many", *HOUR, "--set", "max_runs=1", "--took", "*=4s")
+    waits = {task["task"]: task["latest"]["seconds"] for task in rehearsed(invoke, *words)["tasks"]}
+    last = max(waits, key=lambda name: waits[name])
+    assert waits[last] == 44
+    told = rehearsed(invoke, *words, "--set", f"{last}.misfire_grace=43")
+    lost = of_tasks(told)[last.removeprefix("Many.")]
+    assert lost["missed"] == {"late": 1}
+    (finding,) = [one for one in told["findings"] if "missed" in one["text"]]
+    assert finding["needs_you"]
+    assert finding["text"].startswith(
+        f"{last}: 1 of {lost['slots']} slots missed, since they would have started"
+    )
+
+
+def test_many_findings_are_counted(invoke: Invoke) -> None:
+    """On a terminal twelve are enough; a program gets all."""
+    words = ("simulate", f"{HERE}many", *HOUR, "--took", "*=700s", "--set", "Many.t2.spacing=650")
+    said = invoke(*words).stdout
+    told = json.loads(invoke(*words, "--json").stdout)
+    needing = sum(finding["needs_you"] for finding in told["findings"])
+    assert needing == 12
+    assert "which --json has" not in said
+    more = invoke(*words, "--set", "Many.t5.timeout=1").stdout
+    assert "  - and 1 more, which --json has" not in more
+
+
 # Summer time
 
 
@@ -268,7 +302,8 @@ def test_the_hour_that_comes_twice(invoke: Invoke) -> None:
     tasks = of_tasks(told)
     assert (tasks["fixed"]["runs"], tasks["star"]["runs"]) == (1, 50)
     said = invoke("simulate", f"{HERE}Nights", "--start", "2026-10-24T22:00+00:00", "--for", "25h").stdout
-    assert "Nights.fixed (02:30) runs the first time only." in " ".join(said.split())
+    words = " ".join(said.split())
+    assert "The first time only run Nights.fixed (02:30). Both times run Nights.star (02:00, 02:30)." in words
 
 
 def test_a_day_without_a_change_tells_none(invoke: Invoke) -> None:
@@ -329,6 +364,7 @@ def test_a_wrong_change_is_refused(invoke: Invoke, change: str, code: int, said:
         (("--took", "*=soon"), 2, "is not a duration"),
         (("--for", "-1h"), 2, "is negative"),
         (("--for", "0"), 2, "is no time"),
+        (("--run-bodies", "--took", "*=5s"), 2, "leave --took and --replay out"),
         (("--start", "soon"), 2, "is no moment"),
         (("--replay", "absent.db"), 1, "there is no history file"),
         (("--plot", "absent/p.svg", "--for", "1m"), 1, "cannot be written"),
@@ -377,6 +413,12 @@ def test_bodies_run_on_demand(invoke: Invoke) -> None:
     told = rehearsed(invoke, f"{HERE}Sync", *HOUR, "--run-bodies")
     assert (told["runs"], told["bodies"], told["hooks_left_out"]) == (60, True, [])
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["hooked", "ran"]
+
+
+def test_a_body_that_exits_ends_no_command(invoke: Invoke) -> None:
+    """It stops the service, as it would for real: the report has its run, and none after it."""
+    told = rehearsed(invoke, f"{HERE}Leaving", *HOUR, "--run-bodies")
+    assert (told["runs"], told["tasks"][0]["errors"]) == (1, {"SystemExit: 7": 1})
 
 
 def test_failures_of_bodies_are_told(invoke: Invoke) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from asyncmgr._common.clock import SECOND
 from asyncmgr._history.words import Dial, length
 from asyncmgr._tasks.schedules import load_zone
-from asyncmgr.testing.rehearsal._clocks import Affected, ClockChange
+from asyncmgr.testing.rehearsal._clocks import Affected, ClockChange, Effect
 from asyncmgr.testing.rehearsal._figures import Figures, TaskFigures
 from asyncmgr.testing.rehearsal._stage import KEYS_UNKNOWN
 
@@ -181,30 +181,36 @@ def _together(figures: Figures) -> Iterator[Finding]:
 
 def _clock_changes(figures: Figures) -> Iterator[Finding]:
     for change in figures.changes:
+        back = "" if change.is_forward else "back "
         begins = (
-            f"{change.day}, {change.zone}: the clocks go from {change.from_time} to {change.to_time}"
-            if change.is_forward
-            else f"{change.day}, {change.zone}: the clocks go back from {change.from_time} to {change.to_time}"
+            f"{change.day}, {change.zone}: the clocks go {back}from {change.from_time} to {change.to_time}."
         )
-        if not change.tasks:
-            yield Finding(False, f"{begins}. No cron task has a slot in that hour.")
-        for task in change.tasks:
-            yield Finding(
-                False, f"{begins}. {task.task} ({_times(task)}) {_effect(task, change)}.", task.task
-            )
+        effects = [
+            _effect(effect, [task for task in change.tasks if task.effect == effect], change)
+            for effect in _EFFECTS
+        ]
+        said = [effect for effect in effects if effect] or ["No cron task has a slot in that hour."]
+        yield Finding(False, " ".join([begins, *said]))
+
+
+_EFFECTS: tuple[Effect, ...] = ("moved", "once", "left out", "twice")
+
+
+def _effect(effect: Effect, tasks: list[Affected], change: ClockChange) -> str:
+    if not tasks:
+        return ""
+    what = {
+        "moved": f"At {change.to_time} instead run",
+        "once": "The first time only run",
+        "left out": "Without a slot for what is left out are",
+        "twice": "Both times run",
+    }[effect]
+    return f"{what} {_named([f'{task.task} ({_times(task)})' for task in tasks])}."
 
 
 def _times(task: Affected) -> str:
     more = f" and {task.count - len(task.times)} more" if task.count > len(task.times) else ""
     return f"{', '.join(task.times)}{more}"
-
-
-def _effect(task: Affected, change: ClockChange) -> str:
-    if task.effect == "moved":
-        return f"runs at {change.to_time}, once"
-    if task.effect == "left out":
-        return "has no slot for what the clocks leave out"
-    return "runs the first time only" if task.effect == "once" else "runs both times"
 
 
 def _silent(figures: Figures) -> Iterator[Finding]:
