@@ -9,6 +9,7 @@ from typing import Any
 
 from asyncmgr._common.clock import SECOND
 from asyncmgr._history.words import Dial, length
+from asyncmgr._tasks.agenda import MOST_AT_ONCE
 from asyncmgr._tasks.schedules import load_zone
 from asyncmgr.testing.rehearsal._clocks import Affected, ClockChange, Effect
 from asyncmgr.testing.rehearsal._figures import Figures, TaskFigures
@@ -69,7 +70,7 @@ def _overlaps(figures: Figures) -> Iterator[Finding]:
         skipped = task.skipped.get("overlap", 0)
         if not skipped:
             continue
-        usual = "" if task.usual is None else f": a run takes {length(task.usual)}"
+        usual = "" if task.usual is None else f": a run takes {_lengths(task)}"
         spacing = task.options.schedule.spacing
         every = f", and a slot comes every {length(spacing)}" if usual and spacing else ""
         yield Finding(
@@ -80,9 +81,18 @@ def _overlaps(figures: Figures) -> Iterator[Finding]:
         )
 
 
+def _lengths(task: TaskFigures) -> str:
+    usual, longest = task.usual or 0.0, task.longest or 0.0
+    return length(usual) if longest <= 1.1 * usual else f"{length(usual)}, at most {length(longest)}"
+
+
 def _cure(task: TaskFigures, spacing: float | None) -> str:
+    if task.options.overlap == "allow":
+        return f"No more than {MOST_AT_ONCE} go on at once; a longer spacing loses none."
     if spacing and task.longest is not None and task.longest > spacing:
         return f"A spacing above {length(task.longest)} loses none; overlap='allow' runs several at once."
+    if task.options.overlap == "queue":
+        return "Only one slot waits for the run in the way; a longer spacing loses none."
     return "A longer spacing loses none; overlap='queue' starts one right after the run in the way."
 
 
