@@ -15,8 +15,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from asyncmgr import Manager, Service, Settings, Skip, periodic_task
-from asyncmgr.testing import VirtualTimeLoop, run_for, run_virtual
+from asyncmgr import Manager, Service, Settings, periodic_task
+from asyncmgr.testing import VirtualTimeLoop
 from tests.cli.conftest import Invoke
 
 HERE = f"{Path(__file__)}:"
@@ -78,6 +78,12 @@ class Shared(Manager):
 
     @periodic_task(spacing=600, scope="cluster")
     async def of_cluster(self, context: Any) -> None: ...
+
+
+class Leaving(Manager):
+    @periodic_task(spacing=60)
+    async def leave(self, context: Any) -> None:
+        raise SystemExit(7)
 
 
 def made() -> Service:
@@ -236,6 +242,34 @@ def test_max_runs_makes_runs_late(invoke: Invoke, most: int) -> None:
     assert max(task["latest"]["seconds"] for task in told["tasks"]) == 4.0 * (12 / most - 1)
 
 
+def test_what_starts_too_late_is_missed(invoke: Invoke) -> None:
+    """With one place for twelve tasks of 4 s, the last of them waits 44 s; it loses that slot by a promise of 43 s."""
+    words = (f"{HERE}many", *HOUR, "--set", "max_runs=1", "--took", "*=4s")
+    waits = {task["task"]: task["latest"]["seconds"] for task in rehearsed(invoke, *words)["tasks"]}
+    last = max(waits, key=lambda name: waits[name])
+    assert waits[last] == 44
+    told = rehearsed(invoke, *words, "--set", f"{last}.misfire_grace=43")
+    lost = of_tasks(told)[last.removeprefix("Many.")]
+    assert lost["missed"] == {"late": 1}
+    (finding,) = [one for one in told["findings"] if "missed" in one["text"]]
+    assert finding["needs_you"]
+    assert finding["text"].startswith(
+        f"{last}: 1 of {lost['slots']} slots missed, since they would have started"
+    )
+
+
+def test_many_findings_are_counted(invoke: Invoke) -> None:
+    """On a terminal twelve are enough; a program gets all."""
+    words = ("simulate", f"{HERE}many", *HOUR, "--took", "*=700s", "--set", "Many.t2.spacing=650")
+    said = invoke(*words).stdout
+    told = json.loads(invoke(*words, "--json").stdout)
+    needing = sum(finding["needs_you"] for finding in told["findings"])
+    assert needing == 12
+    assert "which --json has" not in said
+    more = invoke(*words, "--set", "Many.t5.timeout=1").stdout
+    assert "  - and 1 more, which --json has" not in more
+
+
 # Summer time
 
 
@@ -268,7 +302,8 @@ def test_the_hour_that_comes_twice(invoke: Invoke) -> None:
     tasks = of_tasks(told)
     assert (tasks["fixed"]["runs"], tasks["star"]["runs"]) == (1, 50)
     said = invoke("simulate", f"{HERE}Nights", "--start", "2026-10-24T22:00+00:00", "--for", "25h").stdout
-    assert "Nights.fixed (02:30) runs the first time only." in " ".join(said.split())
+    words = " ".join(said.split())
+    assert "The first time only run Nights.fixed (02:30). Both times run Nights.star (02:00, 02:30)." in words
 
 
 def test_a_day_without_a_change_tells_none(invoke: Invoke) -> None:
@@ -329,6 +364,7 @@ def test_a_wrong_change_is_refused(invoke: Invoke, change: str, code: int, said:
         (("--took", "*=soon"), 2, "is not a duration"),
         (("--for", "-1h"), 2, "is negative"),
         (("--for", "0"), 2, "is no time"),
+        (("--run-bodies", "--took", "*=5s"), 2, "leave --took and --replay out"),
         (("--start", "soon"), 2, "is no moment"),
         (("--replay", "absent.db"), 1, "there is no history file"),
         (("--plot", "absent/p.svg", "--for", "1m"), 1, "cannot be written"),
@@ -377,6 +413,12 @@ def test_bodies_run_on_demand(invoke: Invoke) -> None:
     told = rehearsed(invoke, f"{HERE}Sync", *HOUR, "--run-bodies")
     assert (told["runs"], told["bodies"], told["hooks_left_out"]) == (60, True, [])
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["hooked", "ran"]
+
+
+def test_a_body_that_exits_ends_no_command(invoke: Invoke) -> None:
+    """It stops the service, as it would for real: the report has its run, and none after it."""
+    told = rehearsed(invoke, f"{HERE}Leaving", *HOUR, "--run-bodies")
+    assert (told["runs"], told["tasks"][0]["errors"]) == (1, {"SystemExit: 7": 1})
 
 
 def test_failures_of_bodies_are_told(invoke: Invoke) -> None:
@@ -428,96 +470,6 @@ def test_a_task_with_very_many_runs_is_one_mark(invoke: Invoke) -> None:
     ET.fromstring(picture)
     assert len(picture) < 20_000
     assert "Sync.sync: 17,279 succeeded, 1 running; a run took 2 s on average" in picture
-
-
-# A history is replayed
-
-
-class Told(Manager):
-    @periodic_task(spacing=60)
-    async def steady(self, context: Any) -> None:
-        await asyncio.sleep(10 + (context.slot - BEGAN).total_seconds() / 60 % 7)
-
-    @periodic_task(spacing=300)
-    async def mixed(self, context: Any) -> None:
-        number = (context.slot - BEGAN).total_seconds() // 300
-        if number % 3 == 1:
-            raise ValueError("no such row")
-        if number % 3 == 2:
-            raise Skip("no new items")
-        await asyncio.sleep(100)
-
-    @periodic_task(spacing=600, timeout=30)
-    async def stuck(self, context: Any) -> None:
-        await asyncio.sleep(1000)
-
-
-BEGAN = datetime(2026, 3, 1, 6, tzinfo=UTC)
-
-
-def written(hours: float) -> str:
-    """Write the history file of a real service, in virtual time; return its path."""
-    path = Path.cwd() / "history.db"
-
-    async def live() -> None:
-        await run_for(Service(Told(), settings=Settings(history=f"sqlite://{path}")), hours=hours)
-
-    run_virtual(live(), start=BEGAN)
-    return str(path)
-
-
-def test_a_history_is_replayed(invoke: Invoke) -> None:
-    """From the start of the service then: its slots take what they took, and end as they ended."""
-    told = rehearsed(invoke, f"{HERE}Told", "--replay", written(2), "--for", "1h50m")
-    assert told["start"] == BEGAN.isoformat()
-    tasks = of_tasks(told)
-    assert tasks["steady"]["busy"] == pytest.approx(sum(10 + slot % 7 for slot in range(1, 110)), abs=0.01)
-    assert tasks["mixed"]["outcomes"] == {"succeeded": 7, "nothing": 7, "failed": 8}
-    assert tasks["mixed"]["errors"] == {"ValueError: no such row": 8}
-    assert tasks["stuck"]["outcomes"] == {"timed_out": 10, "running": 1}
-    assert {task["length"] for task in told["tasks"]} == {"replayed"}
-
-
-def test_other_slots_draw_from_the_history(invoke: Invoke) -> None:
-    """At another time or spacing each run takes what some run of the task took, the same for the same seed."""
-    file = written(2)
-    words = (f"{HERE}Told", "--replay", file, *START, "--set", "Told.steady.spacing=12")
-    tasks = of_tasks(rehearsed(invoke, *words))
-    steady = tasks["steady"]
-    assert 10 <= steady["usual"] <= steady["longest"] == pytest.approx(16, abs=0.001)
-    assert steady["skipped"]["overlap"] > 1000  # those of 13 s and more
-    outcomes = tasks["mixed"]["outcomes"]
-    assert set(outcomes) >= {"succeeded", "nothing", "failed"}
-    assert all(count > 50 for outcome, count in outcomes.items() if outcome != "running")
-    assert of_tasks(rehearsed(invoke, *words)) == tasks
-    assert of_tasks(rehearsed(invoke, *words, "--seed", "1")) != tasks
-
-
-def test_what_the_user_says_counts_more_than_a_history(invoke: Invoke) -> None:
-    """And another timeout is met by a run that timed out."""
-    words = ("--replay", f"sqlite://{written(1)}", "--took", "*.steady=1s", "--set", "Told.stuck.timeout=90")
-    tasks = of_tasks(rehearsed(invoke, f"{HERE}Told", *words, "--for", "59m"))
-    assert (tasks["steady"]["length"], tasks["steady"]["longest"]) == ("said", 1.0)
-    assert tasks["stuck"]["longest"] == pytest.approx(90)
-
-
-def test_a_file_that_is_no_history(invoke: Invoke) -> None:
-    """The text names it."""
-    Path("notes.txt").write_text("nothing of the kind" * 100)
-    done = invoke("simulate", f"{HERE}Told", "--replay", "notes.txt")
-    assert done.exit_code == 1
-    assert "notes.txt is no history that this version can read" in done.stderr
-
-
-def test_policies_follow_replayed_failures(invoke: Invoke) -> None:
-    """Backoff and pauses are the real ones: a task that fails in the history is held back, or paused."""
-    words = (f"{HERE}Told", "--replay", written(2), *START, "--only", "*.stuck", "--for", "24h")
-    held = of_tasks(rehearsed(invoke, *words, "--set", "Told.stuck.backoff=true"))["stuck"]
-    assert held["skipped"]["backoff"] + held["runs"] == 144
-    assert held["runs"] < 40
-    paused = of_tasks(rehearsed(invoke, *words, "--set", "Told.stuck.pause_after=3"))["stuck"]
-    assert paused["runs"] == 3
-    assert paused["slots"] >= 3
 
 
 def test_the_default_start_is_midnight(invoke: Invoke) -> None:

@@ -181,6 +181,10 @@ def simulate(
     say, else no time. A task of a scope runs as if this process were the only one.
     """
     wanted = Wishes(**wishes)
+    if wanted.run_bodies and (wanted.took or wanted.replay):
+        raise click.UsageError(
+            "--run-bodies takes the time of the real bodies; leave --took and --replay out"
+        )
     with saying(changes), _needing_time_machine():
         from asyncmgr.testing.rehearsal import draw, figures_of, findings_of, rehearse, report, write
 

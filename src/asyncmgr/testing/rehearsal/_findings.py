@@ -9,8 +9,9 @@ from typing import Any
 
 from asyncmgr._common.clock import SECOND
 from asyncmgr._history.words import Dial, length
+from asyncmgr._tasks.agenda import MOST_AT_ONCE
 from asyncmgr._tasks.schedules import load_zone
-from asyncmgr.testing.rehearsal._clocks import Affected, ClockChange
+from asyncmgr.testing.rehearsal._clocks import Affected, ClockChange, Effect
 from asyncmgr.testing.rehearsal._figures import Figures, TaskFigures
 from asyncmgr.testing.rehearsal._stage import KEYS_UNKNOWN
 
@@ -69,7 +70,7 @@ def _overlaps(figures: Figures) -> Iterator[Finding]:
         skipped = task.skipped.get("overlap", 0)
         if not skipped:
             continue
-        usual = "" if task.usual is None else f": a run takes {length(task.usual)}"
+        usual = "" if task.usual is None else f": a run takes {_lengths(task)}"
         spacing = task.options.schedule.spacing
         every = f", and a slot comes every {length(spacing)}" if usual and spacing else ""
         yield Finding(
@@ -80,9 +81,18 @@ def _overlaps(figures: Figures) -> Iterator[Finding]:
         )
 
 
+def _lengths(task: TaskFigures) -> str:
+    usual, longest = task.usual or 0.0, task.longest or 0.0
+    return length(usual) if longest <= 1.1 * usual else f"{length(usual)}, at most {length(longest)}"
+
+
 def _cure(task: TaskFigures, spacing: float | None) -> str:
+    if task.options.overlap == "allow":
+        return f"No more than {MOST_AT_ONCE} go on at once; a longer spacing loses none."
     if spacing and task.longest is not None and task.longest > spacing:
         return f"A spacing above {length(task.longest)} loses none; overlap='allow' runs several at once."
+    if task.options.overlap == "queue":
+        return "Only one slot waits for the run in the way; a longer spacing loses none."
     return "A longer spacing loses none; overlap='queue' starts one right after the run in the way."
 
 
@@ -181,30 +191,36 @@ def _together(figures: Figures) -> Iterator[Finding]:
 
 def _clock_changes(figures: Figures) -> Iterator[Finding]:
     for change in figures.changes:
+        back = "" if change.is_forward else "back "
         begins = (
-            f"{change.day}, {change.zone}: the clocks go from {change.from_time} to {change.to_time}"
-            if change.is_forward
-            else f"{change.day}, {change.zone}: the clocks go back from {change.from_time} to {change.to_time}"
+            f"{change.day}, {change.zone}: the clocks go {back}from {change.from_time} to {change.to_time}."
         )
-        if not change.tasks:
-            yield Finding(False, f"{begins}. No cron task has a slot in that hour.")
-        for task in change.tasks:
-            yield Finding(
-                False, f"{begins}. {task.task} ({_times(task)}) {_effect(task, change)}.", task.task
-            )
+        effects = [
+            _effect(effect, [task for task in change.tasks if task.effect == effect], change)
+            for effect in _EFFECTS
+        ]
+        said = [effect for effect in effects if effect] or ["No cron task has a slot in that hour."]
+        yield Finding(False, " ".join([begins, *said]))
+
+
+_EFFECTS: tuple[Effect, ...] = ("moved", "once", "left out", "twice")
+
+
+def _effect(effect: Effect, tasks: list[Affected], change: ClockChange) -> str:
+    if not tasks:
+        return ""
+    what = {
+        "moved": f"At {change.to_time} instead run",
+        "once": "The first time only run",
+        "left out": "Without a slot for what is left out are",
+        "twice": "Both times run",
+    }[effect]
+    return f"{what} {_named([f'{task.task} ({_times(task)})' for task in tasks])}."
 
 
 def _times(task: Affected) -> str:
     more = f" and {task.count - len(task.times)} more" if task.count > len(task.times) else ""
     return f"{', '.join(task.times)}{more}"
-
-
-def _effect(task: Affected, change: ClockChange) -> str:
-    if task.effect == "moved":
-        return f"runs at {change.to_time}, once"
-    if task.effect == "left out":
-        return "has no slot for what the clocks leave out"
-    return "runs the first time only" if task.effect == "once" else "runs both times"
 
 
 def _silent(figures: Figures) -> Iterator[Finding]:

@@ -34,7 +34,7 @@ def run_marks(track: Track, axis: Axis, y: float, height: float, clock: Clock) -
     """Draw the runs of a task."""
     if len(track.runs) <= ONE_BY_ONE:
         for run in track.runs:
-            if run.started >= axis.last and len(track.runs) > 1:
+            if run.started >= axis.last:
                 continue  # nothing of it would be seen but an edge
             x = axis.x(run.started)
             width = max(_NARROWEST, axis.x(run.started + round(run.seconds * SECOND)) - x)

@@ -17,8 +17,8 @@ from asyncmgr.testing.rehearsal._svg import rect, text, titled
 from asyncmgr.testing.rehearsal._tape import OUTCOMES
 
 WIDTH = 1280
-LEFT = 216
-RIGHT = 190
+LEFT = 232
+RIGHT = 196
 _TOP = 92
 _CHART = 54
 """Height of one picture of the load."""
@@ -114,7 +114,7 @@ def _row(figures: Figures, axis: Axis, task: TaskFigures, y: float, height: floa
     track = figures.rehearsal.tracks.get(task.name)
     lane = height - (5 if height > 18 else 3)
     base = y + height / 2 + 4
-    yield titled(text(LEFT - 10, base, _end(task.name, 32), "e"), f"{task.name}, {task.options.schedule}")
+    yield titled(text(LEFT - 10, base, _end(task.name, 28), "e"), f"{task.name}, {task.options.schedule}")
     yield rect(LEFT, y, axis.width, lane, "lane", radius=2)
     if track is not None:
         has_gone = bool(track.gone)
@@ -123,7 +123,7 @@ def _row(figures: Figures, axis: Axis, task: TaskFigures, y: float, height: floa
         if has_gone:
             yield from gone_marks(track, axis, y + part + 1, lane - part - 1, clock_of(figures))
     words, kind = _summary(task)
-    yield titled(text(WIDTH - RIGHT + 10, base, _start(words, 30), kind), words)
+    yield titled(text(WIDTH - RIGHT + 10, base, _start(words, 27), kind), words)
 
 
 def _summary(task: TaskFigures) -> tuple[str, str]:

@@ -50,15 +50,13 @@ class Replay:
 
     def runs(self, names: Collection[str]) -> dict[str, list[tuple[int, Length]]]:
         """Read the runs of these tasks: slots and lengths, sorted by slot. A task without runs is left out."""
+        wanted = frozenset(names)
         found: dict[str, list[tuple[int, Length]]] = {}
-        for name in names:
-            runs = [
-                (record.slot, Length(record.duration or 0.0, record.fate, record.text))
-                for record in self._past.runs(name)
-                if record.fate in _FATES
-            ]
-            for slot, count, took in self._past.buckets(name):
-                runs += [(slot, Length(took / count / SECOND))] * min(count, _MOST_OF_A_BUCKET)
-            if runs:
-                found[name] = sorted(runs)
-        return found
+        for name, slot, fate, seconds, text in self._past.runs():
+            if name in wanted and fate in _FATES:
+                found.setdefault(name, []).append((slot, Length(seconds, fate, text)))
+        for name, slot, count, took in self._past.buckets():
+            if name in wanted:
+                length = Length(round(took / count / SECOND, 6))
+                found.setdefault(name, []).extend([(slot, length)] * min(count, _MOST_OF_A_BUCKET))
+        return {name: sorted(runs) for name, runs in found.items()}

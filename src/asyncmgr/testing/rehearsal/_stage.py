@@ -171,13 +171,15 @@ class _Stage:
         insight.record_by(lambda _: self._tape)
         if not script.run_bodies:
             insight.with_runner(lambda runner: runner.call_by(_StandIn(self._lengths, loop)))
-        async with self._service:
+        first = to_us(script.start.timestamp())
+        await self._service.start()
+        try:  # not by `async with`, which raises the `SystemExit` of a body: it is on the tape
             runner = insight.runner
             assert runner is not None
-            first = to_us(script.start.timestamp())
             await loop.let_pass(max(0.0, script.seconds - loop.time()))  # type: ignore[attr-defined] # the loop of `run_virtual`
             self._tape.close(runner.waiting, loop.time())
             casts = tuple(self._casts())
+        finally:
             await self._service.stop(0)
         last = first + round(script.seconds * SECOND)
         settings = self._service.settings

@@ -13,6 +13,10 @@ from asyncmgr.testing.rehearsal._figures import Figures, TaskFigures
 from asyncmgr.testing.rehearsal._findings import Finding, clock_of, findings_of, zone_of
 
 WIDTH = 80
+
+SHOWN = 12
+"""Findings of one kind that are written; the others are counted."""
+
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = 60
 """Columns of the picture of the load."""
@@ -56,7 +60,7 @@ def _sections(findings: Sequence[Finding]) -> Iterator[str]:
 
 def _section(title: str, findings: Sequence[Finding]) -> str:
     lines = [title]
-    for finding in findings:
+    for finding in findings[:SHOWN]:
         lines += textwrap.wrap(
             printable(finding.text, 2000),
             WIDTH,
@@ -64,6 +68,8 @@ def _section(title: str, findings: Sequence[Finding]) -> str:
             subsequent_indent="    ",
             break_on_hyphens=False,
         )
+    if len(findings) > SHOWN:
+        lines.append(f"  - and {len(findings) - SHOWN:,} more, which --json has")
     return "\n".join(lines)
 
 
