@@ -42,6 +42,7 @@ REAL_MODULES = {
     "test_outage",
     "test_page",
     "test_picture",
+    "test_page_commands",
     "test_postgres",
     "test_postgres_contract",
     "test_readme",

@@ -1,13 +1,11 @@
-"""README and the pages of docs/: what is copied from them works, and what they promise is true."""
+"""What README promises is true. Its blocks of code are executed as those of all pages, in ``documentation``."""
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +14,8 @@ import pytest
 from asyncmgr import Manager, Service, Settings, periodic_task
 from asyncmgr.events import Event, LeaseAcquired, RunFinished, SlotSkipped, SlotsMissed
 from asyncmgr.testing import VirtualTime, VirtualTimeLoop
+from tests.documentation.blocks import ROOT, blocks
 from tests.postgres_servers import PostgresServer
-
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE = re.compile(r"# (conftest|test_\w+)\.py\n")
-_LINK = re.compile(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)")
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The code on a page."""
-    return [text for found, text in _BLOCK.findall(page.read_text()) if found == language]
-
-
-def files(page: Path) -> dict[str, str]:
-    """The files that a page shows, by name."""
-    return {f"{match[1]}.py": text for text in blocks(page, "python") if (match := _FILE.match(text))}
-
-
-WITH_FILES = [page for page in PAGES if files(page)]
-
-
-@pytest.mark.parametrize("page", WITH_FILES, ids=lambda page: page.stem)
-def test_recipes_work_in_an_empty_directory(page: Path, tmp_path: Path) -> None:
-    """Copied as they stand, without any configuration, the files of a page are green under pytest (50)."""
-    shown = files(page)
-    shown.setdefault("conftest.py", files(ROOT / "README.md")["conftest.py"])
-    for name, text in shown.items():
-        (tmp_path / name).write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore::pytest.PytestWarning",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\d+ passed", done.stdout)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_code_is_python(page: Path) -> None:
-    """Every block of Python can be read as such, also the parts of programs."""
-    for text in blocks(page, "python"):
-        ast.parse(f"async def part():\n{textwrap.indent(text, '    ')}")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_somewhere(page: Path) -> None:
-    """What a page points to is in the tree."""
-    missing = [link for link in _LINK.findall(page.read_text()) if not (page.parent / link).exists()]
-    assert missing == []
-
-
-def test_testing_has_more_room_than_speed() -> None:
-    """A user tests more often than they measure (54)."""
-    sections = {part.split("\n", 1)[0]: part for part in (ROOT / "README.md").read_text().split("\n## ")}
-    assert len(sections["Speed"]) < len(sections["Testing"])
-
 
 # Promises
 
@@ -174,7 +110,11 @@ def test_the_example_of_a_cluster_runs(
     shared_postgres_server: PostgresServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As README shows it, over a real database: one host holds the task, and its runs have a token."""
-    (block,) = (text for text in blocks(ROOT / "README.md", "python") if "postgresql://" in text)
+    (block,) = (
+        one.text
+        for one in blocks(ROOT / "README.md")
+        if "Service(" in one.text and "postgresql://" in one.text
+    )
     url = "postgresql://agent@db.example/jobs"
     assert block.count(url) == 1
     names: dict[str, Any] = {}

@@ -1,4 +1,7 @@
-"""The option `--key`, and what `status` and `list` say of keys: over a transport."""
+"""The option `--key`, and what `status` and `list` say of keys: over a transport.
+
+These are the commands of docs/how-to/keys.md.
+"""
 
 from __future__ import annotations
 
