@@ -579,6 +579,25 @@ async def test_slots_without_a_run_are_not_missed_by_the_next_holder() -> None:
         assert following == last + len(skipped) + missed + 1
 
 
+async def test_slots_between_a_loss_and_a_release_have_a_fate() -> None:
+    """Trust ends and comes back, and the task is given up at that moment: nobody saw to the slots since its end."""
+    async with workers("a", "b", spacing=1) as (log, team):
+        await asyncio.sleep(4.2)
+        first, (second,) = holder_of(team), others_of(team)
+        first.vanish()
+        await seconds_until(lambda: first.of(LeaseLost))
+        await asyncio.sleep(1.2)  # and less than the TTL since the last renewal: the session lives
+        first.service.task("M.job").remove()
+        first.return_()
+        await asyncio.sleep(20)
+        assert second.holds
+        assert second.of(LeaseAcquired)[0].taken_from is None  # it was released
+        last = max(ran.number or 0 for ran in log if ran.host == first.host)
+        following = min(ran.number or 0 for ran in log if ran.host == second.host)
+        assert following - last > 5
+        assert sum(e.count for e in second.of(SlotsMissed)) == following - last - 1
+
+
 async def test_a_wish_that_is_not_taken_is_void() -> None:
     """A process that asks for a task and dies does not have it handed over again and again."""
     log: list[Ran] = []

@@ -65,6 +65,8 @@ class ClusterGate(Gate, Holder):
         self._again: int | None = None
         """The number of the last slot, where it gets a run although it was claimed before."""
         self._gained_at = 0
+        self._was_lost = False
+        """Whether the right to run has ended since it was gained: slots have come up that nobody saw to."""
         self._is_first = False
         """Whether the next run is the first one since this process became the holder."""
         self._waiting: deque[_Waiting] = deque()
@@ -311,7 +313,8 @@ class ClusterGate(Gate, Holder):
         return CLAIMED if self._task.options.interrupted == "rerun" else MISSED, is_told
 
     def gained(self, hold: Hold) -> None:
-        self._hold, self._again, self._is_first, self._dark_from = hold, None, True, None
+        self._hold, self._again, self._is_first = hold, None, True
+        self._was_lost, self._dark_from = False, None
         record = self._slots.record
         assert record is not None
         moment = self._runner.lookout.read()
@@ -361,6 +364,7 @@ class ClusterGate(Gate, Holder):
         self._write_soon()
 
     def lost(self, why: LostWhy) -> None:
+        self._was_lost = True
         self._waiting.clear()
         self._outcome = None
         self._runner.withdraw(self._task)
@@ -368,7 +372,9 @@ class ClusterGate(Gate, Holder):
             self._hold = None
 
     async def settle(self, hold: Hold) -> None:
-        seen_to = self._seen_to()  # now: slots that come up from here on are not ours
+        # Now: slots that come up from here on are not ours. After a loss none is known to be seen to, beyond what the
+        # record says, and the next holder tells of the others.
+        seen_to = None if self._was_lost else self._seen_to()
         while self._writer is not None and hold.session.trusted:
             await asyncio.wait({self._writer})
         # The next holder goes on after the last slot that came up here, and not after one that was claimed ahead.
