@@ -118,6 +118,35 @@ def test_a_frozen_holder(site: Site) -> None:
     site.assert_each_slot_once("one", cut_off=1)
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_hosts_with_different_ttls(site: Site) -> None:
+    """A host with a TTL of 2 s waits for the 6 s of the holder that it watches; the other one need not wait so long."""
+    site.ttl = 6.0
+    slow = site.start("slow", ONE)
+    site.until_more(task="one")
+    site.ttl = 2.0
+    fast = site.start("fast", ONE)
+    site.until_noted("started", 2)
+    run = site.until_more(task="one")[0]
+    assert run["pid"] == slow.pid
+    site.stop_at_once(slow)
+    stopped = time.time()
+    first = next_after(site, run)
+    assert first["pid"] == fast.pid
+    # The silence may have begun a renewal before the stop, a third of the TTL; a busy machine only makes it longer.
+    assert first["at"] - stopped > 6.0 - 6.0 / 3 - 0.1
+    site.thaw(slow)
+    site.until_noted("lost", pid=slow.pid)
+    run = site.until_more(task="one")[-1]
+    site.stop_at_once(fast)
+    assert next_after(site, run)["pid"] == slow.pid
+    site.thaw(fast)
+    site.until_noted("lost", pid=fast.pid)
+    site.until_more(task="one")
+    site.stop()
+    site.assert_each_slot_once("one", cut_off=2)
+
+
 def test_a_frozen_holder_of_a_lease(site: Site) -> None:
     """Another block has it; the old one is cancelled, and can do no harm with its token."""
     first = site.start("a", {}, leases=["mutex"])
