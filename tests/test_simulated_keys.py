@@ -9,7 +9,7 @@ from asyncmgr.testing.simulation import KEY_ABLATIONS, simulate_keys
 SEEDS = 20
 CHUNK = 4
 
-CAUGHT = {"hand over busy": 13, "quota": 3}
+CAUGHT = {"hand-over-busy": 13, "quota": 3}
 """Rules whose loss is found soon, each with a seed that shows it."""
 
 

@@ -226,6 +226,10 @@ class Rules:
         """Whether a shard may be given up: when no run of its keys goes on."""
         return not busy
 
+    def stopped_at(self, about: int, exact: int) -> int:
+        """Choose where the last holder stopped: by its place in the turn, not by when this host learnt of it."""
+        return exact
+
     def resumes_at(self, stopped: int, now: int) -> int:
         """Choose the moment after which the keys of a shard are run: where its last holder stopped."""
         return stopped

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from asyncmgr._leases.rules import Rules
-from asyncmgr.testing.simulation._ablations import ABLATIONS, MASKED
+from asyncmgr.testing.simulation._ablations import ABLATIONS, KEY_ABLATIONS, MASKED
 from asyncmgr.testing.simulation._directed import story_for
 from asyncmgr.testing.simulation._keys import simulate_keys
 from asyncmgr.testing.simulation._runs import Report, simulate
@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m asyncmgr.testing.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, metavar="N", help="number of seeds (100)")
     parser.add_argument("--from", type=int, default=0, metavar="N", dest="start", help="the first seed (0)")
-    parser.add_argument("--ablation", choices=sorted(ABLATIONS), metavar="NAME", help="take this rule away")
+    parser.add_argument(
+        "--ablation", choices=sorted({*ABLATIONS, *KEY_ABLATIONS}), metavar="NAME", help="take this rule away"
+    )
     parser.add_argument("--ablations", action="store_true", help="take each rule away in turn")
     parser.add_argument("--keys", action="store_true", help="hosts that share out the keys of a task")
     parser.add_argument("--seed", type=int, metavar="N", help="run this seed only")
@@ -105,17 +107,30 @@ def reports(seeds: range, ablation: str | None, jobs: int) -> Iterator[Report]:
 
 
 def _run_keys(seeds: range, options: argparse.Namespace) -> int:
-    """Run these seeds, or one, for keys; return 1 where a promise was broken."""
+    """Run these seeds, or one, for keys; return 1 where the result is not as it should be."""
     if options.seed is not None:
         seeds = range(options.seed, options.seed + 1)
-    broken = []
-    with ProcessPoolExecutor(options.jobs) as pool:
-        for report in pool.map(simulate_keys, seeds, chunksize=5):
-            if report.violation is not None:
-                broken.append(report)
-                _say(str(report.violation))
-    _say(f"keys: {len(seeds)} seeds, {len(broken)} broken")
-    return int(bool(broken))
+    names = list(KEY_ABLATIONS) if options.ablations else [options.ablation]
+    results = [_run_keys_without(name, seeds, options.jobs) for name in names]
+    return int(not all(results))
+
+
+def _run_keys_without(ablation: str | None, seeds: range, jobs: int) -> bool:
+    """Run these seeds, a rule taken away until it is found broken; return whether the result is as it should be."""
+    rules = KEY_ABLATIONS[ablation] if ablation else Rules
+    done, broken = 0, 0
+    with ProcessPoolExecutor(jobs) as pool:
+        for chunk in range(0, len(seeds), CHUNK * jobs):
+            for report in pool.map(partial(simulate_keys, rules=rules), seeds[chunk : chunk + CHUNK * jobs]):
+                done += 1
+                if report.violation is not None:
+                    broken += 1
+                    told = report.violation
+                    _say(f"seed {told.seed}, {told.moment:.6f} s: {told.promise}" if ablation else str(told))
+            if ablation and broken:
+                break
+    _say(f"keys, {ablation or 'all rules'}: {done} seeds, {broken} broken")
+    return bool(broken) == (ablation is not None)
 
 
 def _simulate_all(seeds: range, ablation: str | None) -> list[Report]:

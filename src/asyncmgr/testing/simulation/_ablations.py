@@ -245,6 +245,13 @@ class ResumeNow(Rules):
         return now
 
 
+class RoughPlace(Rules):
+    """A new host of a shard goes by how long ago the last one stopped, and learns of it late."""
+
+    def stopped_at(self, about: int, exact: int) -> int:
+        return about
+
+
 class NoQuota(Rules):
     """Whoever is first may hold all shards."""
 
@@ -253,12 +260,13 @@ class NoQuota(Rules):
 
 
 KEY_ABLATIONS: dict[str, type[Rules]] = {
-    "hand over busy": HandOverBusy,
+    "hand-over-busy": HandOverBusy,
     "resume": ResumeNow,
+    "place": RoughPlace,
     "quota": NoQuota,
     "margin": NoMargin,
-    "claim while unwinding": ClaimWhileUnwinding,
-    "no cancel": NoCancel,
+    "claim-unwinding": ClaimWhileUnwinding,
+    "cancel": NoCancel,
 }
 """The rules that tasks with keys need, by their names; those of the shards alone, and some of all names."""
 
