@@ -32,7 +32,7 @@ from asyncmgr._leases.shards import (
     choose_free,
     shard_of,
 )
-from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
+from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim, TaskPause
 from asyncmgr._tasks.keys import KeyedTask, Keys
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
@@ -230,8 +230,8 @@ class KeyShares(Gate):
     def holding(self) -> Holding | None:
         return None
 
-    def paused(self, *, is_paused: bool) -> None:
-        self.is_paused = is_paused
+    def paused(self, pause: TaskPause | None) -> None:
+        self.is_paused = pause is not None
         self.plan_soon()
 
     def stopping(self) -> None:

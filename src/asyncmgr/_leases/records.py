@@ -98,7 +98,11 @@ class ShardsRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class SlotRecord(Record):
-    """How far the grid of a task has come."""
+    """How far the grid of a task has come, and whether the task is paused."""
+
+    optional: ClassVar[frozenset[str]] = frozenset(
+        {"paused_by", "paused_since", "paused_until", "paused_note"}
+    )
 
     token: int
     """The fencing token of the holder that wrote this."""
@@ -115,6 +119,13 @@ class SlotRecord(Record):
     off, as a later holder has told; ``passed``: its holder had no run for it; else the outcome of its run."""
     inc: str
     """The identity of the holder that claimed the slot, or told that it was missed."""
+    paused_by: str = ""
+    """Who paused the task; empty = it is not paused. A pause is the task's: the next holder goes on with it."""
+    paused_since: int = 0
+    """Microseconds since 1970, as the next one."""
+    paused_until: int = 0
+    """0 = until somebody resumes the task."""
+    paused_note: str = ""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -130,6 +141,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "shards": (int,),
     "shares": (list,),
     "spacing": (int,),
+    "paused_by": (str,),
+    "paused_since": (int,),
+    "paused_until": (int,),
+    "paused_note": (str,),
 }
 _STATES = {SessionRecord: ("live", "dead")}
 
