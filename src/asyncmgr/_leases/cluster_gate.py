@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 from asyncmgr._common.clock import SECOND
 from asyncmgr._common.log import log
@@ -14,12 +14,19 @@ from asyncmgr._leases.holder import Hold, Holder, LostWhy
 from asyncmgr._leases.keys import task_key
 from asyncmgr._leases.records import SlotRecord
 from asyncmgr._leases.slots import CLAIMED, MISSED, NEW, SEVERAL, UNSTARTED, Slots
-from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
+from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim, TaskPause
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
 from asyncmgr._tasks.schedules import Every, Gap
 from asyncmgr.events import Outcome
+
+
+class Verbs(Protocol):
+    """What pauses a task here, where its pause began in another process."""
+
+    def adopt_pause(self, task: ManagedTask, pause: TaskPause) -> None: ...  # pragma: no cover
+    def leave_pause(self, task: ManagedTask) -> None: ...  # pragma: no cover
 
 
 @dataclass(slots=True)
@@ -48,14 +55,17 @@ class ClusterGate(Gate, Holder):
     kind: ClassVar[Literal["task", "lease"]] = "task"
     is_shared_out: ClassVar[bool] = True
 
-    def __init__(self, task: ManagedTask, runner: Runner, cluster: Cluster) -> None:
+    def __init__(self, task: ManagedTask, runner: Runner, cluster: Cluster, verbs: Verbs) -> None:
         self.name = task.full_name
         self.key = task_key(cluster.application, task.full_name)
         self._task, self._runner, self._cluster = task, runner, cluster
         self._rules = cluster.rules
         self._slots = Slots(self.key, cluster.calls, cluster.stores, cluster.rules, cluster.clock)
         self._hold: Hold | None = None
-        self._is_paused = False
+        self._verbs = verbs
+        self._pause: TaskPause | None = None
+        self._pause_is_news = False
+        """Whether the pause, or its end, is to be written down."""
         self._anchor = (0, 0)
         """The number of the last slot that was claimed or handed out, and its moment on the scale of the plan."""
         self._claimed_until = 0
@@ -185,8 +195,11 @@ class ClusterGate(Gate, Holder):
     async def until_settled(self, task: ManagedTask) -> None:
         await self._cluster.until_settled(self.key)
 
-    def paused(self, *, is_paused: bool) -> None:
-        self._is_paused = is_paused
+    def paused(self, pause: TaskPause | None) -> None:
+        self._pause = pause
+        if self._hold is not None:
+            self._pause_is_news = True
+            self._write_soon()
         self._cluster.claims.touch(self.key)
 
     def close(self) -> None:
@@ -238,12 +251,19 @@ class ClusterGate(Gate, Holder):
             log.error("lease.step_failed", name=self.name, kind="task", exc_info=error)
             while self._waiting:
                 self._runner.refuse(self._waiting.popleft().run, "lease_lost", with_older=False)
-        if self._hold is not None and (self._waiting or self._outcome):
+        if self._hold is not None and self._has_news:
             self._write_soon()
 
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._waiting or self._outcome or self._pause_is_news)
+
     async def _write(self) -> None:
-        """Claim the slots that wait, in their order; then note the outcome of the last one."""
-        while (hold := self._hold) is not None and (self._waiting or self._outcome):
+        """Note a pause or its end, claim the slots that wait, in their order, then note the outcome of the last one."""
+        while (hold := self._hold) is not None and self._has_news:
+            if self._pause_is_news:
+                await self._write_pause(hold)
+                continue
             if self._waiting:
                 await self._write_claim(self._waiting[0], hold)
                 continue
@@ -253,6 +273,13 @@ class ClusterGate(Gate, Holder):
             if not (noted or self._waiting or self._outcome) and self._cluster.trusted:
                 self._outcome = number, state
                 await asyncio.sleep(self._rules.retry_in())
+
+    async def _write_pause(self, hold: Hold) -> None:
+        pause = self._pause
+        if not await self._slots.write_pause(hold, pause):
+            await asyncio.sleep(self._rules.retry_in())
+        elif pause == self._pause:
+            self._pause_is_news = False
 
     async def _write_claim(self, waiting: _Waiting, hold: Hold) -> None:
         run = waiting.run
@@ -290,7 +317,7 @@ class ClusterGate(Gate, Holder):
 
     @property
     def is_wanted(self) -> bool:
-        return not self._is_paused or self._hold is not None
+        return self._pause is None or self._hold is not None
 
     @property
     def is_busy(self) -> bool:
@@ -313,6 +340,29 @@ class ClusterGate(Gate, Holder):
         return CLAIMED if self._task.options.interrupted == "rerun" else MISSED, is_told
 
     def gained(self, hold: Hold) -> None:
+        self._continue_grid(hold)
+        self._continue_pause()
+
+    def _continue_pause(self) -> None:
+        """Go on with the pause of the holder before, where it is not over."""
+        stored = self._slots.pause
+        if self._pause is not None or stored is None:
+            self._pause_is_news = self._pause != stored
+        elif stored.until is not None and stored.until <= self._runner.lookout.read().wall:
+            self._pause_is_news = True
+        else:
+            self._pause = stored
+            self._verbs.adopt_pause(self._task, stored)
+        if self._pause_is_news:
+            self._write_soon()
+
+    def _leave_pause(self) -> None:
+        """Leave the pause to the next holder: it is the task's, and does not keep this process from another turn."""
+        if self._pause is not None:
+            self._pause, self._pause_is_news = None, False
+            self._verbs.leave_pause(self._task)
+
+    def _continue_grid(self, hold: Hold) -> None:
         self._hold, self._again, self._is_first = hold, None, True
         self._was_lost, self._dark_from = False, None
         record = self._slots.record
@@ -370,8 +420,13 @@ class ClusterGate(Gate, Holder):
         self._runner.withdraw(self._task)
         if why != "trust_ended":
             self._hold = None
+        if not self._pause_is_news:  # else nobody else knows of it
+            self._leave_pause()
 
     async def settle(self, hold: Hold) -> None:
+        while self._pause_is_news and self._writer is not None and hold.session.trusted:
+            await asyncio.wait({self._writer})
+        self._leave_pause()
         # Now: slots that come up from here on are not ours. After a loss none is known to be seen to, beyond what the
         # record says, and the next holder tells of the others.
         seen_to = None if self._was_lost else self._seen_to()

@@ -19,7 +19,7 @@ from asyncmgr._leases.key_shard import Shard
 from asyncmgr._leases.keys import shards_key
 from asyncmgr._leases.records import ShardsRecord, decode
 from asyncmgr._leases.shards import choose_excess, choose_free, shard_of
-from asyncmgr._tasks.gate import Answer, Gate, Holding
+from asyncmgr._tasks.gate import Answer, Gate, Holding, TaskPause
 from asyncmgr._tasks.keys import KeyedTask, Keys
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
@@ -197,7 +197,7 @@ class KeyShares(Gate):
 
     # Gate
 
-    def not_here(self, run: Run) -> Literal[not_owner, lease_lost] | None:
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
         return self.shard_of(run).not_here(run) if self.shards else "not_owner"
 
     def ask(self, run: Run) -> Answer:
@@ -242,8 +242,8 @@ class KeyShares(Gate):
     def holding(self) -> Holding | None:
         return None
 
-    def paused(self, *, is_paused: bool) -> None:
-        self.is_paused = is_paused
+    def paused(self, pause: TaskPause | None) -> None:
+        self.is_paused = pause is not None
         self.plan_soon()
 
     def stopping(self) -> None:

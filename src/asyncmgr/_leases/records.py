@@ -102,9 +102,11 @@ class ShardsRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class SlotRecord(Record):
-    """How far the grid of a task has come."""
+    """How far the grid of a task has come, and whether the task is paused."""
 
-    optional: ClassVar[frozenset[str]] = frozenset({"oldest"})
+    optional: ClassVar[frozenset[str]] = frozenset(
+        {"oldest", "paused_by", "paused_since", "paused_until", "paused_note"}
+    )
 
     token: int
     """The fencing token of the holder that wrote this."""
@@ -124,6 +126,13 @@ class SlotRecord(Record):
     oldest: int = 0
     """The number of the first older slot that may not have been told of: the run of `n` stands for the slots from this
     one on, and its holder tells of them when it begins. With `missed`, `n` itself is still to be told of. 0 = none."""
+    paused_by: str = ""
+    """Who paused the task; empty = it is not paused. A pause is the task's: the next holder goes on with it."""
+    paused_since: int = 0
+    """Microseconds since 1970, as the next one."""
+    paused_until: int = 0
+    """0 = until somebody resumes the task."""
+    paused_note: str = ""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -142,6 +151,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "shards": (int,),
     "shares": (list,),
     "spacing": (int,),
+    "paused_by": (str,),
+    "paused_since": (int,),
+    "paused_until": (int,),
+    "paused_note": (str,),
 }
 _STATES = {SessionRecord: ("live", "dead")}
 

@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from asyncmgr._common.clock import to_us
 from asyncmgr._leases.calls import Calls, Doubt, Stores
 from asyncmgr._leases.elapsed import HostClock
 from asyncmgr._leases.holder import Hold
-from asyncmgr._leases.records import Foreign, SlotRecord, decode
+from asyncmgr._leases.records import LARGEST, Foreign, SlotRecord, decode
 from asyncmgr._leases.rules import Rules
+from asyncmgr._tasks.gate import TaskPause
 from asyncmgr.errors import RevisionConflict
 from asyncmgr.transports import Entry
 
@@ -131,7 +132,16 @@ class Slots:
         while hold.is_active and hold.session.trusted:
             at = self._clock.observed()
             passed = lag + to_us(at - began)
-            record = SlotRecord(hold.token, number, passed, spacing, state, hold.session.inc, oldest)
+            record = SlotRecord(
+                hold.token,
+                number,
+                passed,
+                spacing,
+                state,
+                hold.session.inc,
+                oldest,
+                **_written(self.pause),
+            )
             try:
                 condition = self._rules.slot_condition(self._revision)
                 revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
@@ -186,6 +196,41 @@ class Slots:
             return True
         return await self._rewrite(hold, replace(self.record, lag=self.since, state=state, oldest=0))
 
+    @property
+    def pause(self) -> TaskPause | None:
+        """The pause of the task, as this process wrote it or took it over; `None` = it is not paused."""
+        record = self.record
+        if record is None or not record.paused_by:
+            return None
+        until, note = record.paused_until or None, record.paused_note or None
+        return TaskPause(record.paused_by, record.paused_since, until, note)
+
+    async def write_pause(self, hold: Hold, pause: TaskPause | None) -> bool:
+        """Write down that the task is paused, or is not, for the next holder; False = it is not known, try again."""
+        if self.record is None or self.record.token != hold.token:
+            return True
+        at, record = self._clock.observed(), replace(self.record, lag=self.since, **_written(pause))
+        try:
+            condition = self._rules.slot_condition(self._revision)
+            revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
+        except RevisionConflict:
+            return await self._is_overtaken(hold)
+        except Doubt:
+            return False
+        self._keep(record, revision, at)
+        return True
+
+    async def _is_overtaken(self, hold: Hold) -> bool:
+        """Whether another holder has written since; else it was this one, by a call whose answer was lost."""
+        try:
+            entry, found = await self._read()
+        except Doubt:
+            return False
+        if entry is None or not isinstance(found, SlotRecord) or found.token != hold.token:
+            return True
+        self._revision = entry.revision
+        return False
+
     async def _rewrite(self, hold: Hold, record: SlotRecord) -> bool:
         """Write another account of what this hold has claimed, where nobody has written since."""
         if record.token != hold.token:
@@ -202,3 +247,15 @@ class Slots:
             return False
         self._keep(record, revision, at)
         return True
+
+
+def _written(pause: TaskPause | None) -> dict[str, Any]:
+    """Write a pause as fields of a record."""
+    if pause is None:
+        return {"paused_by": "", "paused_since": 0, "paused_until": 0, "paused_note": ""}
+    return {
+        "paused_by": pause.by or "-",
+        "paused_since": pause.since,
+        "paused_until": min(pause.until or 0, LARGEST),
+        "paused_note": pause.note or "",
+    }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from asyncmgr._leases.lease import Lease, OnLost
     from asyncmgr._leases.rules import Rules
     from asyncmgr._service.service import Service
+    from asyncmgr._service.steering import Steering
     from asyncmgr.events import Listeners
     from asyncmgr.transports import StoreEngine
 
@@ -81,7 +82,7 @@ class ClusterScope:
             return shares
         from asyncmgr._leases.cluster_gate import ClusterGate
 
-        gate = ClusterGate(task, runner, self.cluster())
+        gate = ClusterGate(task, runner, self.cluster(), _verbs_of(task))
         gate.open()
         return gate
 
@@ -108,6 +109,14 @@ class ClusterScope:
         if self._cluster is not None:
             cluster, self._cluster = self._cluster, None
             await cluster.stop()
+
+
+def _verbs_of(task: ManagedTask) -> Steering:
+    """Find what pauses the task, where its holder was another process that had paused it."""
+    from asyncmgr._service.manager import Manager, state_of
+
+    assert isinstance(task.manager, Manager)
+    return state_of(task.manager).verbs
 
 
 def cluster_scope_of(service: Service) -> ClusterScope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from asyncmgr._tasks.gate import Gate, Holding
+from asyncmgr._tasks.gate import Gate, Holding, TaskPause
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import Scope
 from asyncmgr._tasks.runner import Runner
@@ -33,11 +33,11 @@ class Gates:
         """Set the gates of this runner, as tasks are seen."""
         self._runner = runner
 
-    def pause(self, task: ManagedTask, *, is_paused: bool) -> None:
-        """Tell the gate of the task that it was paused here, or resumed."""
+    def pause(self, task: ManagedTask, pause: TaskPause | None) -> None:
+        """Tell the gate of the task that it was paused here; `None` = that it was resumed."""
         _, gate = self._set.get(task, (None, None))
         if gate is not None:
-            gate.paused(is_paused=is_paused)
+            gate.paused(pause)
 
     def see(self, task: ManagedTask, *, on: bool) -> None:
         """Give the task the gate of its scope, and close the gate of another scope; one that is off has no gate."""

@@ -357,7 +357,7 @@ class ManagerState:
         if paused is None:
             self._gates.see(task, on=self.is_on(task))
         else:
-            self._gates.pause(task, is_paused=paused)
+            self._gates.pause(task, self.verbs.pauses.facts(task, self.read_clock()) if paused else None)
 
     def take_out(self, task: ManagedTask) -> None:
         """Take the task out of the manager. A run in progress counts for a new task of its name."""
@@ -500,7 +500,7 @@ class ManagerState:
             runner.enrol(task)
             self.arm(task)
             if task in self.verbs.pauses:
-                gates.pause(task, is_paused=True)
+                gates.pause(task, self.verbs.pauses.facts(task, moment))
 
     def leave(self) -> None:
         """Leave the service; passes may follow, for which every task starts anew at this moment."""

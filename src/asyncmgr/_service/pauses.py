@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime, to_us
 from asyncmgr._common.safe_text import safe_repr
+from asyncmgr._tasks.gate import TaskPause
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.status import PausedStatus
 from asyncmgr.errors import InvalidPeriodicTaskArg
@@ -68,6 +69,15 @@ class Pauses:
     def status(self, task: ManagedTask, moment: Moment) -> PausedStatus | None:
         pause = self._pauses.get(task)
         return None if pause is None else pause.status(moment)
+
+    def facts(self, task: ManagedTask, moment: Moment) -> TaskPause | None:
+        """Describe the pause of a task in wall time; `None` = there is none."""
+        pause = self._pauses.get(task)
+        if pause is None:
+            return None
+        remaining = pause.remaining(moment)
+        until = None if remaining is None else moment.wall + remaining
+        return TaskPause(pause.by, pause.since, until, pause.note)
 
     def put(self, task: ManagedTask, pause: Pause) -> None:
         """Pause the task; another pause of it is replaced."""

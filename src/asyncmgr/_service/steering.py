@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 
 from asyncmgr._common.clock import Moment, to_datetime
 from asyncmgr._common.log import log
-from asyncmgr._service.pauses import Pauses, new_pause
+from asyncmgr._service.pauses import Pause, Pauses, new_pause
 from asyncmgr._tasks.actions import POLICY, TIMER, Action, Journal, acting_as, actor
+from asyncmgr._tasks.gate import TaskPause
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.options import NEGATIVE, PeriodicTask
 from asyncmgr._tasks.runner import Runner
@@ -181,6 +182,28 @@ class Steering:
             self._tasks.tell_gate(task, paused=False)
             log.info("task.resumed", task=task.full_name, by=actor().name)
             self._note(task, "resume")
+
+    def adopt_pause(self, task: ManagedTask, pause: TaskPause) -> None:
+        """Go on with the pause of a task that another process held until now. One that it has stays as it is."""
+        if task in self.pauses or not self._tasks.has(task):
+            return
+        until = pause.until
+        self.pauses.put(task, Pause(pause.by, pause.since, until, on_wall=until is not None, note=pause.note))
+        if self._tasks.runner is not None:
+            self._tasks.runner.forget(task, "paused")
+        shown = None if until is None else to_datetime(until).isoformat()
+        log.info("task.paused", task=task.full_name, until=shown, note=pause.note, by=pause.by)
+        if self._journal is not None:
+            since = to_datetime(pause.since)
+            told = Action(since, task.full_name, "pause", pause.by, "lease", pause.note, {"until": shown})
+            self._journal.note(told)
+
+    def leave_pause(self, task: ManagedTask) -> None:
+        """Leave the pause of a task to the process that holds it from now on."""
+        if task in self.pauses and self._tasks.has(task):
+            self._tasks.settle(task)
+            self.pauses.end(task)
+            self._tasks.arm(task)
 
     def _pause_is_over(self, task: ManagedTask) -> None:
         with acting_as(TIMER):

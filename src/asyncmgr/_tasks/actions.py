@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
-Via: TypeAlias = Literal["code", "socket", "rpc", "http", "timer", "policy", "reload"]
+Via: TypeAlias = Literal["code", "socket", "rpc", "http", "timer", "policy", "reload", "lease"]
 """From where somebody acts: the application's code, the control socket, a call, the page; or what acted by itself: the
-end of a pause, a policy, new settings."""
+end of a pause, a policy, new settings, the holder of a task whose pause goes on here."""
 
 
 @dataclass(frozen=True, slots=True)

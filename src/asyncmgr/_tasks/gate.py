@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
 from asyncmgr._tasks.managed import Holding as Holding
@@ -13,6 +14,18 @@ from asyncmgr.events import Outcome
 
 Answer = Literal["run", "later", "not_owner", "lease_lost", "overlap"]
 """The answer of a gate: start the run; it comes later (`Runner.admit`, `Runner.refuse`); or why it may not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPause:
+    """A pause of a task, for whoever holds the task next. Moments are wall time, microseconds."""
+
+    by: str
+    """Who paused it, for people."""
+    since: int
+    until: int | None
+    """`None` = until somebody resumes it."""
+    note: str | None
 
 
 class Gate(ABC):
@@ -70,5 +83,5 @@ class Gate(ABC):
         owner = self.holder()
         return None if owner is None else Holding(owner)
 
-    def paused(self, *, is_paused: bool) -> None:  # noqa: B027 - most gates have nothing to do
-        """Learn that the task was paused here, or resumed."""
+    def paused(self, pause: TaskPause | None) -> None:  # noqa: B027 - most gates have nothing to do
+        """Learn that the task was paused here; `None` = that it was resumed."""

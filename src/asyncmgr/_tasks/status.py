@@ -23,7 +23,7 @@ HUNG_RUNS = 10
 
 HUNG_SPACINGS = 3
 
-HUNG_FLOOR = 600.0
+HUNG_FLOOR = 1800.0
 """Seconds. A run that is older may hang before three spacings are over, which of a nightly task are three days."""
 
 HUNG_EARLY_SPACINGS = 2
