@@ -21,7 +21,7 @@ LOOKS = 5
 """Rounds from one look at all tasks to the next, and from one search for services to the next."""
 
 SILENT = 5_000
-"""Milliseconds without an answer after which a service counts as lost."""
+"""Milliseconds without an answer to a question after which a service counts as lost."""
 
 MOST_ENTRIES = 500
 MOST_MARKS = 600
@@ -60,7 +60,7 @@ class Watched:
         self._in_the_way: dict[str, list[Any]] = {}
         self._place: str | None = None
         self._skew = 0
-        self.heard = read()
+        self._asked = self.heard = read()
 
     def now(self) -> int:
         """Return the time on its clock, milliseconds since 1970."""
@@ -78,7 +78,9 @@ class Watched:
 
     @property
     def is_lost(self) -> bool:
-        return bool(self.error) or self.silent > SILENT
+        """Whether it does not answer. A question counts, and not the time: this program may have slept."""
+        is_waiting = self.asking is not None and not self.asking.done()
+        return bool(self.error) or (is_waiting and self._read() - self._asked > SILENT)
 
     def show(self, span: int) -> None:
         """Show another time, seconds: all is read again."""
@@ -92,6 +94,7 @@ class Watched:
 
     async def look(self, *, everywhere: bool) -> None:
         """Ask what has changed. `everywhere`: also who needs somebody by the time alone."""
+        self._asked = self._read()
         try:
             answer = await self.wire.ask("changes", since=self._place, look=everywhere)
             if answer["anew"]:
