@@ -496,6 +496,18 @@ async def test_answers_that_make_no_sense(wire: FakeWire) -> None:
         assert "KeyError: 'anew'" in screen.words
 
 
+async def test_facts_that_are_no_numbers(wire: FakeWire) -> None:
+    """Another host may tell anything: the task is named, and the screen goes on with what it has."""
+    async with opened(wire) as screen:
+        wire.change(well(failures="many"))
+        wire.marks = {"Volumes.sync": [[0, 0, 999]]}
+        await screen.step()
+        assert "Volumes.sync is told with something else in place of a number" in screen.words
+        wire.change(well())
+        await screen.step()
+        assert "● live" in screen.lines[0]
+
+
 # Hostile names, many tasks
 
 

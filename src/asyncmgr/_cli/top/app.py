@@ -19,7 +19,7 @@ from asyncmgr._cli.top.drawer import Drawer, as_text, sheet
 from asyncmgr._cli.top.paint import palette
 from asyncmgr._cli.top.rows import WIDE, Item, TaskList
 from asyncmgr._cli.top.verbs import TELLS, question_of
-from asyncmgr._cli.top.watching import Watch, Watched
+from asyncmgr._cli.top.watching import NONSENSE, Watch, Watched
 from asyncmgr._cli.top.words import clock, long, plural
 from asyncmgr._cli.top.world import (
     FILTERS,
@@ -345,7 +345,7 @@ class TopApp(App[None]):
             return
         try:
             detail = await gather_detail(shown.on.wire.ask, row.name)
-        except (AsyncmgrError, KeyError, TypeError, ValueError):
+        except (AsyncmgrError, OSError, *NONSENSE):
             return  # the round says it, and asks again
         if self._open == row.key:
             self._detail, self._detail_of, self._detail_round = detail, made_of, self._round
@@ -463,7 +463,7 @@ class TopApp(App[None]):
             said = TELLS[verb](answer, to_datetime(read_wall()))
         except Refused as exc:
             self._say(f"{where}Refused: {printable(str(exc), 1000)}", bad=True)
-        except (AsyncmgrError, OSError, KeyError, TypeError, ValueError) as exc:
+        except (AsyncmgrError, OSError, *NONSENSE) as exc:
             self._say(f"{where}{printable(str(exc))}. Nothing is known of whether it was done.", bad=True)
         else:
             self._say(f"{where}{printable(said, 1000)}", bad=answer.get("run_ids") == [])

@@ -13,6 +13,7 @@ from asyncmgr._cli.doors import Refused
 from asyncmgr._cli.top.wires import Finder, Wire
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.safe_text import error_text
+from asyncmgr._history.slots import FATES
 from asyncmgr._monitoring.page_data import About, InTheWay, Json, task_facts, told_entry
 from asyncmgr._service.control_watch import MOST_BINS, Mark
 from asyncmgr.errors import AsyncmgrError
@@ -29,6 +30,10 @@ MOST_MARKS = 600
 
 SKEW = 400
 """Milliseconds from which on another host's clock counts as another one."""
+
+
+NONSENSE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading an answer raises that another program made up."""
 
 
 def now_ms() -> int:
@@ -102,7 +107,7 @@ class Watched:
             self._take(answer)
         except Refused as exc:
             self._fail(f"this service is older than 'asyncmgr top' needs: {exc}")
-        except (AsyncmgrError, OSError, KeyError, TypeError, ValueError) as exc:
+        except (AsyncmgrError, OSError, *NONSENSE) as exc:
             self._fail(str(exc) if isinstance(exc, AsyncmgrError) else error_text(exc, 200))
         else:
             self.heard = self._read()
@@ -148,6 +153,8 @@ class Watched:
         row = self.marks.setdefault(name, [])
         close = self._span * 1000 // MOST_BINS
         for mark in marks:
+            if not 0 <= mark.fate < len(FATES):  # a newer service has more of them
+                continue
             if row and row[-1].fate == mark.fate and 0 <= mark.begin - row[-1].end < close:
                 row[-1] = Mark(row[-1].begin, mark.end, mark.fate)
             else:
@@ -169,7 +176,9 @@ class Watched:
             if told is not None:
                 way = self._in_the_way.get(name)
                 about = About(self.wire.host, self.is_one_of_many, None if way is None else InTheWay(*way))
-                self.facts[name] = task_facts(told, about)
+                facts = task_facts(told, about)
+                _refuse_nonsense(facts)
+                self.facts[name] = facts
                 self.revision += 1
 
     # Everything
@@ -209,6 +218,22 @@ class Watched:
                 ]
             after = answer["next"]
         return rows
+
+
+def _refuse_nonsense(facts: Json) -> None:
+    """Raise `TypeError` where something is no number with which the screen counts: other hosts may tell anything."""
+    running, last = facts.get("running") or {}, facts.get("last") or {}
+    progress = running.get("progress") or (0, 0)
+    numbers = [facts.get(name, 0) for name in ("failures", "spacing", "usual", "timeout", "freshness")]
+    numbers += [
+        *facts["counts"],
+        running.get("attempt", 0),
+        last.get("took", 0),
+        progress[0],
+        progress[1] or 0,
+    ]
+    if not all(isinstance(one, int | float) for one in numbers):
+        raise TypeError(f"{facts['task']} is told with something else in place of a number")
 
 
 class Watch:
