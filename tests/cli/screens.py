@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -96,6 +97,9 @@ class FakeWire(Wire):
         self.marks: dict[str, list[list[int]]] = {}
         self.health = ""
         self.anew = False
+        self.answers = asyncio.Event()
+        """Clear = questions wait."""
+        self.answers.set()
         self.error: Exception | None = None
         self.refusal = ""
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -110,6 +114,7 @@ class FakeWire(Wire):
 
     async def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         self.asked.append((verb, {name: value for name, value in arguments.items() if value is not None}))
+        await self.answers.wait()
         if self.error is not None:
             raise self.error
         reading: dict[str, Callable[..., dict[str, Any]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from asyncmgr._cli.commands import top as top_command
-from asyncmgr._cli.top.watching import LOOKS
+from asyncmgr._cli.top.watching import LOOKS, Watched
 from asyncmgr._cli.top.world import headline
 from asyncmgr._service import control_client
 from asyncmgr.errors import ControlUnavailable
@@ -118,7 +119,7 @@ async def test_what_is_over_is_told_in_one_line(wire: FakeWire) -> None:
     ]
     async with opened(wire, size=WIDE) as screen:
         line = screen.line("Earlier")
-        assert "Reports.render blocked the event loop for 4 s" in line
+        assert "Reports.render blocked the event loop" in line
         assert "ana paused Mail.digest" in line
 
 
@@ -365,6 +366,21 @@ async def test_a_cancel_asks_first(wire: FakeWire) -> None:
         assert "abc-7 is cancelled" in screen.text
 
 
+async def test_rounds_go_on_behind_a_dialog(wire: FakeWire, clock: Clock) -> None:
+    """Also where the task that it asks about has gone meanwhile: the service says so."""
+    async with opened(wire) as screen:
+        await screen.press("c")
+        del wire.tasks["Backups.nightly"]
+        for _ in range(3):
+            clock.now += timedelta(seconds=1)
+            await screen.step()
+        assert "Cancel the run of Backups.nightly?" in screen.text
+        assert "02:58:44" in screen.lines[0]
+        wire.refusal = "the service billing on eu-1 has no task 'Backups.nightly'"
+        await screen.press("tab", "enter")
+        assert "Refused: the service billing on eu-1 has no task 'Backups.nightly'" in screen.text
+
+
 async def test_a_pause_asks_how_long_and_why(wire: FakeWire) -> None:
     """An hour by default; what is no length is said in the dialog."""
     wire.tasks["Backups.nightly"] = paused("Backups.nightly")
@@ -443,6 +459,25 @@ async def test_a_process_that_wakes_up_goes_on(wire: FakeWire) -> None:
         assert wire.count("status") == 1
 
 
+async def test_silence_counts_while_a_question_waits(clock: Clock) -> None:
+    """A program that slept itself has lost nothing; a service that leaves a question open for 5 s is lost."""
+    wire = FakeWire(clock, well())
+    one = Watched(wire, 3600, clock.read)
+    await one.look(everywhere=True)
+    clock.now += timedelta(hours=8)
+    assert not one.is_lost
+    wire.answers.clear()
+    one.asking = asyncio.create_task(one.look(everywhere=False))
+    await asyncio.sleep(0)
+    clock.now += timedelta(seconds=5)
+    assert not one.is_lost
+    clock.now += timedelta(seconds=1)
+    assert one.is_lost
+    wire.answers.set()
+    await one.asking
+    assert not one.is_lost
+
+
 async def test_one_of_two_hosts_is_lost(clock: Clock) -> None:
     """The other one stays as it is."""
     first, second = FakeWire(clock, well()), FakeWire(clock, well("Mail.flush"), host="eu-2")
@@ -459,6 +494,18 @@ async def test_answers_that_make_no_sense(wire: FakeWire) -> None:
         wire.error = KeyError("anew")
         await screen.step()
         assert "KeyError: 'anew'" in screen.words
+
+
+async def test_facts_that_are_no_numbers(wire: FakeWire) -> None:
+    """Another host may tell anything: the task is named, and the screen goes on with what it has."""
+    async with opened(wire) as screen:
+        wire.change(well(failures="many"))
+        wire.marks = {"Volumes.sync": [[0, 0, 999]]}
+        await screen.step()
+        assert "Volumes.sync is told with something else in place of a number" in screen.words
+        wire.change(well())
+        await screen.step()
+        assert "● live" in screen.lines[0]
 
 
 # Hostile names, many tasks

@@ -5,7 +5,8 @@ Read them in this order. `manager` is the class that users derive from; `gather`
 runs managers: it lists what a start and a stop do as `steps`, `lifecycle` takes these steps in a task of its own, and
 `drain` ends the work in progress. Its parts are `connections` to a transport and a store, its `presence` for other
 hosts, and `scopes`, which make the gates of tasks that run in one place only. `naming` checks names, `plugins` calls
-other packages, `reload` reads the settings again, `builtin_rpc` is the interface that every service serves,
-`capability_manager` reports what a host offers, and `signals` runs a service in the foreground. This package may import
-all others but `_cli`, and nothing but the face of asyncmgr and `_cli` imports it.
+other packages, `reload` reads the settings again, `builtin_rpc` is the interface that every service serves, `control`
+answers its verbs and those of the control socket (`control_history` what became of slots, `control_watch` what has
+changed), `capability_manager` reports what a host offers, and `signals` runs a service in the foreground. This package
+may import all others but `_cli`, and nothing but the face of asyncmgr and `_cli` imports it.
 """

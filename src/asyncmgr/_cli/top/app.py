@@ -19,7 +19,7 @@ from asyncmgr._cli.top.drawer import Drawer, as_text, sheet
 from asyncmgr._cli.top.paint import palette
 from asyncmgr._cli.top.rows import WIDE, Item, TaskList
 from asyncmgr._cli.top.verbs import TELLS, question_of
-from asyncmgr._cli.top.watching import Watch, Watched
+from asyncmgr._cli.top.watching import NONSENSE, Watch, Watched
 from asyncmgr._cli.top.words import clock, long, plural
 from asyncmgr._cli.top.world import (
     FILTERS,
@@ -82,7 +82,6 @@ class TopApp(App[None]):
     .details.narrow #drawer { width: 1fr; border-left: none; }
     #said { height: auto; max-height: 4; padding: 0 1; display: none; }
     #said.on { display: block; }
-    #said.bad { color: $text-error; text-style: bold; }
     Dialog, Help { align: center middle; }
     #ask { width: 70; max-width: 95%; height: auto; max-height: 95%; border: round $primary; padding: 0 2;
            background: $surface; }
@@ -134,23 +133,28 @@ class TopApp(App[None]):
         self._detail: Json | None = None
         self._detail_of: object = None
         self._detail_round = 0
+        # Held here, since a query finds only what is on the screen in front, which may be a dialog.
+        self.head, self.lost_bar, self.headline = Static(id="title"), Static(id="lost"), Static(id="headline")
+        self.search_box = Input(placeholder="part of a task's name; Enter keeps it, Esc ends it", id="search")
+        self.task_list, self.drawer = TaskList(), Drawer()
+        self.said, self.key_line = Static(id="said"), Static(id="keys")
         self.copied = ""
         """The text that was copied last."""
 
     def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield Static(id="lost")
-        yield Static(id="headline")
-        yield Input(placeholder="part of a task's name; Enter keeps it, Esc ends it", id="search")
+        yield self.head
+        yield self.lost_bar
+        yield self.headline
+        yield self.search_box
         with Horizontal(id="main"):
-            yield TaskList()
-            yield Drawer()
-        yield Static(id="said")
-        yield Static(id="keys")
+            yield self.task_list
+            yield self.drawer
+        yield self.said
+        yield self.key_line
 
     async def on_mount(self) -> None:
         self.theme = "textual-dark"
-        self.query_one(TaskList).focus()
+        self.task_list.focus()
         self._draw()
         if self._every is not None:
             self.run_worker(self._go_on(self._every), name="watch")
@@ -187,7 +191,7 @@ class TopApp(App[None]):
             self._needs = needs_of(self._rows, watched)
         needs = self._needs
         self._draw_head(watched, needs)
-        tasks = self.query_one(TaskList)
+        tasks = self.task_list
         tasks.styles_of = self.styles_of
         rows = chosen(self._rows, self._shown, self._search)
         longest = max((len(row.name) for row in rows), default=8)
@@ -206,7 +210,7 @@ class TopApp(App[None]):
         )
         title.append(live[0], styles[live[1]])
         self._right(title, clock(self.services.now()), "mute")
-        self.query_one("#title", Static).update(title)
+        self.head.update(title)
         is_known = bool(self._rows) or any(not one.is_lost and one.is_read for one in watched)
         said, rest = headline(needs, len(self._rows)) if is_known else ("Asking …", "")
         colour = (
@@ -220,8 +224,8 @@ class TopApp(App[None]):
         )
         line = Text().append(f"{said}  ", styles[colour]).append(rest, styles["mute"])
         self._right(line, self._filter_text(sum(one.row is not None for one in needs)), "mute")
-        self.query_one("#headline", Static).update(line)
-        bar = self.query_one("#lost", Static)
+        self.headline.update(line)
+        bar = self.lost_bar
         bar.set_class(bool(lost), "on")
         bar.update(Text("\n".join(_lost(one) for one in lost[:3]), overflow="ellipsis"))
 
@@ -292,20 +296,19 @@ class TopApp(App[None]):
         text = Text()
         for key, what in keys:
             text.append(f"{key} ", self.styles_of["strong"]).append(f"{what}  ", self.styles_of["mute"])
-        self.query_one("#keys", Static).update(text)
+        self.key_line.update(text)
 
     def _say(self, text: str, *, bad: bool = False) -> None:
-        said = self.query_one("#said", Static)
+        said = self.said
         said.set_class(bool(text), "on")
-        said.set_class(bad, "bad")
-        said.update(Text(text))
+        said.update(Text(text, self.styles_of["bad" if bad else "text"]))
         self._said_until = self._round + (2 if bad else 1) * SAID_FOR
 
     # The drawer
 
     def _standing(self) -> tuple[Row, Standing] | None:
         """Return the task that is meant: that of the drawer, else that under the cursor; on the host that is shown."""
-        row = self.query_one(TaskList).selected
+        row = self.task_list.selected
         if self._open is not None:
             row = next((one for one in self._rows if one.key == self._open), None)
         shown = None if row is None else row.worst()
@@ -314,16 +317,16 @@ class TopApp(App[None]):
         return row, next((one for one in row.standings() if one.on.wire.key == self._host), shown)
 
     def on_task_list_opened(self) -> None:
-        row = self.query_one(TaskList).selected
+        row = self.task_list.selected
         if row is not None:
             self._open, self._host, self._detail, self._detail_of = row.key, None, None, None
             self.add_class("details")
-            self.query_one(Drawer).scroll_home(animate=False)
+            self.drawer.scroll_home(animate=False)
             self.run_worker(self._show_detail(), name="detail", exclusive=True, group="detail")
             self.call_after_refresh(self._draw)
 
     def on_task_list_moved(self) -> None:
-        row = self.query_one(TaskList).selected
+        row = self.task_list.selected
         if self._open is not None and row is not None and row.key != self._open:
             self.on_task_list_opened()
 
@@ -342,7 +345,7 @@ class TopApp(App[None]):
             return
         try:
             detail = await gather_detail(shown.on.wire.ask, row.name, shown.on.wire.host)
-        except (AsyncmgrError, KeyError, TypeError, ValueError):
+        except (AsyncmgrError, OSError, *NONSENSE):
             return  # the round says it, and asks again
         if self._open == row.key:
             self._detail, self._detail_of, self._detail_round = detail, made_of, self._round
@@ -354,7 +357,7 @@ class TopApp(App[None]):
         if meant is None:
             self.action_leave()
             return
-        self.query_one(Drawer).show(sheet(*meant, self._detail), self.styles_of)
+        self.drawer.show(sheet(*meant, self._detail), self.styles_of)
 
     def action_host(self) -> None:
         meant = self._standing()
@@ -379,7 +382,7 @@ class TopApp(App[None]):
     # What a person chooses
 
     def action_search(self) -> None:
-        search = self.query_one("#search", Input)
+        search = self.search_box
         search.add_class("on")
         search.focus()
 
@@ -391,11 +394,11 @@ class TopApp(App[None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         if event.input.id == "search":
             event.input.remove_class("on")
-            self.query_one(TaskList).focus()
+            self.task_list.focus()
 
     def action_leave(self) -> None:
         """Close what is open: the search, else the drawer."""
-        search = self.query_one("#search", Input)
+        search = self.search_box
         if search.has_class("on") or (self._open is None and self._search):
             search.value = ""
             search.remove_class("on")
@@ -403,7 +406,7 @@ class TopApp(App[None]):
             self._open = self._host = self._detail = None
             self.remove_class("details")
             self.call_after_refresh(self._draw)
-        self.query_one(TaskList).focus()
+        self.task_list.focus()
 
     def action_show(self, shown: str) -> None:
         self._shown = shown
@@ -460,7 +463,7 @@ class TopApp(App[None]):
             said = TELLS[verb](answer, to_datetime(read_wall()))
         except Refused as exc:
             self._say(f"{where}Refused: {printable(str(exc), 1000)}", bad=True)
-        except (AsyncmgrError, OSError, KeyError, TypeError, ValueError) as exc:
+        except (AsyncmgrError, OSError, *NONSENSE) as exc:
             self._say(f"{where}{printable(str(exc))}. Nothing is known of whether it was done.", bad=True)
         else:
             self._say(f"{where}{printable(said, 1000)}", bad=answer.get("run_ids") == [])

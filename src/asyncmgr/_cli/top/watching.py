@@ -13,6 +13,7 @@ from asyncmgr._cli.doors import Refused
 from asyncmgr._cli.top.wires import Finder, Wire
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.safe_text import error_text
+from asyncmgr._history.slots import FATES
 from asyncmgr._monitoring.page_data import About, InTheWay, Json, task_facts, told_entry
 from asyncmgr._service.control_watch import MOST_BINS, Mark
 from asyncmgr.errors import AsyncmgrError
@@ -21,7 +22,7 @@ LOOKS = 5
 """Rounds from one look at all tasks to the next, and from one search for services to the next."""
 
 SILENT = 5_000
-"""Milliseconds without an answer after which a service counts as lost."""
+"""Milliseconds without an answer to a question after which a service counts as lost."""
 
 MOST_ENTRIES = 500
 MOST_MARKS = 600
@@ -29,6 +30,10 @@ MOST_MARKS = 600
 
 SKEW = 400
 """Milliseconds from which on another host's clock counts as another one."""
+
+
+NONSENSE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading an answer raises that another program made up."""
 
 
 def now_ms() -> int:
@@ -60,7 +65,7 @@ class Watched:
         self._in_the_way: dict[str, list[Any]] = {}
         self._place: str | None = None
         self._skew = 0
-        self.heard = read()
+        self._asked = self.heard = read()
 
     def now(self) -> int:
         """Return the time on its clock, milliseconds since 1970."""
@@ -78,7 +83,9 @@ class Watched:
 
     @property
     def is_lost(self) -> bool:
-        return bool(self.error) or self.silent > SILENT
+        """Whether it does not answer. A question counts, and not the time: this program may have slept."""
+        is_waiting = self.asking is not None and not self.asking.done()
+        return bool(self.error) or (is_waiting and self._read() - self._asked > SILENT)
 
     def show(self, span: int) -> None:
         """Show another time, seconds: all is read again."""
@@ -92,6 +99,7 @@ class Watched:
 
     async def look(self, *, everywhere: bool) -> None:
         """Ask what has changed. `everywhere`: also who needs somebody by the time alone."""
+        self._asked = self._read()
         try:
             answer = await self.wire.ask("changes", since=self._place, look=everywhere)
             if answer["anew"]:
@@ -99,7 +107,7 @@ class Watched:
             self._take(answer)
         except Refused as exc:
             self._fail(f"this service is older than 'asyncmgr top' needs: {exc}")
-        except (AsyncmgrError, OSError, KeyError, TypeError, ValueError) as exc:
+        except (AsyncmgrError, OSError, *NONSENSE) as exc:
             self._fail(str(exc) if isinstance(exc, AsyncmgrError) else error_text(exc, 200))
         else:
             self.heard = self._read()
@@ -145,6 +153,8 @@ class Watched:
         row = self.marks.setdefault(name, [])
         close = self._span * 1000 // MOST_BINS
         for mark in marks:
+            if not 0 <= mark.fate < len(FATES):  # a newer service has more of them
+                continue
             if row and row[-1].fate == mark.fate and 0 <= mark.begin - row[-1].end < close:
                 row[-1] = Mark(row[-1].begin, mark.end, mark.fate)
             else:
@@ -165,7 +175,9 @@ class Watched:
             if told is not None:
                 way = self._in_the_way.get(name)
                 about = About(self.wire.host, self.is_one_of_many, None if way is None else InTheWay(*way))
-                self.facts[name] = task_facts(told, about)
+                facts = task_facts(told, about)
+                _refuse_nonsense(facts)
+                self.facts[name] = facts
                 self.revision += 1
 
     # Everything
@@ -205,6 +217,22 @@ class Watched:
                 ]
             after = answer["next"]
         return rows
+
+
+def _refuse_nonsense(facts: Json) -> None:
+    """Raise `TypeError` where something is no number with which the screen counts: other hosts may tell anything."""
+    running, last = facts.get("running") or {}, facts.get("last") or {}
+    progress = running.get("progress") or (0, 0)
+    numbers = [facts.get(name, 0) for name in ("failures", "spacing", "usual", "timeout", "freshness")]
+    numbers += [
+        *facts["counts"],
+        running.get("attempt", 0),
+        last.get("took", 0),
+        progress[0],
+        progress[1] or 0,
+    ]
+    if not all(isinstance(one, int | float) for one in numbers):
+        raise TypeError(f"{facts['task']} is told with something else in place of a number")
 
 
 class Watch:

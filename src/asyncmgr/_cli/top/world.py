@@ -193,7 +193,7 @@ def _said(entry: Json, host: str) -> str:
     lasted = f" for {long(entry['until'] - entry['at'])}" if entry.get("until") else ""
     kind, who = entry["kind"], entry.get("who", "")
     if kind == "blocked":
-        return f"{data.get('blame', 'something')} blocked the event loop{lasted}"
+        return f"{data.get('blame', 'something')} blocked the event loop"
     if kind == "suspended":
         return f"{host} slept{lasted}"
     if kind == "stopped":
