@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -88,9 +89,6 @@ def option_texts() -> dict[str, str]:
     """What the docstring of `@periodic_task` says of each option."""
     from asyncmgr import periodic_task
 
-    text = re.sub(r"``", "`", periodic_task.__doc__ or "")
-    found: dict[str, str] = {}
-    for match in re.finditer(r"^ *([a-z_, ]+)\n((?: {8,}.*\n?)+)", text, re.MULTILINE):
-        for name in match[1].split(", "):
-            found[name.strip()] = " ".join(match[2].split())
-    return found
+    text = inspect.getdoc(periodic_task) or ""
+    found = re.finditer(r"^([a-z_]+)\n((?: {4,}.*\n?)+)", text, re.MULTILINE)
+    return {match[1]: " ".join(match[2].split()) for match in found}

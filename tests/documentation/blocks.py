@@ -2,8 +2,8 @@
 
 By language: ``python`` is run in virtual time, all blocks of a page in one namespace, with ``await`` at the top; one
 whose first line is a file's name (``# app.py``) is that file, and files ``test_*.py`` are run by pytest. ``toml`` is
-read as settings. ``sh`` and ``console`` are run by a shell, beside the files of the page; what a ``console`` block shows after
-a line ``$ command`` has to come. ``json`` is parsed.
+read as settings. ``sh`` and ``console`` are run by a shell, beside the files of the page; what a ``console`` block
+shows after a line ``$ command`` has to come. ``json`` is parsed.
 
 A comment above the fence, ``<!-- MARK -->``, says what else is to be done:
 
