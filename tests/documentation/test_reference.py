@@ -51,8 +51,7 @@ def test_every_setting_has_a_row(pages: dict[str, str]) -> None:
     for table, model in settings.tables().items():
         for name in model.model_fields:
             variable = f"ASYNCMGR_{table.upper()}__{name.upper()}" if table else f"ASYNCMGR_{name.upper()}"
-            assert f"| `{name}` |" in page
-            assert f"`{variable}`" in page
+            assert f"| `{name}`<br>`{variable}` |" in page
 
 
 def test_every_option_of_tasks_is_explained() -> None:
