@@ -1,7 +1,8 @@
 """``python -m benchmarks.cluster``: what leases cost, with all hosts in this one process over a real store.
 
-Fifty hosts share a thousand tasks, each once a minute: calls of the store a second and CPU, steady and while all hosts
-start anew. Then how often an idle service wakes up, with a task of one machine and with one of the cluster.
+Fifty hosts share a thousand tasks, each once a minute: calls of the store a second and CPU, steady (``--only steady``)
+and while all hosts start anew (``restart``). Then how often an idle service wakes up (``idle``), with a task of one
+machine and with one of the cluster.
 """
 
 from __future__ import annotations
@@ -15,13 +16,25 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncmgr import Manager, RunContext, Service, Settings
 from asyncmgr._leases.calls import Calls
+from asyncmgr.transports import Watch
 from benchmarks.failover import server_of
 
 CALLS: Counter[str] = Counter()
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    hosts: int
+    tasks: int
+    spacing: float
+    settle: float
+    """Seconds in which the hosts share the tasks out, before anything is measured."""
+    seconds: float
 
 
 class Counting(selectors.DefaultSelector):
@@ -50,13 +63,22 @@ class Work(Manager):
 
 
 def count_calls() -> None:
-    """Count what leases ask of their store."""
+    """Count what leases ask of their store, and what watches bring, of leases and of presence."""
+    deliver = Watch.deliver
+
+    def brought(self: Watch, change: Any) -> None:
+        CALLS["watched"] += 1
+        deliver(self, change)
+
+    Watch.deliver = brought  # type: ignore[method-assign]
     for verb in ("get", "write", "now"):
         asked: Callable[..., Any] = getattr(Calls, verb)
 
-        def counted(self: Calls, *words: Any, verb: str = verb, asked: Callable[..., Any] = asked) -> Any:
+        def counted(
+            self: Calls, *words: Any, verb: str = verb, asked: Callable[..., Any] = asked, **options: Any
+        ) -> Any:
             CALLS[verb] += 1
-            return asked(self, *words)
+            return asked(self, *words, **options)
 
         setattr(Calls, verb, counted)
 
@@ -113,30 +135,41 @@ class Interval:
     def told(self) -> str:
         took = time.monotonic() - self._began
         cpu = (time.process_time() - self._cpu) / took
-        verbs = ", ".join(f"{verb} {count / took:.1f}" for verb, count in sorted(CALLS.items()))
+        verbs = ", ".join(
+            f"{verb} {count / took:.1f}" for verb, count in sorted(CALLS.items()) if verb != "watched"
+        )
         runs = (self._runs() - self._before) / took
-        calls = sum(CALLS.values()) / took
-        return f"{calls:.1f} calls a second ({verbs}), {runs:.1f} runs a second, CPU {cpu:.0%} of a core"
+        calls = (sum(CALLS.values()) - CALLS["watched"]) / took
+        return (
+            f"{calls:.1f} calls a second ({verbs}), {CALLS['watched'] / took:.0f} changes brought a second, "
+            f"{runs:.1f} runs a second, CPU {cpu:.0%} of a core in all"
+        )
 
 
-async def cost(store: str, hosts: int, tasks: int, spacing: float, steady: float) -> None:
+async def cost(store: str, size: Size, part: str) -> None:
+    """Measure one part: ``steady``, or ``restart`` of all hosts at once."""
     with tempfile.TemporaryDirectory() as home, server_of(store, Path(home)) as server:
-        team = Team(options_of(store, server.url), hosts, tasks, spacing)
+        team = Team(options_of(store, server.url), size.hosts, size.tasks, size.spacing)
         interval = Interval(lambda: 0)
         await team.start()
         took = await team.until_owned()
-        say(store, f"first start: all {tasks} tasks held after {took:.1f} s", interval)
-        await asyncio.sleep(min(30.0, steady))
-        shares = team.owned().values()
-        interval = Interval(team.runs)
-        await asyncio.sleep(steady)
-        say(store, f"steady, {hosts} hosts with {min(shares)} to {max(shares)} of {tasks} tasks", interval)
-        interval = Interval(lambda: 0)
-        await team.stop()
-        stopped = time.monotonic()
-        await team.start()
-        await team.until_owned()
-        say(store, f"mass restart: all held {time.monotonic() - stopped:.1f} s after the stop", interval)
+        say(store, f"first start: all {size.tasks} tasks held after {took:.1f} s", interval)
+        await asyncio.sleep(size.settle)
+        if part == "steady":
+            shares = team.owned().values()
+            interval = Interval(team.runs)
+            await asyncio.sleep(size.seconds)
+            what = f"steady, {size.hosts} hosts with {min(shares)} to {max(shares)} of {size.tasks} tasks"
+            say(store, what, interval)
+        else:
+            interval = Interval(lambda: 0)
+            await team.stop()
+            stopped = time.monotonic()
+            say(store, "mass stop", interval)
+            interval = Interval(lambda: 0)
+            await team.start()
+            await team.until_owned()
+            say(store, f"mass restart: all held {time.monotonic() - stopped:.1f} s after the stop", interval)
         await team.stop()
 
 
@@ -161,23 +194,39 @@ async def idle(store: str, scope: str, seconds: float, selector: Counting) -> No
             )
 
 
+PARTS = ("steady", "restart", "idle")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10 hosts, 100 tasks, 10 s")
     parser.add_argument("--stores", default="nats,postgresql")
-    parser.add_argument("--idle", action="store_true", help="the wake-ups only")
+    parser.add_argument("--only", choices=PARTS, help="this part; for one store it takes less than 4 minutes")
+    parser.add_argument("--seconds", type=float, help="length of the steady part")
     options = parser.parse_args()
     count_calls()
-    hosts, tasks, steady = (10, 100, 10.0) if options.quick else (50, 1000, 60.0)
+    size = (
+        Size(10, 100, 60, 5, options.seconds or 10)
+        if options.quick
+        else Size(50, 1000, 60, 20, options.seconds or 60)
+    )
     for store in options.stores.split(","):
-        if not options.idle:
-            asyncio.run(cost(store, hosts, tasks, 60, steady))
-        for scope in ("process", "host", "cluster"):
-            selector = Counting()
-            with asyncio.Runner(
-                loop_factory=lambda selector=selector: asyncio.SelectorEventLoop(selector)
-            ) as runner:  # type: ignore[misc]
-                runner.run(idle(store, scope, 10 if options.quick else 30, selector))
+        for part in PARTS:
+            if options.only not in (None, part):
+                continue
+            if part == "idle":
+                count_wake_ups(store, 10 if options.quick else 20)
+            else:
+                asyncio.run(cost(store, size, part))
+
+
+def count_wake_ups(store: str, seconds: float) -> None:
+    for scope in ("process", "host", "cluster"):
+        selector = Counting()
+        with asyncio.Runner(
+            loop_factory=lambda selector=selector: asyncio.SelectorEventLoop(selector)
+        ) as runner:  # type: ignore[misc]
+            runner.run(idle(store, scope, seconds, selector))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,9 +22,61 @@ T = TypeVar("T")
 PATIENCE = 90.0
 """Seconds after which something that should happen did not."""
 
-WORKER = Path(__file__).with_name("cluster_worker.py")
+PRELOADED = [
+    "asyncmgr.transports._nats.transport",
+    "asyncmgr.transports._postgres.engine",
+    "asyncmgr.transports._sqlite.engine",
+    "asyncmgr.transports._valkey.engine",
+    "tests.cluster_site",
+]
+"""What a process of a site has imported as it begins, since that takes longer than what is tested."""
 
 Note = dict[str, Any]
+
+
+class Child:
+    """A process of its own, forked from one that has imported everything and runs nothing."""
+
+    def __init__(self, plan: dict[str, Any], home: Path, environment: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._process = context.Process(target=_live, args=(plan, str(home), environment))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit code; `None` = it goes on."""
+        self._process.join(timeout)
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+def _live(plan: dict[str, Any], home: str, environment: dict[str, str]) -> None:
+    """Be a process of a site."""
+    os.setsid()
+    os.chdir(home)
+    os.environ.clear()
+    os.environ.update(environment)
+    warnings.simplefilter("ignore")
+    log = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for output in (1, 2):
+        os.dup2(log, output)
+    from tests import cluster_worker  # here, since it opens a file of its home
+
+    asyncio.run(cluster_worker.main(plan))
 
 
 class Server(Protocol):
@@ -79,7 +132,7 @@ class Site:
         path.mkdir(parents=True, exist_ok=True)
         self.path, self.server, self.ttl = path, server, ttl
         self.application = application or f"app-{os.getpid()}-{path.name}"
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Child] = []
         self._read, self._rest = 0, b""
         self._notes: list[Note] = []
         run_time = path / "run"
@@ -95,7 +148,7 @@ class Site:
         leases: Iterable[str] = (),
         lasts: float = 0.0,
         **settings: Any,
-    ) -> subprocess.Popen[bytes]:
+    ) -> Child:
         """Start a process with these tasks, of `scope="cluster"` where nothing else is said."""
         # Over NATS, the transport's own store; all others beside one that connects nobody.
         where = "transport" if isinstance(self.server, NatsServer) else "store"
@@ -107,15 +160,7 @@ class Site:
             "lasts": lasts,
             "settings": {where: self.server.url, "connect": "wait", "lease": {"ttl": self.ttl}, **settings},
         }
-        with (self.path / "log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(WORKER), json.dumps(plan)],
-                cwd=self.path,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        process = Child(plan, self.path, self.environment)
         self.processes.append(process)
         return process
 
@@ -166,38 +211,38 @@ class Site:
         for task, runs in wanted.items():
             self.until_noted("ran", runs, task=task)
 
-    def holder(self, task: str) -> subprocess.Popen[bytes]:
+    def holder(self, task: str) -> Child:
         """The process that ran a task last."""
         pid = self.notes("ran", task=task)[-1]["pid"]
         return next(process for process in self.processes if process.pid == pid)
 
     # What is done
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
+    def kill(self, process: Child) -> None:
         process.kill()
         process.wait()
 
-    def terminate(self, process: subprocess.Popen[bytes]) -> None:
+    def terminate(self, process: Child) -> None:
         """Stop a process in order."""
         process.terminate()
         assert process.wait(PATIENCE) == 0, self.log[-3000:]
 
-    def stop_at_once(self, process: subprocess.Popen[bytes]) -> None:
+    def stop_at_once(self, process: Child) -> None:
         """Freeze a process wherever it is."""
         process.send_signal(signal.SIGSTOP)
         self._until_frozen(process)
 
-    def _until_frozen(self, process: subprocess.Popen[bytes]) -> None:
+    def _until_frozen(self, process: Child) -> None:
         self.until(lambda: "State:\tT" in Path(f"/proc/{process.pid}/status").read_text())
 
-    def freeze(self, process: subprocess.Popen[bytes]) -> Note:
+    def freeze(self, process: Child) -> Note:
         """Stop a process in the middle of its next body; return the note of that run."""
         (self.path / f"freeze-{process.pid}").touch()
         self.until_noted("frozen", pid=process.pid)
         self._until_frozen(process)
         return self.notes("ran", pid=process.pid)[-1]
 
-    def thaw(self, process: subprocess.Popen[bytes]) -> None:
+    def thaw(self, process: Child) -> None:
         (self.path / f"freeze-{process.pid}").unlink(missing_ok=True)
         (self.path / "thaw").touch()
         process.send_signal(signal.SIGCONT)
@@ -212,8 +257,7 @@ class Site:
 
     def end(self) -> None:
         for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
 
     # What must hold

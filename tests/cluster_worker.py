@@ -1,4 +1,4 @@
-"""One process of a cluster, for tests and benchmarks: ``python cluster_worker.py PLAN``, where PLAN is JSON.
+"""One process of a cluster, for tests and benchmarks; it lives in the directory in which it is imported.
 
 It appends what happens to ``notes`` of its directory, a JSON object a line, and puts the effect of each run to a
 resource that refuses tokens lower than the last it saw.
@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,7 +148,3 @@ def build(plan: dict[str, Any]) -> Service:
 async def main(plan: dict[str, Any]) -> None:
     await run(build(plan))
     note("stopped")
-
-
-if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))

@@ -41,6 +41,7 @@ REAL_MODULES = {
     "test_nats_server",
     "test_outage",
     "test_page",
+    "test_picture",
     "test_page_commands",
     "test_postgres",
     "test_postgres_contract",

@@ -96,7 +96,7 @@ async def test_a_transport_may_know_that_a_message_came_earlier() -> None:
 async def test_a_call_whose_time_passes_between_its_start_and_its_first_step_never_begins() -> None:
     """Where something else blocks the loop just then."""
     async with serve() as site:
-        server = site.service._server
+        server = site.service._presence.server
         assert server is not None
         message = Message(subject_of_any("volumes"), request("a", timeout=1))
         asked = decode_request(message.data)
@@ -128,8 +128,8 @@ async def test_a_call_that_waits_is_answered_when_its_time_is_over() -> None:
         answer = json.loads((await anext(replies)).data)
         assert (answer["error"]["kind"], round(now())) == ("timeout", 2)
         await turns(2)
-        assert site.service._server is not None
-        assert len(site.service._server.waiting) == 1
+        assert site.service._presence.server is not None
+        assert len(site.service._presence.server.waiting) == 1
         site.manager.gate.set()
         await turns(5)
         assert site.manager.began == [0]
@@ -209,8 +209,8 @@ async def test_only_calls_that_somebody_waits_for_need_no_place() -> None:
         client = RpcClient(site.transport, "nesting")
         for _ in range(5):
             await client.call("spread")
-        assert site.service._server is not None
-        assert len([call for call in site.service._server.waiting if call.future is not None]) == 2
+        assert site.service._presence.server is not None
+        assert len([call for call in site.service._presence.server.waiting if call.future is not None]) == 2
 
 
 async def test_a_service_that_calls_itself_without_end_is_refused() -> None:
@@ -405,7 +405,7 @@ async def test_texts_of_others_reach_the_log_short_and_without_escapes() -> None
 async def test_a_busy_host_says_so_before_it_validates() -> None:
     """What is refused must cost little."""
     async with serve(rpc_concurrency=1) as site:
-        server = site.service._server
+        server = site.service._presence.server
         assert server is not None
         server._admission._waiting = dict.fromkeys(range(admission.WAITING_LIMIT))  # type: ignore[arg-type]
         server._admission._free = 0

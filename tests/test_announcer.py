@@ -53,8 +53,8 @@ async def serving(*agents: Any, host: str = "n1", **settings: Any) -> AsyncItera
 
 
 def announcer_of(service: Service) -> Announcer:
-    assert service._announcer is not None
-    return service._announcer
+    assert service._presence.announcer is not None
+    return service._presence.announcer
 
 
 def crash(service: Service) -> None:
@@ -388,8 +388,8 @@ async def test_stop_is_silent_where_another_instance_is_quicker() -> None:
     """One that takes the name in the middle of the withdrawal keeps it."""
     with captured() as logs:
         async with listen() as said, memory() as other, serving(Agent()) as (service, _):
-            assert service._announcer is not None
-            store = service._announcer._store
+            assert service._presence.announcer is not None
+            store = service._presence.announcer._store
             assert store is not None
             get = store.get
 
@@ -984,8 +984,8 @@ async def test_unanswered_write_that_arrived_is_not_taken_for_another_instance()
     with captured() as logs:
         async with listen() as said, serving(agent) as (service, _):
             await asyncio.sleep(5)
-            assert service._announcer is not None
-            store = service._announcer._store
+            assert service._presence.announcer is not None
+            store = service._presence.announcer._store
             assert store is not None
             update = store.update
 

@@ -150,6 +150,44 @@ async def test_a_listener_that_blocks_is_not_the_run() -> None:
     assert block.where.startswith("test_a_listener_that_blocks_is_not_the_run.listen at test_blocked_loop.py")
 
 
+async def test_health_names_who_blocks_the_loop() -> None:
+    """While it lasts, for whoever asks from another thread, and for an hour after it. The report is good again."""
+    during: list[Any] = []
+
+    async def sync(context: RunContext) -> None:
+        assert context.service is not None
+        thread = threading.Thread(target=_ask_blocked, args=(service, during))
+        thread.start()
+        thread.join()
+
+    recorded = Recorded(task(sync, name="sync", spacing=3600), block_threshold=0.05)
+    told = blocks_told(recorded)
+    async with recorded.service as service:
+        assert service.health().blocked is None
+        await service.task("M.sync").trigger()
+        block = await told.get()
+        report = service.health()
+    assert report.blocked is not None
+    for one in (during[0], report.blocked):
+        assert (one.task, one.kind) == ("M.sync", "waiting")
+        assert one.where.startswith("test_health_names_who_blocks_the_loop.sync at test_blocked_loop.py:")
+    assert during[0].ago is None
+    assert report.ok
+    assert report.blocked.seconds == pytest.approx(block.seconds, abs=1e-5)
+    assert report.blocked.ago is not None
+
+
+def _ask_blocked(service: Service, during: list[Any]) -> None:
+    """Wait until the watch has seen the block that this thread is the cause of."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        found = service._loop_watch.blockage()
+        if found is not None:
+            during.append(found)
+            return
+        time.sleep(0.01)
+
+
 async def _nothing(context: RunContext) -> None: ...
 
 
@@ -224,7 +262,7 @@ def test_a_loop_that_does_not_run_is_not_blocked() -> None:
 
 
 async def test_runs_are_freed_at_once() -> None:
-    """No run is kept alive by its own context, nor is it garbage that only a collection finds."""
+    """No Task is kept alive by its own context or by the record of its end, nor is it garbage for a collection."""
     seen: list[weakref.ref[Any]] = []
 
     async def waits(context: RunContext) -> None:
@@ -240,7 +278,7 @@ async def test_runs_are_freed_at_once() -> None:
         try:
             await service.task("M.t").trigger()
             await asyncio.sleep(0.01)
-            recorded.events.clear()  # the record of a run's end reads some of its fields from the run, when asked
+            assert len(recorded.of(RunFinished)) == 1
             assert seen[0]() is None
         finally:
             gc.enable()

@@ -1,4 +1,4 @@
-"""The interface ``asyncmgr`` 1.1 over a transport: reading always, verbs where the service allows them (11)."""
+"""The interface ``asyncmgr`` 1.2 over a transport: reading always, verbs where the service allows them (11)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
 
 from asyncmgr import Manager, RemoteError, RpcClient, RunContext, Service, Settings, periodic_task
 
@@ -23,7 +24,7 @@ def service_of(**settings: Any) -> Service:
 
 
 def client_of(service: Service) -> RpcClient:
-    return RpcClient(service.transport, "volumes", namespace="asyncmgr", version="1.1")
+    return RpcClient(service.transport, "volumes", namespace="asyncmgr", version="1.2")
 
 
 async def test_reading_is_always_on() -> None:
@@ -67,6 +68,41 @@ async def test_the_verbs_over_calls() -> None:
         with pytest.raises(RemoteError, match="has no task 'nope'"):
             await client.call("pause", task="nope")
         assert {action.via for action in service.journal.actions()} == {"rpc"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "verb", "arguments", "level"),
+    [
+        (True, "pause", {"task": "nope"}, "info"),
+        (True, "pause", {"task": "sync", "seconds": 1, "ever": True}, "info"),
+        (True, "trigger", {"task": "sync"}, "info"),
+        (False, "status", {"task": "nope"}, "info"),
+        (False, "pause", {"task": "sync"}, "warning"),
+    ],
+)
+async def test_a_refusal_is_no_failure_of_the_service(
+    allowed: bool, verb: str, arguments: dict[str, Any], level: str
+) -> None:
+    """It is the caller's error: told without a traceback, at the 1st, 2nd, 4th ..., and counted as refused."""
+    service = service_of(rpc_control=allowed)
+    codes: list[str] = []
+    service._insight.with_server(
+        lambda server: setattr(server, "observe", lambda _, code, took: codes.append(code))
+    )
+    with structlog.testing.capture_logs() as logs:
+        async with service:
+            if verb == "trigger":
+                await service.task("Volumes.sync").trigger(wait=False)
+            for _ in range(3):
+                with pytest.raises(RemoteError):
+                    await client_of(service).call(verb, **arguments)
+    assert codes == ["refused"] * 3
+    assert not [line for line in logs if line["log_level"] in ("error", "critical")]
+    told = [line for line in logs if line["event"] == "call.refused"]
+    assert [(line["log_level"], line["count"], "exc_info" in line) for line in told] == [
+        (level, 1, False),
+        (level, 2, False),
+    ]
 
 
 async def test_old_callers_are_still_served() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -336,6 +337,39 @@ def test_another_host_ran_it() -> None:
         "Leases.rebalance: the slot of 03:00 did not run here, and did on eu-2, which holds the lease since 02:27 "
         "(token 3-118)."
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "data", "said"),
+    [
+        ("lease_lost", "stopped", {"seconds": 1200.0}, "the process got no CPU from 02:40 to 03:00"),
+        ("lease_lost", "suspended", {}, "the machine slept from 02:40 to 03:00"),
+        ("not_owner", "suspended", {}, "the machine slept from 02:40 to 03:00"),
+        (
+            "lease_lost",
+            "blocked",
+            {"seconds": 1200.0, "blame": "Reports.render"},
+            "Reports.render blocked the event loop from 02:40 to 03:00",
+        ),
+    ],
+)
+def test_this_process_slept_and_another_ran_it(
+    reason: str, kind: str, data: dict[str, Any], said: str
+) -> None:
+    """From when to when it stood still, that it lost the lease by this, and who ran the slots."""
+    name, first, last = "Leases.rebalance", moment("02:41:00"), moment("03:00:00")
+    record = Record(name, first, last, 20, "skipped", reason, text="eu-1")
+    still = Entry(moment("02:40:00"), kind, until=last, data=data)
+    lost = Entry(last, "lease_lost", name, data={"holder": "eu-1", "here": True})
+    taken = Entry(last, "lease_taken", name, data={"holder": "eu-2", "token": 7})
+    facts = Facts(name, NOW, asked=first, record=record, entries=[still, lost, taken])
+    slots = (
+        f"{name}: the 20 slots from 02:41 to 03:00 did not run here: {said}, and this process lost the lease."
+    )
+    assert str(explain(facts)) == f"{slots} Meanwhile eu-2 took it (token 7), and ran them."
+    assert str(explain(replace(facts, entries=[still, lost]))) == slots
+    assert said not in str(explain(replace(facts, entries=[still, taken])))
+    assert said not in str(explain(replace(facts, entries=[replace(still, until=first - 1), lost, taken])))
 
 
 def test_nobody_ran_it() -> None:

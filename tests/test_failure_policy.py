@@ -801,6 +801,44 @@ async def test_a_run_that_ignores_its_timeout_hangs() -> None:
         assert recorded.service.task("M.t").status.state is TaskState.RUNNING
 
 
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("runs", "hangs_after"),
+    [
+        ([], 2 * DAY),  # nothing is known of it
+        ([30], 600),
+        ([30, 30, 300], 3000),  # ten times the longest one, though most are short
+        ([7200], 20 * 3600),
+        ([20_000, 1000, 1000], 2 * DAY),
+        ([80_000], 800_000),  # ten usual ones
+    ],
+)
+async def test_a_nightly_run_hangs_before_three_days_are_over(runs: list[float], hangs_after: float) -> None:
+    """After ten times its longest run, or two spacings; never within ten minutes."""
+    body = Body(*[(float(run), None) for run in runs], (1e7, None))
+    recorded = Recorded(task(body.work, name="t", cron="0 2 * * *"))
+    async with recorded.service:
+        await asyncio.sleep(len(runs) * DAY + 2 * 3600 + hangs_after - 1)
+        assert recorded.service.task("M.t").status.state is TaskState.RUNNING
+        await asyncio.sleep(2)
+        assert recorded.service.task("M.t").status.state is TaskState.HUNG
+        recorded.service.task("M.t").cancel()
+
+
+async def test_a_run_that_had_nothing_to_do_is_no_measure() -> None:
+    """Nor is one that failed: they say nothing of how long the work takes."""
+    body = Body((1, Skip("empty")), (1, wrong()), (1e7, None))
+    recorded = Recorded(task(body.work, name="t", cron="0 2 * * *"))
+    async with recorded.service:
+        await asyncio.sleep(2 * DAY + 2 * 3600 + 2 * DAY - 1)
+        assert recorded.service.task("M.t").status.state in (TaskState.RUNNING, TaskState.FAILING)
+        await asyncio.sleep(2)
+        assert recorded.service.task("M.t").status.state is TaskState.HUNG
+        recorded.service.task("M.t").cancel()
+
+
 async def test_a_run_usually_takes_as_long() -> None:
     """A run that takes ten minutes each time does not hang after three spacings."""
     body = Body(*[(55.0, None)] * 40, (400, None))

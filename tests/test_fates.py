@@ -65,6 +65,9 @@ class Grid:
     """What was told of each slot, on the scale of the grid, in the order of telling."""
     ended: int | None = None
     """Where the grid ends, on its own scale: a slot after this moment is not due any more."""
+    since: int = 0
+    """When it was planned, in scheduling time, which never goes back."""
+    until: int = 2**62
     repeats: int = 0
     """How often the wall was set back meanwhile: its slots may come as often again."""
 
@@ -84,16 +87,19 @@ class Witness(Ledger):
         self.grids: list[Grid] = []
         self.now: dict[str, Grid] = {}
         """By the name of a task: the grid that has no end yet."""
+        self.noted: Grid | None = None
+        """The grid of the slot that was told last."""
         self.spans: dict[int, tuple[Grid, int, Span]] = {}
-        """By number: the grid of a span, its first slot on the scale of the grid, and the span."""
+        """By number: the grid of a span, its first slot on the scale of the grid, and the span. A slot that was handed
+        out by the grid before is a part of it, where the new grid goes on right after that slot."""
 
     def add(self, task: ManagedTask) -> None:
         super().add(task)
         moment = self.read()
         former = self.now.get(task.full_name)
         if former is not None and former.ended is None:
-            former.ended = self.at(former, moment)
-        grid = Grid(task, task.plan.grid, task.plan.slot)
+            former.ended, former.until = self.at(former, moment), moment.now
+        grid = Grid(task, task.plan.grid, task.plan.slot, since=moment.now)
         self.grids.append(grid)
         self.now[task.full_name] = grid
         inner = task.record
@@ -108,10 +114,9 @@ class Witness(Ledger):
     def _extend(self, task: ManagedTask, gap: Gap, code: int, text: str, shift: int) -> None:
         super()._extend(task, gap, code, text, shift)
         span = self._open[task.key >> TASK_SHIFT]
-        grid = self.grid_of(
-            task, gap.first, on_wall=gap.first > 1e15
-        )  # virtual time begins at 0, the wall in 2024
-        self.spans.setdefault(span.number, (grid, gap.first, span))
+        assert self.noted is not None  # right before, for the same slots
+        _, first, _ = self.spans.get(span.number, (self.noted, gap.first, span))
+        self.spans[span.number] = self.noted, first, span
 
     def at(self, grid: Grid, moment: Moment) -> int:
         return moment.wall if grid.schedule.on_wall else moment.now
@@ -122,17 +127,23 @@ class Witness(Ledger):
     def clock(self) -> Moment:
         raise NotImplementedError
 
-    def note(self, task: ManagedTask, slot: int, fate: Fate, *, on_wall: bool) -> None:
-        self.grid_of(task, slot, on_wall=on_wall).fates.append((slot, fate))
+    def note(self, task: ManagedTask, slot: int, fate: Fate, *, on_wall: bool, at: int | None = None) -> None:
+        self.noted = self.grid_of(task, slot, on_wall=on_wall, at=at)
+        self.noted.fates.append((slot, fate))
 
-    def grid_of(self, task: ManagedTask, slot: int, *, on_wall: bool) -> Grid:
-        """Find the grid of a slot: a run that ends after the task got another one belongs to the one before."""
+    def grid_of(self, task: ManagedTask, slot: int, *, on_wall: bool, at: int | None = None) -> Grid:
+        """Find the grid of a slot: a run that ends after the task got another one belongs to the one before.
+
+        `at` is the moment at which the slot was handed out: two grids may have it, where the wall was set back.
+        """
         its = [
             grid
             for grid in self.grids
             if grid.task.full_name == task.full_name and grid.schedule.on_wall is on_wall and grid.has(slot)
         ]
         assert its, f"{task.full_name}: {slot} is on no grid"
+        if at is not None:
+            its = [grid for grid in its if grid.since <= at <= grid.until] or its
         # Only where the wall went back a grid has slots before its first one.
         return max(its, key=lambda grid: (slot >= (grid.first or 0), self.grids.index(grid)))
 
@@ -147,7 +158,7 @@ class Witness(Ledger):
 
     def tell(self, run: Any, fate: str, reason: str | None = None) -> None:
         if run.asked not in ("manual", "pass", "retry"):
-            self.note(run.managed, run.planned, (fate, reason), on_wall=run.on_wall)
+            self.note(run.managed, run.planned, (fate, reason), on_wall=run.on_wall, at=run.look.moment.now)
 
     def succeeded(self, run: Any, duration: float) -> None:
         if run.attempt > 1:  # which the task's `record` is not told of
@@ -158,15 +169,18 @@ class Witness(Ledger):
         self.tell(run, str(outcome))
         super().ended(run, duration, outcome, error)
 
-    def skipped(self, run: Any, reason: Any, *, holder: str | None = None) -> None:
+    def skipped(self, run: Any, reason: Any, *, holder: str | None = None, with_older: bool = False) -> None:
+        if with_older:
+            self.older(run, ("skipped", reason))
         self.tell(run, "skipped", reason)
-        super().skipped(run, reason, holder=holder)
+        super().skipped(run, reason, holder=holder, with_older=with_older)
 
     def older(self, run: Any, fate: Fate) -> None:
         slot, told = run.oldest, 0
-        grid = self.grid_of(run.managed, slot, on_wall=run.on_wall)
+        at = run.look.moment.now
+        grid = self.grid_of(run.managed, slot, on_wall=run.on_wall, at=at)
         while slot < run.planned:
-            self.note(run.managed, slot, fate, on_wall=run.on_wall)
+            self.note(run.managed, slot, fate, on_wall=run.on_wall, at=at)
             slot, told = grid.schedule.first(slot), told + 1
         assert told == run.missed, (told, run.missed)
 
@@ -311,8 +325,8 @@ class History:
             self.reload(handle.full_name)
 
     def end(self, name: str) -> None:
-        grid = self.witness.now.pop(name)
-        grid.ended = self.witness.at(grid, self.witness.read())
+        grid, moment = self.witness.now.pop(name), self.witness.read()
+        grid.ended, grid.until = self.witness.at(grid, moment), moment.now
 
     def shift(self, loop: VirtualTimeLoop, seconds: int, *, asleep: bool = False) -> None:
         if seconds > 0 and self.wall_went_back:
@@ -354,15 +368,22 @@ class History:
         for grid in self.witness.grids:
             self.check_grid(grid)
         for grid, first, span in self.witness.spans.values():
-            if not grid.repeats:
-                self.check_span(grid, first, span)
+            self.check_span(grid, first, span)
 
     def check_span(self, grid: Grid, first: int, span: Span) -> None:
         """A span has the slots that a walk over the grid finds, and each was told to have its fate."""
-        fates = dict(grid.fates)
-        slots = [slot for slot in self.witness.slots(grid, span.grid_last) if slot >= first]
+        name, on_wall = grid.task.full_name, grid.schedule.on_wall
+        alike = [
+            one for one in self.witness.grids if (one.task.full_name, one.schedule.on_wall) == (name, on_wall)
+        ]
+        if any(one.repeats for one in alike):
+            return
+        told = {each for one in alike for each in one.fates}
+        slots = [first]
+        while slots[-1] < span.grid_last:
+            slots.append(grid.schedule.first(slots[-1]))
         assert len(slots) == span.view[1]
-        assert {fates.get(slot) for slot in slots} == {FATES[span.key & 0xFF]}
+        assert {(slot, FATES[span.key & 0xFF]) for slot in slots} <= told
 
     def check_grid(self, grid: Grid) -> None:
         told = Counter(slot for slot, _ in grid.fates)

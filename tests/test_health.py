@@ -10,6 +10,7 @@ import pytest
 from asyncmgr import Manager, RunContext, Service, Settings, periodic_task
 from asyncmgr._service.health import (
     MISSED_TIMER,
+    Blockage,
     Connection,
     Facts,
     Health,
@@ -21,6 +22,7 @@ from asyncmgr._service.health import (
     as_json,
     judge,
     live,
+    missed_timer,
     ready,
 )
 from asyncmgr._tasks.status import TaskState
@@ -106,6 +108,28 @@ def test_reasons(given: Facts, needs: list[Need], reason: str) -> None:
     report = judge(given, survey)
     assert report.reason == reason
     assert report.ok == (reason == "all is well")
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        (
+            Blockage("V.sync", "sync at volumes.py:12", "waiting", 12.0, None),
+            "the event loop was blocked for 12 s by V.sync (waiting, in sync at volumes.py:12)",
+        ),
+        (
+            Blockage(None, "", "garbage collection", 1.5, 3.0),
+            "the event loop was blocked for 1.5 s (garbage collection)",
+        ),
+        (Blockage(None, "", "stopped", 90.0, 3.0), "the process got no CPU for 90 s"),
+        (None, "the event loop was blocked"),
+    ],
+)
+def test_who_blocks_the_loop(block: Blockage | None, text: str) -> None:
+    """A probe that fails names who it was, what for and where; the report and its JSON do too."""
+    assert live(facts(keeps_time=False, blocked=block)).reason == missed_timer(block) == MISSED_TIMER + text
+    told = as_json(judge(facts(blocked=block), Survey()))["blocked"]
+    assert (None if told is None else told["text"]) == (None if block is None else text)
 
 
 class Work(Manager):

@@ -82,6 +82,48 @@ def test_a_restart_knows_what_was_before(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "history.db", "SELECT * FROM lives WHERE stopped > 0")) == 2
 
 
+def test_a_stop_and_a_start_leave_no_slot_without_a_fate(tmp_path: Path) -> None:
+    """A slot that came due while the service was stopping was skipped, draining; when it was gone, missed, down."""
+    url = f"sqlite://{tmp_path}/history.db"
+
+    async def slow(context: Any) -> None:
+        await asyncio.sleep(40)
+
+    def service() -> Recorded:
+        return Recorded(
+            task(noop, spacing=10), task(slow, name="slow", spacing=3600, initial_delay=24), history=url
+        )
+
+    def fates(recorded: Recorded) -> list[tuple[int, int, str, str | None, int]]:
+        found = recorded.service.history("M.noop", limit=1000)
+        return [
+            ((one.slot - AT) // SECOND, (one.last - AT) // SECOND, one.fate, one.reason, one.count)
+            for one in found
+            if one.reason is not None
+        ]
+
+    stopped = (30, 60, "skipped", "draining", 4)
+
+    async def first() -> None:
+        recorded = service()
+        await recorded.service.start()
+        await until(TWO + timedelta(seconds=25))
+        await recorded.service.stop(timeout=60)
+        assert fates(recorded) == [stopped]
+
+    async def second() -> None:
+        recorded = service()
+        async with recorded.service:
+            await until(TWO + timedelta(seconds=125))
+            assert fates(recorded) == [(70, 90, "missed", "down", 3), stopped]
+            assert str(recorded.service.explain("M.noop", TWO + timedelta(seconds=50))) == (
+                "M.noop: the 4 slots from 02:00:30 to 02:01 were skipped: the service was stopping since 02:00:25."
+            )
+
+    run_virtual(first(), start=TWO)
+    run_virtual(second(), start=TWO + timedelta(seconds=93))
+
+
 def test_a_file_is_written_every_five_seconds(tmp_path: Path) -> None:
     """A span that grows keeps its one row; what people did is there too."""
     path = tmp_path / "history.db"

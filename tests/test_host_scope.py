@@ -61,19 +61,34 @@ async def until(moment: float) -> None:
     await asyncio.sleep(moment - now())
 
 
+async def handover(machine: Machine, *, follows: float, dies: float, ends: float) -> Process:
+    """A starts now and dies at `dies`; B, which is returned, is there from `follows` to `ends`."""
+    a = machine.start("A")
+    if follows > dies:
+        await until(dies)
+        a.kill()
+    await until(follows)
+    b = machine.start("B")
+    if follows <= dies:
+        await until(dies)
+        a.kill()
+    await until(ends)
+    b.kill()
+    return b
+
+
+def missed(process: Process) -> list[tuple[int, str | None]]:
+    """How many slots the process told as missed, and why."""
+    return [(event.count, event.reason) for event in process.events if isinstance(event, SlotsMissed)]
+
+
 # The grid over holders
 
 
 async def test_the_next_holder_runs_the_slot_that_the_dead_one_left() -> None:
     """A runs 30 and 60 and dies at 75; B, half a second later, runs 90 half a second late and goes on with 120."""
     machine = Machine()
-    a = machine.start("A")
-    await until(0.5)
-    b = machine.start("B")
-    await until(75)
-    a.kill()
-    await until(160)
-    b.kill()
+    await handover(machine, follows=0.5, dies=75, ends=160)
     assert machine.runs == [("A", 30, 1), ("A", 60, 2), ("B", 90.5, 3), ("B", 120, 4), ("B", 150, 5)]
     assert [context.lateness for context in machine.contexts] == [0, 0, 0.5, 0, 0]
 
@@ -96,18 +111,10 @@ async def test_the_next_holder_repeats_no_slot() -> None:
 async def test_slots_that_nobody_was_there_for_get_one_run() -> None:
     """It stands for all of them, and says so."""
     machine = Machine()
-    a = machine.start("A")
-    await until(35)
-    a.kill()
-    await until(200)
-    b = machine.start("B")
-    await until(245)
-    b.kill()
+    b = await handover(machine, follows=200, dies=35, ends=245)
     assert machine.runs == [("A", 30, 1), ("B", 230, 7), ("B", 240, 8)]
     assert machine.contexts[1].trigger == "catch_up"
-    assert [(event.count, event.reason) for event in b.events if isinstance(event, SlotsMissed)] == [
-        (5, "down")
-    ]
+    assert missed(b) == [(5, "down")]
 
 
 @pytest.mark.parametrize("options", [{"catch_up": "none"}, {"catch_up_window": 5}])
@@ -116,17 +123,9 @@ async def test_slots_that_nobody_was_there_for_are_dropped_where_the_task_says_s
 ) -> None:
     """The slots are told as missed, and the grid stays."""
     machine = Machine(**options)
-    a = machine.start("A")
-    await until(35)
-    a.kill()
-    await until(200)
-    b = machine.start("B")
-    await until(245)
-    b.kill()
+    b = await handover(machine, follows=200, dies=35, ends=245)
     assert machine.runs == [("A", 30, 1), ("B", 240, 2)]
-    assert [(event.count, event.reason) for event in b.events if isinstance(event, SlotsMissed)] == [
-        (6, "down")
-    ]
+    assert missed(b) == [(6, "down")]
     assert [(log["count"], log["reason"]) for log in logs if log["event"] == "slot.missed"] == [(6, "down")]
 
 
@@ -134,41 +133,23 @@ async def test_a_slot_on_time_is_no_catch_up() -> None:
     """Cron slots are the same for all: where the holder has died, the next one runs its own slot, on time."""
     machine = Machine(spacing=0, cron="* * * * *", catch_up="none")
     machine.options.pop("spacing")
-    a, b = machine.start("A"), machine.start("B")
-    await until(61)
-    a.kill()
-    await until(130)
-    b.kill()
+    await handover(machine, follows=0, dies=61, ends=130)
     assert machine.runs == [("A", 60, 1), ("B", 120, 2)]
 
 
 async def test_a_run_that_was_cut_off_is_told_and_not_repeated() -> None:
     """Its slot is missed, since its holder died."""
     machine = Machine(lasts=5)
-    a = machine.start("A")
-    await until(0.5)
-    b = machine.start("B")
-    await until(60.1)
-    a.kill()
-    await until(95)
-    b.kill()
+    b = await handover(machine, follows=0.5, dies=60.1, ends=95)
     assert machine.runs == [("A", 30, 1), ("A", 60, 2), ("B", 90, 3)]
-    missed = [event for event in b.events if isinstance(event, SlotsMissed)]
-    assert [(event.slot.second, event.slot.minute, event.count, event.reason) for event in missed] == [
-        (0, 1, 1, "lease_lost")
-    ]
+    assert missed(b) == [(1, "lease_lost")]
+    assert [str(event.slot.time()) for event in b.events if isinstance(event, SlotsMissed)] == ["00:01:00"]
 
 
 async def test_a_run_that_was_cut_off_is_repeated_where_the_task_says_so() -> None:
     """With the same number of its slot, since it is the same slot."""
     machine = Machine(lasts=5, interrupted="rerun")
-    a = machine.start("A")
-    await until(0.5)
-    b = machine.start("B")
-    await until(60.1)
-    a.kill()
-    await until(98)
-    b.kill()
+    await handover(machine, follows=0.5, dies=60.1, ends=98)
     assert machine.runs == [("A", 30, 1), ("A", 60, 2), ("B", 60.5, 2), ("B", 90, 3)]
     assert [context.trigger for context in machine.contexts] == [
         "schedule",
@@ -181,13 +162,7 @@ async def test_a_run_that_was_cut_off_is_repeated_where_the_task_says_so() -> No
 async def test_a_run_that_ended_is_not_repeated() -> None:
     """Also where the task would repeat one that was cut off."""
     machine = Machine(lasts=5, interrupted="rerun")
-    a = machine.start("A")
-    await until(7)
-    b = machine.start("B")
-    await until(66)
-    a.kill()
-    await until(90.1)
-    b.kill()
+    await handover(machine, follows=7, dies=66, ends=90.1)
     assert machine.runs == [("A", 30, 1), ("A", 60, 2), ("B", 90, 3)]
 
 

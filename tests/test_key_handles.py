@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 
@@ -19,11 +20,40 @@ from asyncmgr import (
     TaskFailed,
     UnknownKey,
 )
+from asyncmgr._cli.status_text import keys_in_words
 from asyncmgr._service.manager import state_of
+from asyncmgr._tasks.status import TaskState
 from asyncmgr.events import Event
 from tests.test_each import START, Poller, fates, service_of
 
 pytestmark = pytest.mark.virtual_time(start="2026-01-01T00:00:00+00:00")
+
+
+async def test_a_task_fails_where_a_tenth_of_its_keys_does() -> None:
+    """Fewer are said in numbers, with what one of them failed with; when they are well, nothing of it is left."""
+    poller = Poller([f"k{number}" for number in range(30)])
+    poller.broken.update(["k3", "k4"])
+    service, _ = service_of(poller)
+    async with service:
+        await asyncio.sleep(65)
+        status = service.task("Poller.poll").status
+        assert (status.state, status.failures) == ("ok", 0)
+        assert status.error in ("key k3: OSError: k3 is broken", "key k4: OSError: k4 is broken")
+        assert status.keys is not None
+        assert list(keys_in_words(asdict(status.keys), status.error))[1:] == [
+            f"2 of 30 keys fail: {status.error}"
+        ]
+        assert service.health().ok
+        poller.broken.add("k5")
+        await asyncio.sleep(65)
+        assert service.task("Poller.poll").status.state == "failing"
+        report = service.health()
+        assert (report.ok, report.states[TaskState.FAILING]) == (False, 1)
+        assert report.reason.startswith("Poller.poll fails for 3 of 30 keys: key k")
+        poller.broken.clear()
+        await asyncio.sleep(65)
+        status = service.task("Poller.poll").status
+        assert (status.state, status.error, service.health().ok) == ("ok", None, True)
 
 
 async def test_the_status_of_a_key() -> None:

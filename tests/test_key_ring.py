@@ -126,3 +126,34 @@ def test_a_round_hands_out_each_key_once(count: int) -> None:
         while more := ring.take(now, 64):
             found += [slot.key for slot in more]
     assert sorted(map(str, found)) == sorted(map(str, range(count)))
+
+
+def test_a_place_in_a_turn_is_found_again_whatever_the_clock_says() -> None:
+    """By a host that learns of it late, and whose turns begin at another moment."""
+    ring, other = KeyRing("a", SPACING, 3_000_000), KeyRing("a", SPACING, 71_234_567)
+    for stopped in (3_000_000, 8_500_000, 12_999_999):
+        place = ring.place_of(stopped)
+        there = other.anchor + 3 * SPACING + place
+        for error in (-SPACING // 4 + 1, -5, 0, 5, SPACING // 2, 3 * SPACING // 4 - 1):
+            assert other.moment_of(place, there + error) == there
+
+
+def test_slots_that_were_set_aside_are_not_handed_out_yet() -> None:
+    """What a key is owed is known, unless very many slots were set aside."""
+    ring = KeyRing("a", SPACING, 0)
+    ring.change([(key, key) for key in range(100)], [], 0)
+    assert ring.handed_out(0, {3}) == 0
+    ring.take(3 * SPACING, 1)  # one slot of each key is set aside, and one of them handed out
+    owed = ring.owed_to({3, 4})
+    assert owed is not None
+    assert {slot.key for slot in owed} <= {3, 4}
+    first = ring.next_slot_of(3, 0)
+    assert ring.handed_out(3 * SPACING, {3}) == first - 1
+    while ring.take(3 * SPACING, 64):
+        pass
+    assert ring.owed_to({3, 4}) == []
+    assert ring.handed_out(3 * SPACING, {3}) == 3 * SPACING
+    ring.change([(f"k{key}", key) for key in range(11_000)], [], 3 * SPACING)
+    ring.take(9 * SPACING, 1)
+    assert ring.owed_to({3}) is None
+    assert ring.handed_out(9 * SPACING, {3}) is None

@@ -270,6 +270,24 @@ async def test_a_new_key_runs_on_one_host() -> None:
         assert len({poll.host for poll in net.polls if poll.key == "new"}) == 1
 
 
+async def test_a_key_that_moves_does_not_run_at_once_again() -> None:
+    """Hosts that start together, join and leave: each key runs at its first coming, and then for its slots only."""
+    async with pollers("a", "b", "c", run_immediately=True, settle=25.0) as (net, team):
+        d = Poller("d", net, run_immediately=True)
+        async with d:
+            await asyncio.sleep(12)
+        await team[0].service.stop()
+        await asyncio.sleep(25)
+        assert not net.twice
+        slots: dict[Hashable, list[float]] = defaultdict(list)
+        for poll in net.polls:
+            slots[poll.key].append(poll.slot)
+        for key, found in slots.items():
+            gaps = [round(late - early, 2) for early, late in pairwise(found)]
+            assert 0 < gaps[0] <= SPACING, key
+            assert gaps[1:] == [SPACING] * (len(gaps) - 1), key
+
+
 async def test_the_number_of_shards_is_agreed_on() -> None:
     """The first host writes it down; others take it over whatever their settings say."""
     async with pollers("a", settings={}) as (net, (a,)):

@@ -64,6 +64,7 @@ async def test_slots_that_nobody_ran() -> None:
         assert kinds(second) == [*here, ("lease_taken", second.host)]
         first.return_()
         await seconds_until(lambda: ("lease_taken", second.host) in kinds(first))
+        assert kinds(first) == [*here, ("lease_taken", second.host)]
         await asyncio.sleep(3)
         assert f"did on {taken}, which holds the lease since 00:00:" in str(first.service.explain("M.job"))
 
@@ -79,3 +80,24 @@ async def test_a_planned_hand_over() -> None:
         assert kinds(second) == expected
         assert kinds(first) == expected[:2]
         assert explained(second, 10) == "M.job: the slot of 00:00:10 ran, and succeeded in 0 us."
+
+
+@pytest.mark.parametrize("order", ["sessions", "claims"])
+async def test_a_former_session_is_no_other_process(order: str) -> None:
+    """A process that returns notes who has the lease now, never its own lost session, whichever watch is first."""
+    async with workers("a", "b", spacing=2) as (_log, team):
+        await asyncio.sleep(5)
+        first, (second,) = holder_of(team), others_of(team)
+        first.vanish()
+        await seconds_until(lambda: second.holds)
+        await asyncio.sleep(3)
+        first.wire.late_watch = f"asyncmgr-{order}"
+        first.return_()
+        await seconds_until(lambda: ("lease_taken", second.host) in kinds(first))
+        assert kinds(first) == [
+            ("lease_taken", first.host),
+            ("lease_lost", first.host),
+            ("lease_taken", second.host),
+        ]
+        await asyncio.sleep(10)
+        assert len(kinds(first)) == 3

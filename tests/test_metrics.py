@@ -12,12 +12,23 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 
-from asyncmgr import Manager, RpcClient, RpcError, RunContext, Service, Settings, Skip, periodic_task, rpc
+from asyncmgr import (
+    Hosts,
+    Manager,
+    RpcClient,
+    RpcError,
+    RunContext,
+    Service,
+    Settings,
+    Skip,
+    periodic_task,
+    rpc,
+)
 from asyncmgr._monitoring.collector import Collector
 from asyncmgr._monitoring.exposition import Family, Labels, write
 from asyncmgr._monitoring.metrics import Metrics, metrics_of
 from asyncmgr._service.service import insight_of
-from asyncmgr.errors import NoSuchMethod, RemoteError
+from asyncmgr.errors import NoSuchMethod, RemoteError, RevisionConflict, TransportError
 from asyncmgr.events import LoopBlocked
 from asyncmgr.transports import open_transport
 
@@ -88,6 +99,74 @@ async def test_every_series_is_there_before_the_start_and_is_zero() -> None:
     assert found[key("tasks", state="hung")] == 0
     assert found[key("clock_steps_total", kind="back")] == 0
     assert found[key("lease_transitions_total", result="lost")] == 0
+    assert found[key("store_operations_total", operation="update", result="conflict")] == 0
+    assert found[key("store_duration_seconds_sum", operation="get")] == 0
+    assert found[key("hosts", state="stale")] == 0
+
+
+async def test_what_was_asked_of_the_store() -> None:
+    """By capabilities and leases: how often, how it ended, and for how long."""
+    volumes = Volumes()
+
+    async def shared(context: RunContext) -> None: ...
+
+    volumes.add_periodic_task(shared, scope="cluster", spacing=10)
+    service, metrics = service_of(volumes)
+    async with service:
+        await asyncio.sleep(60)
+        found = await read(metrics)
+
+        for error in (TransportError, RevisionConflict):
+            with pytest.raises(error):
+                await service.store.operations.count("put", raising(error("no")))
+        after = await read(metrics)
+
+    def done(operation: str, result: str) -> float:
+        return found[key("store_operations_total", operation=operation, result=result)]
+
+    assert (
+        4 <= done("open", "ok") <= 8
+    )  # sessions, claims, slots and capabilities, and again for a session anew
+    assert done("create", "ok") >= 4  # a session, a claim, its slots, an announcement
+    assert (
+        done("update", "ok") >= 60 / 3.4
+    )  # the session is renewed each third of its TTL, and each slot claimed
+    assert done("get", "error") == 0
+    took = (
+        key("store_duration_seconds_sum", operation="put"),
+        key("store_duration_seconds_count", operation="put"),
+    )
+    assert [round(after[name] - found[name], 6) for name in took] == [1, 2]
+    for result in ("error", "conflict"):
+        name = key("store_operations_total", operation="put", result=result)
+        assert after[name] - found[name] == 1
+
+
+async def raising(error: Exception) -> None:
+    await asyncio.sleep(0.5)
+    raise error
+
+
+async def test_hosts_that_a_view_shows() -> None:
+    """With the age of each announcement; nothing is counted twice, nor after the view is closed."""
+    async with open_transport("memory://") as transport:
+        service = Service(
+            Volumes(), host="nyx", name="compute", transport=transport, settings=Settings(seed=1)
+        )
+        other = Service(Volumes(), host="eos", name="other", transport=transport, settings=Settings(seed=1))
+        metrics = metrics_of(service)
+        async with service, other:
+            async with Hosts(transport), Hosts(transport, "other"):
+                await asyncio.sleep(30)
+                found = await read(metrics)
+            closed = await read(metrics)
+    assert (found[key("hosts", state="fresh")], found[key("hosts", state="stale")]) == (2, 0)
+    ages = [
+        found[key("capability_age_seconds", service=a, host=b)]
+        for a, b in (("compute", "nyx"), ("other", "eos"))
+    ]
+    assert all(0 <= age <= 30 for age in ages)
+    assert closed[key("hosts", state="fresh")] == 0
 
 
 async def test_both_formats_are_read_by_the_library_of_prometheus() -> None:

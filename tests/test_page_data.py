@@ -32,7 +32,7 @@ NOW = datetime(2026, 7, 1, 2, 58, 41, tzinfo=UTC)
 MS = round(NOW.timestamp() * 1000)
 US = MS * 1000
 SECOND = 1_000_000
-HERE = About("eu-1", timeout=0.0)
+HERE = About("eu-1")
 WELL = TaskStatus(
     "sync",
     "Volumes.sync",
@@ -64,7 +64,7 @@ def words(found: dict[str, Any] | None) -> str:
 
 def test_a_task_that_is_well() -> None:
     """Its facts are short: what is empty is left out. All of it is JSON."""
-    facts = task_facts(status_as_json(WELL), replace(HERE, usual=2.1))
+    facts = task_facts(status_as_json(replace(WELL, usual=2.1)), HERE)
     assert json.loads(json.dumps(facts)) == {
         "task": "Volumes.sync",
         "state": "ok",
@@ -107,14 +107,14 @@ def test_schedules(spacing: float | None, schedule: str, tz: str | None, shown: 
 def test_a_run_that_hangs() -> None:
     """How long, on which host of several, how long usually, its timeout, and where it waits; the verb ends it."""
     status = replace(WELL, state=TaskState.HUNG, running=RUNNING)
-    found = need(status, About("eu-1", is_one_of_many=True, usual=190.0, timeout=0.0))
+    found = need(replace(status, usual=190.0), About("eu-1", is_one_of_many=True))
     assert words(found) == (
         "Running for <ago -2820> on eu-1, usually 3 min; it has no timeout. It waits in Backups.put at client.py:212."
     )
     assert found is not None
     assert found["verb"] == "cancel"
-    assert "its timeout is 45 min" in words(need(status, About("eu-1", timeout=2700.0)))
-    assert "timeout" not in words(need(status, About("eu-1")))
+    assert "its timeout is 45 min" in words(need(replace(status, timeout=2700.0)))
+    assert "timeout" not in words(need(status, timeout=None)), "an older host does not tell"
 
 
 def test_failures() -> None:
@@ -247,6 +247,13 @@ def test_an_entry_arrives_as_it_was() -> None:
     entry = Entry(
         US, "blocked", None, US + SECOND, data={"seconds": 1.0, "blame": "a.b", "frames": ["x"] * 99}
     )
-    here = entry_facts(entry)
-    assert here == {"at": MS, "until": MS + 1000, "kind": "blocked", "data": {"seconds": 1.0, "blame": "a.b"}}
-    assert told_entry(json.loads(json.dumps(entry_as_json(entry)))) == here
+    here = entry_facts(entry, "eu-1")
+    assert here == {
+        "at": MS,
+        "until": MS + 1000,
+        "kind": "blocked",
+        "data": {"seconds": 1.0, "blame": "a.b"},
+        "say": ["a.b blocked a loop", "a.b blocked the event loop of eu-1 for 1 s"],
+        "mark": ["bad", "1 s a.b"],
+    }
+    assert told_entry(json.loads(json.dumps(entry_as_json(entry))), "eu-1") == here

@@ -98,7 +98,7 @@ async def test_first_a_page_gets_everything() -> None:
             assert [one["k"] for one in page.told] == ["hello", "tasks", "journal", "marks", "complete"]
             hello = page.told[0]
             assert (hello["service"], hello["host"], hello["verbs"]) == ("compute", "eu-1", True)
-            assert hello["fates"][0] == ["succeeded", None]
+            assert hello["fates"][0] == ["succeeded", None, "ok", "succeeded", "succeeded in"]
             assert page.task("Volumes.sync")["counts"] == [3, 0, 0]
             assert len(page.marks("Volumes.sync")) == 3
             assert page.id
@@ -376,6 +376,8 @@ async def test_details_of_a_task() -> None:
         await asyncio.sleep(10)
         detail = (await ask.get("/detail", params={"task": "Volumes.sync"})).json()
         assert detail["waits"][0]["function"] == "Volumes.sync"
+        assert detail["waits"][0]["code"].startswith("await ")
+        assert ["so far", ["2 runs, 0 slots skipped, 0 missed"]] in detail["facts"]
         assert detail["options"]["timeout"] is None
         assert len(detail["slots"]) == 1
         at = {"task": "Volumes.sync", "at": "2026-01-01T00:00:10+00:00"}

@@ -583,12 +583,12 @@ async def test_a_method_whose_task_somebody_cancels() -> None:
 async def test_a_call_that_is_cancelled_before_its_first_step() -> None:
     """It is answered all the same, and never begins."""
     async with serve() as site:
-        assert site.service._server is not None
+        assert site.service._presence.server is not None
         request = decode_request(b'{"v":1,"id":"a","method":"echo"}')
         async with site.transport.subscribe("replies") as replies:
             message = Message(subject_of_any("volumes"), b'{"v":1,"id":"a","method":"echo"}', "replies")
-            site.service._server._admit(request, message)  # type: ignore[arg-type]
-            site.service._server.cancel(site.service._server.waiting)
+            site.service._presence.server._admit(request, message)  # type: ignore[arg-type]
+            site.service._presence.server.cancel(site.service._presence.server.waiting)
             answer = await asyncio.wait_for(anext(replies), timeout=5)
         assert b"the service stops" in answer.data
         assert site.manager.began == []
@@ -692,7 +692,7 @@ async def test_withdrawals_of_calls_that_others_serve_are_not_kept_for_ever() ->
         for number in range(3000):
             await site.transport.publish(subject_of_all("volumes"), b'{"v":1,"withdraw":"w%d"}' % number)
         await turns(10)
-        server = site.service._server
+        server = site.service._presence.server
         assert server is not None
         assert list(server._admission._early)[-1] == "w2999"
         assert len(server._admission._early) == admission.EARLY_KEPT

@@ -72,10 +72,10 @@ class Recorder:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    before = outgoing.read
+    before = outgoing.read, outgoing.around
     recorder = Recorder()
     yield recorder
-    outgoing.read = before
+    outgoing.read, outgoing.around = before
     recorder.provider.shutdown()
 
 
@@ -193,15 +193,55 @@ async def test_a_call_is_part_of_its_callers_trace(recorder: Recorder) -> None:
                 told = await client.call("trace_id")
                 with pytest.raises(RemoteError):
                     await client.call("double", number=-1)
-            assert await client.call("trace_id") is None
+            await client.call("double", number=1)
     served = [span for span in recorder.spans() if span.kind is SpanKind.SERVER]
+    made = [span for span in recorder.spans() if span.kind is SpanKind.CLIENT]
     mine = outer.get_span_context()
-    assert [parent_of(span) for span in served[:3]] == [(mine.trace_id, mine.span_id)] * 3
-    assert told.split("-")[1:3] == [f"{mine.trace_id:032x}", f"{mine.span_id:016x}"]
+    assert [parent_of(span) for span in made[:3]] == [(mine.trace_id, mine.span_id)] * 3
+    assert [parent_of(span) for span in served] == [context_of(span) for span in made]
+    trace_id, span_id = context_of(made[1])
+    assert told.split("-")[1:3] == [f"{trace_id:032x}", f"{span_id:016x}"]
     assert served[2].status.status_code is StatusCode.ERROR
     assert served[0].attributes is not None
     assert served[0].attributes["rpc.method"] == "Volumes.double"
-    assert parent_of(served[3]) is None
+    assert parent_of(made[3]) is None  # it begins a trace of its own
+    assert dict(made[0].attributes or {}) == {
+        "rpc.system": "asyncmgr",
+        "rpc.service": "compute",
+        "rpc.method": "double",
+    }
+    assert made[2].attributes is not None
+    assert (made[2].attributes["error.type"], made[2].status.status_code) == ("ValueError", StatusCode.ERROR)
+
+
+async def test_a_run_a_call_and_what_serves_it_are_one_trace(recorder: Recorder) -> None:
+    """Over two services: the run of one, its call, the method of the other; a cast too."""
+
+    class Front(Manager):
+        @periodic_task(spacing=60)
+        async def ask(self, context: RunContext) -> None:
+            assert self.service is not None
+            client = RpcClient(self.service.transport, "compute").at(host="nyx")
+            await client.call("double", number=2)
+            await client.cast("double", number=3)
+
+    async with open_transport("memory://") as transport:
+        back = Service(Volumes(), host="nyx", name="compute", settings=Settings(seed=1), transport=transport)
+        front = Service(Front(), host="eos", name="front", settings=Settings(seed=1), transport=transport)
+        asyncmgr.trace(back, tracer_provider=recorder.provider)
+        asyncmgr.trace(front, tracer_provider=recorder.provider)
+        async with back, front:
+            await asyncio.sleep(61)
+    by_kind = {
+        kind: [span for span in recorder.spans() if span.kind is kind]
+        for kind in (SpanKind.SERVER, SpanKind.CLIENT)
+    }
+    (run,) = [span for span in recorder.spans() if span.name == "Front.ask"]
+    assert [parent_of(span) for span in by_kind[SpanKind.CLIENT]] == [context_of(run)] * 2
+    assert [parent_of(span) for span in by_kind[SpanKind.SERVER]] == [
+        context_of(span) for span in by_kind[SpanKind.CLIENT]
+    ]
+    assert dict(by_kind[SpanKind.CLIENT][0].attributes or {})["server.address"] == "nyx"
 
 
 async def test_a_blocked_loop_is_an_event_of_the_runs_in_progress(recorder: Recorder) -> None:

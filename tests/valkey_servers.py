@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
+from asyncmgr.testing._server_process import ServerProcess
 from asyncmgr.transports import StoreEngine
 from tests.nats_servers import eventually
 
@@ -30,8 +26,8 @@ _POLL = 0.005
 _HOST = "127.0.0.1"
 
 
-class ValkeyServer:
-    """One ``valkey-server`` process on a port of its own. Needs no event loop: its methods block.
+class ValkeyServer(ServerProcess):
+    """One ``valkey-server`` process on a port of its own.
 
     Parameters
     ----------
@@ -41,15 +37,13 @@ class ValkeyServer:
         Whether data survives `kill` (an append-only file, written at each command).
     """
 
+    _name = "valkey"
+
     def __init__(self, *arguments: str, append_only: bool = True) -> None:
+        super().__init__()
         self.arguments: tuple[str, ...] = arguments
         """Used at the next start."""
         self._append_only = append_only
-        self._directory: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._paused = False
-        self.port: int = 0
-        """Chosen at the first start, and kept."""
 
     @property
     def address(self) -> str:
@@ -59,13 +53,6 @@ class ValkeyServer:
     def url(self) -> str:
         """The URL for `open_store`, without a password."""
         return f"redis://{self.address}"
-
-    @property
-    def home(self) -> Path:
-        """Its directory."""
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="asyncmgr-valkey-"))
-        return self._directory
 
     def start(self) -> None:
         """Start the server if it does not run, and return when it answers."""
@@ -82,46 +69,12 @@ class ValkeyServer:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"valkey-server did not start; its log ends with:\n{self.log[-1000:]}")
 
-    @property
-    def log(self) -> str:
-        file = self.home / "log"
-        return file.read_text(errors="replace") if file.exists() else ""
-
-    def stop(self) -> None:
-        """End the server, and remove its files."""
-        self.kill()
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
-
-    def kill(self) -> None:
-        """End the server at once, as ``kill -9`` does."""
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        self._paused = False
-        process.kill()
-        process.wait()
-
     def restart(self, *, empty: bool = False) -> None:
         """Kill the server and start it on the same port. With ``append_only`` it keeps its data, unless `empty`."""
         self.kill()
         if empty:
-            shutil.rmtree(self.home / "data", ignore_errors=True)
+            shutil.rmtree(self._home / "data", ignore_errors=True)
         self.start()
-
-    def pause(self) -> None:
-        """Freeze the process: connections stay open and nothing answers, until `resume`."""
-        if self._process and not self._paused:
-            self._paused = True
-            self._process.send_signal(signal.SIGSTOP)
-            os.waitpid(self._process.pid, os.WUNTRACED)  # else it answers for a moment more
-
-    def resume(self) -> None:
-        """Let the process run again after `pause`."""
-        if self._process and self._paused:
-            self._paused = False
-            self._process.send_signal(signal.SIGCONT)
 
     def command(self, *words: str) -> bytes:
         """Send one command over a connection of its own; return what comes, as it is on the wire."""
@@ -136,25 +89,12 @@ class ValkeyServer:
                 raise RuntimeError(f"no {text} in {answer!r}")
             time.sleep(_POLL)
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def _launch(self, port: int) -> None:
-        data = self.home / "data"
+        data = self._home / "data"
         data.mkdir(exist_ok=True)
         keeping = ("--appendonly", "yes", "--appendfsync", "always") if self._append_only else ()
         options = ("--bind", _HOST, "--port", str(port), "--dir", str(data), "--save", "", *keeping)
-        with (self.home / "log").open("ab") as log:
+        with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [_binary(), *self._files(), *options, *self.arguments],
                 stdout=log,
@@ -185,7 +125,7 @@ class Sentinel(ValkeyServer):
         self._primary = primary
 
     def _files(self) -> tuple[str, ...]:
-        file = self.home / "sentinel.conf"
+        file = self._home / "sentinel.conf"
         file.write_text(
             f"sentinel monitor main {_HOST} {self._primary.port} 1\n"
             "sentinel down-after-milliseconds main 1000\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from asyncmgr import Manager, RunContext, Service, Settings
@@ -28,6 +28,8 @@ class Wire(MemoryTransport):
         super().__init__(_fabric_named(name))
         self.fault: Fault = lambda verb, store, key: None
         self.calls: list[tuple[str, str, str]] = []
+        self.late_watch = ""
+        """A store of which a watch begins a second late."""
 
     async def store(self, name: str, *, ttl: float | None, watched: bool = True) -> Any:
         return Faulty(await super().store(name, ttl=ttl, watched=watched), name, self)
@@ -87,8 +89,12 @@ class Faulty(Store):
     async def delete(self, key: str, revision: int | None = None) -> None:
         await self._store.delete(key, revision)
 
-    def watch(self, prefix: str = "") -> AbstractAsyncContextManager[Watch]:
-        return self._store.watch(prefix)
+    @asynccontextmanager
+    async def watch(self, prefix: str = "") -> AsyncIterator[Watch]:
+        if self._name == self._wire.late_watch:
+            await asyncio.sleep(0.9)
+        async with self._store.watch(prefix) as watch:
+            yield watch
 
 
 class Ran(NamedTuple):
@@ -111,6 +117,8 @@ class Worker:
         self.host, self.log = host, log
         self.events: list[Event] = []
         self.lasts = 0.0
+        self.unwinds = 0.0
+        """Seconds that a body goes on after it was cancelled."""
         self.ended: list[str] = []
         self.wire = Wire(fabric)
         self.manager = Staff()
@@ -142,6 +150,7 @@ class Worker:
             await asyncio.sleep(self.lasts)
         except asyncio.CancelledError:
             self.ended.append(f"cancelled {loop.time():.2f}")
+            await asyncio.sleep(self.unwinds)
             raise
 
     @property

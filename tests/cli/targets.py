@@ -216,3 +216,18 @@ def odd() -> list[object]:
 
 async def asynchronous() -> Manager:
     return Volumes()
+
+
+class Keyed(Manager):
+    """Runs for keys: those of an attribute, and those of a method."""
+
+    devices = ("a", "b", "c")
+
+    def tenants(self) -> list[str]:
+        raise AssertionError("nothing is called to list tasks")
+
+    @periodic_task(spacing=30, each="devices")
+    async def poll(self, context: Any, key: str) -> None: ...
+
+    @periodic_task(spacing=30, each="tenants")
+    async def bill(self, context: Any, key: str) -> None: ...

@@ -6,12 +6,14 @@ import io
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,8 @@ from tests.cli.test_run import needs_signals
 pytest.importorskip("psutil")
 pytest.importorskip("rich")
 
-PATIENCE = 20.0
+PATIENCE = 120.0
+"""Seconds after which a test gives up. Nothing here is judged by how long it took."""
 
 
 @contextmanager
@@ -35,21 +38,35 @@ def demonstration(directory: Path, *words: str) -> Iterator[subprocess.Popen[str
     env = {**os.environ, "TMPDIR": str(directory), "PYTHONUNBUFFERED": "1"}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env) as process:
+        guard = threading.Timer(3 * PATIENCE, process.kill)
+        guard.start()
         try:
             yield process
         finally:
+            guard.cancel()
             process.kill()
 
 
-def read_until(process: subprocess.Popen[str], word: str) -> str:
-    """Its output up to the first line of this kind."""
+def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Read what it still writes until its end: its output, and its errors. `communicate` would lose read-ahead."""
     assert process.stdout is not None
-    told = ""
-    for line in process.stdout:
+    assert process.stderr is not None
+    rest, logged = process.stdout.read(), process.stderr.read()
+    process.wait(PATIENCE)
+    return rest, logged
+
+
+def read_until(process: subprocess.Popen[str], *beginnings: str) -> str:
+    """Read its output until lines that begin so have come in this order; others may come between them."""
+    assert process.stdout is not None
+    told, awaited = "", deque(beginnings)
+    while awaited:
+        line = process.stdout.readline()
+        assert line, f"it ended before {awaited[0]!r}:\n{told}"
         told += line
-        if line[10:].startswith(word):
-            return told
-    raise AssertionError(f"it ended before {word!r}:\n{told}")
+        if re.match(awaited[0], line[10:]):
+            awaited.popleft()
+    return told
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -59,11 +76,43 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def is_all_gone(told: str, directory: Path) -> bool:
-    """No process of those that were told of runs, no server listens, and no file is left."""
-    pids = [int(pid) for pid in re.findall(r"process (\d+)", told)]
-    ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", told)]
-    return not (any(map(runs, pids)) or any(map(listens, ports)) or files_in(directory))
+def read_all(process: subprocess.Popen[str], *patterns: str) -> str:
+    """Read its output until each pattern has been found in a line, in whatever order."""
+    assert process.stdout is not None
+    told, missing = "", set(patterns)
+    while missing:
+        line = process.stdout.readline()
+        assert line, f"it ended before {missing}:\n{told}"
+        told += line
+        missing -= {pattern for pattern in missing if re.search(pattern, line)}
+    return told
+
+
+def read_stream(url: str, *words: str) -> None:
+    """Read the events that the page gets until each of the words was in them."""
+    missing = {word.encode() for word in words}
+    with urllib.request.urlopen(url, timeout=PATIENCE) as events:
+        while missing:
+            line = events.readline()
+            assert line, missing
+            missing -= {word for word in missing if word in line}
+
+
+def is_all_gone(directory: Path) -> bool:
+    """No process of the demonstration runs, and no file is left."""
+    return not (processes_of(directory) or files_in(directory))
+
+
+def processes_of(directory: Path) -> list[str]:
+    """The processes that keep their temporary files here. Their numbers or ports may be a stranger's by now."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(directory):
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 def files_in(directory: Path) -> list[Path]:
@@ -71,32 +120,76 @@ def files_in(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-def runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+@needs_signals
+def test_the_whole_demonstration(tmp_path: Path) -> None:
+    """Hosts come, memory is placed on them, one is killed, is gone, and comes back; afterwards nothing is left."""
+    with demonstration(tmp_path, "--kill-after", "1") as process:
+        told = read_until(process, r"kill -9   n[123]")
+        victim = told.splitlines()[-1][20:22]
+        picked = r"pick      [\d,]+ MiB -> n[123], [\d,]+ left, in [\d,.]+ ms\n"
+        told += read_until(
+            process, f"left      {victim}", f"restart   {victim}", f"joined    {victim}", picked
+        )
+        process.send_signal(signal.SIGINT)
+        rest, logged = rest_of(process)
+    assert process.returncode == 0, logged
+    assert logged == "ending the processes\n", rest
+    words = [line[10:18].strip() for line in told.splitlines()]
+    assert words[:6] == ["server", "page", "start", "start", "start", "start"]
+    assert {"joined    n1", "joined    n2", "joined    n3"} <= {line[10:22] for line in told.splitlines()}
+    assert is_all_gone(tmp_path)
 
 
 @needs_signals
-def test_the_whole_demonstration(tmp_path: Path) -> None:
-    """Hosts come, memory is placed on them, one is killed and goes stale; afterwards nothing is left."""
-    with demonstration(tmp_path, "--seconds", "14") as process:
-        told, logged = process.communicate(timeout=3 * PATIENCE)
-    assert process.returncode == 0, logged
-    assert logged == "ending the processes\n"
-    words = [line[10:18].strip() for line in told.splitlines()]
-    assert words[:5] == ["server", "start", "start", "start", "start"]
-    assert words.count("joined") >= 3  # a host that was slow to announce itself joins again
-    assert words.index("kill -9") < words.index("stale")
-    assert re.search(r"pick      [\d,]+ MiB -> n[123], [\d,]+ left, in [\d.]+ ms\n", told)
-    assert is_all_gone(told, tmp_path)
+def test_each_trouble_is_explained(tmp_path: Path) -> None:
+    """Who fails, hangs, blocks and takes over is told with the command that explains it, and its answer."""
+    with demonstration(tmp_path, "--kill-after", "15") as process:
+        told = read_all(
+            process,
+            r"fails     Invoices.export on n\d fails at each run",
+            r"waits     Search.reindex on n\d does not come to an end",
+            r"blocks    Images.render blocked the event loop of n\d",
+            r"owner     n\d took over Reports.send [\d.]+ s after the kill",
+            r"\$ asyncmgr explain Reports.send$",
+        )
+        process.send_signal(signal.SIGINT)
+        rest, _ = rest_of(process)
+    said = " ".join((told + rest).split())
+    for answer in (
+        r"\$ asyncmgr explain Invoices.export [\d:]+ --at n\d Invoices.export: .* ConnectionError: 503",
+        r"\$ asyncmgr explain Search.reindex [\d:]+ --at n\d Search.reindex: .* in Search.push at jobs.py:\d+",
+        r"\$ asyncmgr explain Host.measure [\d:]+ --at n\d Host.measure: .* Images.render blocked the event loop",
+        r"\$ asyncmgr explain Reports.send compute on n\d, pid \d+: Reports.send: ",
+    ):
+        assert re.search(answer, said), (answer, said)
+    assert max(map(len, told.splitlines())) <= 80
+
+
+@needs_signals
+def test_it_serves_the_page(tmp_path: Path) -> None:
+    """On this machine only, by a link with a token that is printed once; the page shows the jobs of all three hosts."""
+    with demonstration(tmp_path) as process:
+        told = read_until(process, "page")
+        found = re.search(r"(http://127\.0\.0\.1:\d+/)(\?token=\S+)", told)
+        assert found is not None
+        told += read_until(process, "joined", "joined", "joined", "owner")
+        with urllib.request.urlopen("".join(found.groups()), timeout=PATIENCE) as answer:
+            assert b"<title>asyncmgr</title>" in answer.read()
+        read_stream(f"{found[1]}events?span=900", '"n1"', '"n2"', '"n3"', "Reports.send", "Images.render")
+        process.send_signal(signal.SIGINT)
+        rest, _ = rest_of(process)
+    assert (told + rest).count("token=") == 1
+    assert process.returncode == 0
+    assert is_all_gone(tmp_path)
+
+
+@needs_signals
+def test_it_ends_by_itself(tmp_path: Path) -> None:
+    """``--seconds`` ends it in order, wherever it has come to by then."""
+    with demonstration(tmp_path, "--seconds", "1") as process:
+        told, logged = rest_of(process)
+    assert (process.returncode, logged) == (0, "ending the processes\n"), told
+    assert is_all_gone(tmp_path)
 
 
 @needs_signals
@@ -105,31 +198,31 @@ def test_the_whole_demonstration(tmp_path: Path) -> None:
 def test_a_signal_ends_all_of_it(tmp_path: Path, number: int, word: str) -> None:
     """Ctrl-C and SIGTERM are the way to end it, while it starts too."""
     with demonstration(tmp_path) as process:
-        told = read_until(process, word)
+        read_until(process, word)
         process.send_signal(number)
-        rest, _ = process.communicate(timeout=PATIENCE)
+        rest_of(process)
         assert process.returncode == 0
-    assert is_all_gone(told + rest, tmp_path)
+    assert is_all_gone(tmp_path)
 
 
 @needs_signals
 def test_nothing_outlives_it_even_if_it_is_killed(tmp_path: Path) -> None:
     """The processes end with a pipe that only the demonstration holds."""
     with demonstration(tmp_path) as process:
-        told = read_until(process, "joined")
+        read_until(process, "joined")
         process.kill()
-    wait_until(lambda: is_all_gone(told, tmp_path))
+    wait_until(lambda: is_all_gone(tmp_path))
 
 
 @needs_signals
 def test_it_ends_where_nobody_reads_any_more(tmp_path: Path) -> None:
     """``asyncmgr demo | head`` leaves nothing behind either."""
     with demonstration(tmp_path) as process:
-        told = read_until(process, "server")
+        read_until(process, "server")
         assert process.stdout is not None
         process.stdout.close()
         assert process.wait(PATIENCE) == 0
-    assert is_all_gone(told, tmp_path)
+    assert is_all_gone(tmp_path)
 
 
 @needs_signals
@@ -149,6 +242,7 @@ def test_on_a_terminal_it_is_one_picture(tmp_path: Path) -> None:
             shown += os.read(ours, 4096).decode(errors="replace")
         assert process.wait(PATIENCE) == 0
     os.close(ours)
+    assert "The page: http://127.0.0.1:" in shown
     assert "Memory is simulated" in shown
     assert "█" in shown
     assert files_in(tmp_path) == []
@@ -203,10 +297,27 @@ def test_the_picture_fits(monkeypatch: pytest.MonkeyPatch, columns: int, longest
     assert len(lines) == 16
 
 
+def test_an_answer_is_wrapped() -> None:
+    """Eighty columns are enough to read it; it stands apart from the lines of what happens."""
+    lines = demonstrating._quoted(
+        "asyncmgr explain Reports.send", "Reports.send: " + "word " * 40
+    ).splitlines()
+    assert (lines[0], lines[-1]) == ("", "  " + lines[-1].strip())
+    assert lines[1] == "  $ asyncmgr explain Reports.send"
+    assert max(map(len, lines)) <= 80
+
+
 def test_help_says_what_it_does(invoke: Invoke) -> None:
     """What is started, what happens, what is left and what is needed can be read before (53)."""
     text = " ".join(invoke("demo", "--help").stdout.split())
-    for said in ("real NATS server", "is killed", "no process and no file", "asyncmgr[demo]", "simulated"):
+    for said in (
+        "real NATS server",
+        "is killed",
+        "no process and no file",
+        "asyncmgr[demo]",
+        "simulated",
+        "asyncmgr explain",
+    ):
         assert said in text
 
 

@@ -70,9 +70,11 @@ def test_a_service_that_takes_no_verbs_says_so(invoke: Invoke, elsewhere: Elsewh
 class Fake(Door):
     """A service that has one task, or none."""
 
-    def __init__(self, host: str, owner: str | None = None, *, has_it: bool = True) -> None:
+    def __init__(
+        self, host: str, owner: str | None = None, *, has_it: bool = True, keys: dict[str, str] | None = None
+    ) -> None:
         self.service, self.host = "s", host
-        self._owner, self._has_it = owner, has_it
+        self._owner, self._has_it, self._keys = owner, has_it, keys or {}
 
     @property
     def label(self) -> str:
@@ -81,11 +83,23 @@ class Fake(Door):
     def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         if not self._has_it:
             raise Refused("no such task")
-        return {"tasks": [told(owner=self._owner)]}
+        key = arguments.get("key")
+        if key is not None and key not in self._keys:
+            raise Refused("no such key")
+        answer = {"tasks": [told(owner=self._owner)]}
+        return answer if key is None else {**answer, "key": {"owner": self._keys[key]}}
 
 
-def chosen(*doors: Door, every: bool = False) -> list[str]:
-    return [door.host for door in Reach(None, None, every, None).door_for(doors, "sync")]
+def chosen(*doors: Door, every: bool = False, key: str | None = None) -> list[str]:
+    return [door.host for door in Reach(None, None, every, None).door_for(doors, "sync", key)]
+
+
+def test_a_verb_for_a_key_goes_to_the_host_that_runs_it() -> None:
+    shared = {"a": "n1~3f", "b": "n2~4e"}
+    doors = (Fake("n1", keys=shared), Fake("n2", keys=shared), Fake("n3", has_it=False))
+    assert (chosen(*doors, key="a"), chosen(*doors, key="b")) == (["n1"], ["n2"])
+    with pytest.raises(ControlUnavailable, match="no service has a task 'sync' with the key 'c'"):
+        chosen(*doors, key="c")
 
 
 def test_which_service_a_verb_goes_to() -> None:

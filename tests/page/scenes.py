@@ -5,14 +5,36 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from asyncmgr import Manager, RunContext, Service, Settings, periodic_task
-from asyncmgr._monitoring.server import HttpServer, read_address, serve_http
+from asyncmgr._monitoring.server import serve_http
 from asyncmgr.transports import open_transport
 from tests.page.billing import billing, bring_about, past_of_crowd
+from tests.page.proxy import PREFIX, proxy
+
+
+class Reports(Manager):
+    @periodic_task(spacing=1, run_immediately=True, scope="cluster")
+    async def send(self, context: RunContext) -> None: ...
+
+
+async def cluster(port: str, token: str) -> None:
+    """Run one task that only one of three hosts runs."""
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(open_transport("memory://"))
+        services = [
+            Service(Reports(), host=f"eu-{number}", transport=transport, settings=Settings(seed=number))
+            for number in (1, 2, 3)
+        ]
+        urls: list[str] = []
+        serve_http(services[0], port, token=token, opened=urls.append)
+        for service in services:
+            await stack.enter_async_context(service)
+        say(urls[0])
+        await until_asked_to_stop()
+
 
 RTL = "\N{RIGHT-TO-LEFT OVERRIDE}"
 
@@ -94,49 +116,44 @@ async def hostile(port: str, token: str) -> None:
         await until_asked_to_stop()
 
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-
-
 async def mounted(port: str, token: str) -> None:
-    """Run it below a path of a FastAPI application, behind a proxy that takes another prefix off."""
+    """Run it in a FastAPI application, as people do: one line, under uvicorn, below a prefix that a proxy takes off."""
+    import uvicorn
     from fastapi import FastAPI
 
     import asyncmgr
 
-    service = billing()
-    shop = FastAPI()
-    shop.mount("/jobs", asyncmgr.web(service, token=token))
+    async with open_transport("memory://") as transport, billing("eu-2", transport) as other:
+        await bring_about(other, is_first=False)
+        service = billing("eu-1", transport)
 
-    async def proxy(
-        scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        if scope["type"] == "http":
-            path = scope["path"].removeprefix("/shop")
-            scope = {**scope, "path": path, "raw_path": path.encode()}
-        await shop(scope, receive, send)
+        @asynccontextmanager
+        async def life(app: FastAPI) -> AsyncIterator[None]:
+            async with service:
+                await bring_about(service)
+                yield
 
-    class Proxied:
-        """What a server needs of the application."""
+        app = FastAPI(lifespan=life)
+        app.mount("/jobs", asyncmgr.web(service, token=token))
+        config = uvicorn.Config(
+            app,
+            port=0,
+            root_path=PREFIX,
+            proxy_headers=True,
+            forwarded_allow_ips="127.0.0.1",
+            log_config=None,
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
+            await asyncio.sleep(0.02)
+        to = server.servers[0].sockets[0].getsockname()[1]
+        async with await proxy(int(port), to) as front:
+            say(f"http://127.0.0.1:{front.sockets[0].getsockname()[1]}/")
+            await serving
 
-        def __init__(self) -> None:
-            self.service = service
-            self.guard = asyncmgr.web(service, token=token).guard
-            self.streams = asyncmgr.web(service, token=token).streams
 
-        __call__ = staticmethod(proxy)
-
-    app: Any = Proxied()
-    server = HttpServer(app, read_address(port), say)
-    async with service:
-        await bring_about(service)
-        await server.open()
-        await until_asked_to_stop()
-        await server.close()
-
-
-SCENES = {one.__name__: one for one in (three_hosts, crowd, hostile, mounted)}
+SCENES = {one.__name__: one for one in (three_hosts, cluster, crowd, hostile, mounted)}
 
 if __name__ == "__main__":
     asyncio.run(SCENES[sys.argv[1]](sys.argv[2], sys.argv[3]))

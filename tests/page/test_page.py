@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.page.conftest import TOKEN, Scene
+from tests.page.proxy import BROWSER
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 Start = Callable[[str], Scene]
-SLOW = 20_000
+SLOW = 90_000
 """Milliseconds: on a busy machine things take their time."""
+QUIET = "QUIET" in os.environ
+"""Whether nothing else runs on this machine, so that times are judged and not only recorded."""
 
 
 def open_page(
@@ -139,6 +142,19 @@ def test_reasons_are_written_into_bands(context: BrowserContext, scenes: Start) 
     track = row(page, "Snapshots.prune").locator(".tr").bounding_box()
     page.mouse.move(track["x"] + track["width"] * 0.6, track["y"] + 5)
     page.locator("#tip", has_text="were skipped: it was held back after failures").wait_for()
+
+
+def test_a_task_that_one_host_runs(context: BrowserContext, scenes: Start) -> None:
+    """It has one lane for all hosts, names the one that runs it, and stands as this one says."""
+    page = open_page(context, scenes("cluster").url)
+    facts = "S.tasks.get('Reports.send').on"
+    wait_until(page, f"{facts}.size === 3 && [...{facts}.values()].every(one => one.owner)")
+    owner = page.evaluate(f"ownerOf([...{facts}.values()][0])")
+    assert owner in ("eu-1", "eu-2", "eu-3")
+    row(page, "Reports.send").locator("small", has_text=f"every 1s · {owner} · cluster").wait_for()
+    assert page.evaluate("lanesOf(S.tasks.get('Reports.send')).length") == 1
+    wait_until(page, "document.querySelector('.row[aria-label^=\"Reports.send, ok\"]') !== null")
+    assert page.evaluate("worst(S.tasks.get('Reports.send')).host") == owner
 
 
 def test_filters_search_and_keys(context: BrowserContext, scenes: Start) -> None:
@@ -341,7 +357,11 @@ async () => {
 
 
 def test_a_thousand_tasks(context: BrowserContext, scenes: Start, shots: Path, record_property: Any) -> None:
-    """The first paint comes at once, only rows in sight exist, and they scroll without stutter."""
+    """The first paint comes at once, only rows in sight exist, and they scroll without stutter.
+
+    Times are judged on a quiet machine only: ``QUIET=1 SHOTS=shots nox -s page -- -k thousand``, with the figures in
+    ``shots/figures.json``.
+    """
     url = scenes("crowd").url
     page = open_page(context, url)
     wait_until(page, "S.tasks.size === 1000 && complete")
@@ -359,19 +379,38 @@ def test_a_thousand_tasks(context: BrowserContext, scenes: Start, shots: Path, r
     record_property("figures", figures)
     (shots / "figures.json").write_text(json.dumps(figures))
     assert frames["rows"] < 80
-    assert packed < 60_000
-    assert frames["median"] < 50, figures  # milliseconds; 16.7 where the machine does nothing else
-    assert paint < 2000, figures
+    assert size < 60_000
+    assert packed < 23_000
+    if QUIET:  # milliseconds
+        assert frames["median"] < 20, figures
+        assert frames["p95"] < 34, figures
+        assert paint < 300, figures
 
 
-def test_mounted_behind_a_prefix_and_a_proxy(context: BrowserContext, scenes: Start) -> None:
-    """Every link is relative: the page, its stream, its verbs and its cookie work below any path."""
+def test_mounted_behind_a_prefix_and_a_proxy(browser: Browser, scenes: Start) -> None:
+    """In FastAPI under uvicorn: page, stream, verbs and cookie work below any path, and show the other hosts.
+
+    The proxy speaks https to the browser, so it says: the cookie is for https only then. It also says who asked.
+    """
     url = scenes("mounted").url + "shop/jobs/"
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
     faults: list[str] = []
     page = open_page(context, url, faults=faults)
     assert page.url == url
-    row(page, "Volumes.expire").locator(".nm").click()
-    page.locator('#drawer [data-verb="trigger"]').click()
-    page.locator("#toast", has_text="runs now").wait_for()
-    assert [cookie["path"] for cookie in context.cookies()] == ["/shop/jobs"]
+    wait_until(page, "S.hosts.size === 2 && S.tasks.get('Volumes.expire').on.size === 2")
+    for host in ("eu-1", "eu-2"):
+        row(page, "Volumes.expire").locator(".nm").click()
+        page.locator(f'#drawer [data-key="h{host}"]').click()
+        page.locator('#drawer [data-verb="pause"]').click()
+        page.click('#ask button[type="submit"]')
+        wait_until(page, f"S.tasks.get('Volumes.expire').on.get('{host}').paused")
+        by = page.evaluate(f"S.tasks.get('Volumes.expire').on.get('{host}').paused.by")
+        assert f"a browser or program at {BROWSER}" in by
+    (cookie,) = context.cookies(url)
+    assert (cookie["path"], cookie["secure"], cookie["sameSite"]) == ("/shop/jobs", True, "Strict")
+    answer = context.request.get(
+        url.rstrip("/"), max_redirects=0
+    )  # without the slash: to the proxy's own address
+    assert answer.headers["location"] == url.replace("http:", "https:")
+    context.close()
     assert faults == []

@@ -17,6 +17,7 @@ from tests.transports.store_lives import contend, until_seen
 
 from asyncmgr.errors import InvalidSettings, RevisionConflict, TransportClosed, TransportError
 from asyncmgr.transports import VALUE_LIMIT, Deleted, Store, StoreEngine, Watch, open_store
+from asyncmgr.transports._postgres import follower
 from asyncmgr.transports._postgres.engine import PostgresEngine
 
 ENOUGH = 15.0
@@ -355,6 +356,27 @@ async def test_dropped_and_emptied_table(postgres_server: PostgresServer, url: s
         async with asyncio.timeout(ENOUGH):
             with suppress(TransportError):
                 await until_seen(watch, "key", revision=last)
+
+
+@pytest.mark.parametrize("key", ["old", "new"])
+async def test_rows_removed_by_sql(
+    postgres_server: PostgresServer, url: str, schema: str, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """A watch tells a key that somebody has deleted by SQL, though nothing else changes, and whichever it was."""
+    monkeypatch.setattr(follower, "RECOUNT", 0.5)
+    async with opened(url) as (_, store), store.watch() as watch:
+        await store.put("old", b"")
+        last = await store.put("new", b"")
+        await until_seen(watch, "new")
+        postgres_server.run(f"DELETE FROM {schema}.asyncmgr_store WHERE key = '{key}'")
+        async with asyncio.timeout(ENOUGH):
+            while not isinstance(change := await anext(watch), Deleted):
+                pass
+        assert change.key == key
+        assert change.revision >= last
+        again = await store.create(key, b"again")
+        assert again > change.revision
+        assert (await until_seen(watch, key, b"again")).revision == again
 
 
 async def test_restored_backup(postgres_server: PostgresServer, url: str, schema: str) -> None:

@@ -236,6 +236,25 @@ async def test_no_wake_up_without_a_watch(engine: SqliteEngine, store: Store, pa
     await eventually(lambda: asyncio.all_tasks() == before)
 
 
+@pytest.mark.parametrize("key", ["old", "new"])
+async def test_rows_removed_by_sql(path: Path, store: Store, key: str) -> None:
+    """A watch tells a key that somebody has deleted by SQL, though nothing else changes, and whichever it was."""
+    async with store.watch() as watch:
+        await store.put("old", b"")
+        last = await store.put("new", b"")
+        await until_seen(watch, "new")
+        with closing(sqlite3.connect(path)) as shell, shell:
+            shell.execute("DELETE FROM asyncmgr_entries WHERE key = ?", (key,))
+        async with asyncio.timeout(10):
+            while not isinstance(change := await anext(watch), Deleted):
+                pass
+        assert change.key == key
+        assert change.revision >= last
+        again = await store.create(key, b"again")
+        assert again > change.revision
+        assert (await until_seen(watch, key, b"again")).revision == again
+
+
 async def test_file_that_is_replaced(path: Path, store: Store) -> None:
     """After a file was removed or replaced, calls go to the new one: nobody goes on in one that others do not see."""
     last = await store.put("key", b"x")

@@ -16,9 +16,11 @@ from asyncmgr._cli.commands.list import list_tasks
 from asyncmgr._cli.commands.next import next_slots
 from asyncmgr._cli.commands.rpc_diff import rpc
 from asyncmgr._cli.commands.run import run
+from asyncmgr._cli.commands.simulate import simulate
 from asyncmgr._cli.commands.status import status
 from asyncmgr._cli.commands.steer import VERBS
 from asyncmgr._cli.commands.store import store
+from asyncmgr._cli.commands.top import top
 from asyncmgr._cli.error_text import in_words
 from asyncmgr._cli.exit import EXIT_GRACE, INTERRUPTED, code_of, leave_within, threads_left
 from asyncmgr._cli.output import lines_of
@@ -53,7 +55,9 @@ Examples:
   asyncmgr list app.py:Volumes         its tasks and when they would first run
   asyncmgr next app.py:Volumes sync    the next slots of one task
   asyncmgr check app.py:Volumes        say all that is wrong, start nothing
+  asyncmgr simulate app.py:Volumes     a day of it in a second, with a picture
   asyncmgr status --watch              how the tasks of running services stand
+  asyncmgr top                         the same as a screen, with the verbs at a key
   asyncmgr health                      whether they are well; exit code 3 = not
   asyncmgr pause Volumes.sync --for 2h start no run of one for a while
   asyncmgr hosts --watch               who announces itself, live
@@ -91,7 +95,9 @@ for _command in (
     list_tasks,
     next_slots,
     check,
+    simulate,
     status,
+    top,
     health,
     explain,
     history,

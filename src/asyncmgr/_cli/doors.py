@@ -145,29 +145,36 @@ class Reach:
         configure("warning", "console", sys.stderr)
         with ExitStack() as stack:
             if self.transport is None:
-                yield self._local()
+                yield self.local()
             else:
                 runner = stack.enter_context(asyncio.Runner())
                 yield self._far(runner, stack)
 
-    def _local(self) -> list[Door]:
-        doors: list[Door] = []
+    def local(self) -> list[Door]:
+        """Find the services of this user on this machine that fit.
+
+        Raises
+        ------
+        ControlUnavailable
+            There is none.
+        """
+        doors: list[SocketDoor] = []
         silent: list[ControlUnavailable] = []
         for found in control_client.find():
             if isinstance(found, ControlUnavailable):
                 silent.append(found)
             else:
                 doors.append(SocketDoor(found))
-        fitting = [door for door in doors if self._fits(door)]
+        fitting: list[Door] = [door for door in doors if self.fits(door.service, door.host, door.pid)]
         for error in silent:
             click.echo(printable(str(error)), err=True)
         if not fitting:
             raise ControlUnavailable(self._nobody(doors, silent))
         return fitting
 
-    def _fits(self, door: Door) -> bool:
-        names = (None, door.service, str(door.pid) if isinstance(door, SocketDoor) else None)
-        return self.service in names and self.at in (None, door.host)
+    def fits(self, service: str, host: str, pid: int) -> bool:
+        """Whether a service on this machine is one of those that are meant."""
+        return self.service in (None, service, str(pid)) and self.at in (None, host)
 
     def _nobody(self, doors: Sequence[Door], silent: Sequence[object]) -> str:
         if doors:
@@ -195,8 +202,10 @@ class Reach:
             )
         return [RpcDoor(runner, transport, service, host) for service, host in fitting]
 
-    def door_for(self, doors: Sequence[Door], task: str) -> list[Door]:
+    def door_for(self, doors: Sequence[Door], task: str, key: str | None = None) -> list[Door]:
         """Choose the doors that a verb for this task goes to: the one that has it, its owner, or all where asked for.
+
+        Of a task with keys each key may have another owner.
 
         Raises
         ------
@@ -205,18 +214,23 @@ class Reach:
         """
         if len(doors) == 1 or self.every:
             return list(doors)
-        having = [(door, told) for door in doors if (told := _told(door, task)) is not None]
+        having = [(door, told) for door in doors if (told := _told(door, task, key)) is not None]
         owned = [door for door, told in having if _host_of(told.get("owner")) == door.host]
         if len(owned) == 1 or len(having) == 1:
             return owned if len(owned) == 1 else [having[0][0]]
         if not having:
+            asked = listed(door.label for door in doors)
             raise ControlUnavailable(
-                f"no service has a task {printable(task)!r}; looked at {listed(door.label for door in doors)}"
+                f"no service has a task {printable(task)!r}{_with(key)}; looked at {asked}"
             )
         raise click.UsageError(
             f"{printable(task)} is a task of {listed(door.label for door, _ in having)}; say which by --service or "
             "--at, or --all for all of them"
         )
+
+
+def _with(key: str | None) -> str:
+    return "" if key is None else f" with the key {printable(key)!r}"
 
 
 async def _hosts(transport: Transport, service: str | None) -> list[tuple[str, str]]:
@@ -229,12 +243,13 @@ def _host_of(owner: str | None) -> str | None:
     return None if owner is None else owner.rpartition("~")[0] or owner
 
 
-def _told(door: Door, task: str) -> dict[str, Any] | None:
+def _told(door: Door, task: str, key: str | None) -> dict[str, Any] | None:
     try:
-        (told,) = door.ask("status", task=task)["tasks"]
+        answer = door.ask("status", task=task, key=key)
     except Refused:
         return None
-    return dict(told)
+    (told,) = answer["tasks"]
+    return dict(told if key is None else answer["key"])
 
 
 def reach(function: Function) -> Function:

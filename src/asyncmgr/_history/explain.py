@@ -66,6 +66,8 @@ class Facts:
     kept_since: int | None = None
     """The moment to which what is kept reaches back."""
     has_file: bool = False
+    elsewhere: str = ""
+    """Why this process does not run the key that is asked about; empty = it does, or it is no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ def explain(facts: Facts) -> Explanation:
     text = tell(facts, record, dial)
     if record.fate in ("skipped", "missed") and facts.asked is None and facts.next is not None:
         text += f" Next at {dial.show(facts.next)}."
+    if facts.elsewhere and facts.asked is None:
+        text += f" Now {facts.elsewhere}."
     return Explanation(
         facts.task,
         f"{facts.task}: {text}",
@@ -111,10 +115,28 @@ def explain(facts: Facts) -> Explanation:
     )
 
 
+def explain_keys(task: str, known: int, running: int, waiting: int, failing: int) -> Explanation:
+    """Say how the keys of a task stand together: each has slots of its own, so there is none to explain."""
+    counts = ((running, "running"), (waiting, "waiting for a place"), (failing, "failing"))
+    said = ", ".join(f"{count:,} {word}" for count, word in counts if count) or "none running or failing"
+    keys = (
+        "1 key here, with slots of its own"
+        if known == 1
+        else f"{known:,} keys here, each with slots of its own"
+    )
+    return Explanation(
+        task,
+        f"{task}: it runs for {keys}: {said}. Say which key to learn what became of its slots.",
+        fate="none",
+    )
+
+
 def _without_record(facts: Facts, dial: Dial) -> tuple[str, int | None, str]:
     running, asked = facts.running, facts.asked
     if running is not None and (asked is None or abs(running.slot - asked) <= facts.tolerance):
         return _running(running, facts, dial), running.slot, "running"
+    if facts.elsewhere:
+        return f"nothing is kept of it here, and {facts.elsewhere}.", None, "none"
     if asked is None:
         return _nothing_yet(facts, dial)
     slot = _slot_meant(facts)
@@ -244,6 +266,8 @@ def _overlap(facts: Facts, record: Record, dial: Dial) -> str:
 
 
 def _not_owner(facts: Facts, record: Record, dial: Dial) -> str:
+    if (told := _slept_through(facts, record, dial)) is not None:
+        return told
     verb = "did not run here"
     holder = record.text
     if not holder:
@@ -253,12 +277,39 @@ def _not_owner(facts: Facts, record: Record, dial: Dial) -> str:
     return f"{dial.slots(record)} {verb}, and did on {holder}, which holds the lease{since}."
 
 
+def _slept_through(facts: Facts, record: Record, dial: Dial) -> str | None:
+    """Tell of slots that passed while this process stood still and so lost the lease; `None` = it was not so."""
+    meant = record.slot if facts.asked is None or not record.covers(facts.asked) else facts.asked
+    still = [one for one in facts.entries if one.kind in _STANDSTILLS and one.overlaps(meant, meant)]
+    lost = [one for one in facts.entries if one.kind == "lease_lost" and one.data.get("here")]
+    cause = _cause([one for one in still if any(_came_of(loss, one) for loss in lost)], dial)
+    if not cause:
+        return None
+    text = f"{dial.slots(record)} did not run here: {cause}, and this process lost the lease."
+    taken = _newest(facts, "lease_taken")
+    if taken is None or taken.data.get("here"):
+        return text
+    them = "it" if record.count == 1 else "them"
+    return f"{text} Meanwhile {taken.data.get('holder', 'another process')} took it{_token(taken)}, and ran {them}."
+
+
+_STANDSTILLS = ("suspended", "blocked", "stopped", "clock")
+_NOTICED_WITHIN = 10 * SECOND
+"""Microseconds from the end of a standstill within which a process finds that it has lost the lease."""
+
+
+def _came_of(loss: Entry, still: Entry) -> bool:
+    return still.at <= loss.at <= (still.until or still.at) + _NOTICED_WITHIN
+
+
 def _token(entry: Entry) -> str:
     token = entry.data.get("token")
     return "" if token is None else f" (token {token})"
 
 
 def _lost_here(facts: Facts, record: Record, dial: Dial) -> str:
+    if (told := _slept_through(facts, record, dial)) is not None:
+        return told
     lost = _newest(facts, "lease_lost", record.last, lambda one: bool(one.data.get("here", True)))
     if lost is None:
         return f"{dial.slots(record)} {was(record)} not started: this process had lost the lease."
@@ -358,13 +409,13 @@ def _too_late(facts: Facts, record: Record, dial: Dial) -> str:
         late = " late"
     grace = "" if facts.grace is None else f", and misfire_grace allows {length(facts.grace)}"
     text = f"{dial.slots(record)} {was(record)} dropped as too late: a run could only start{late}{grace}."
-    cause = _cause(facts, dial)
+    cause = _cause(facts.entries, dial)
     return f"{text} {cause[0].upper()}{cause[1:]}." if cause else text
 
 
-def _cause(facts: Facts, dial: Dial) -> str:
+def _cause(entries: Sequence[Entry], dial: Dial) -> str:
     """Say what held the event loop or the machine up around the slot; empty = nothing is known."""
-    for entry in reversed(facts.entries):
+    for entry in reversed(entries):
         if entry.kind == "suspended":
             return f"the machine slept{_from_to(entry, dial)}"
         if entry.kind == "blocked":
@@ -411,7 +462,7 @@ def _late_because(facts: Facts, record: Record, dial: Dial) -> str:
     block = _newest(facts, "blocked")
     if block is not None:
         return f" because {_block(block, passive=False)}"
-    cause = _cause(facts, dial)
+    cause = _cause(facts.entries, dial)
     return f" because {cause}" if cause else ""
 
 

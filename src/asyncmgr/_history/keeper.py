@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from datetime import datetime, tzinfo
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from asyncmgr._common.clock import SECOND, Moment, MovesWall, to_us
 from asyncmgr._common.log import log
-from asyncmgr._history.explain import Explanation, Facts, Running, explain
+from asyncmgr._history.explain import Explanation, Facts, Running, explain, explain_keys
 from asyncmgr._history.journal import Entry, Journal
 from asyncmgr._history.ledger import Ledger
 from asyncmgr._history.slots import Record
+from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.whereabouts import where_it_waits
 
 if TYPE_CHECKING:
     from asyncmgr._history.past import Past
     from asyncmgr._history.writer import Writer
-    from asyncmgr._tasks.managed import ManagedTask
+    from asyncmgr._tasks.managed import ManagedTask, Trouble
     from asyncmgr._tasks.runs import Run
+    from asyncmgr._tasks.schedules import Gap
 
 _AROUND = 60 * SECOND
 """Microseconds: how far a slot may be from the moment that somebody asks about."""
@@ -33,22 +35,72 @@ _USUAL = 20
 
 
 class Asked:
-    """A task and what the service knows of it at the moment at which somebody asks."""
+    """A task, or one key of a task, and what the service knows of it at the moment at which somebody asks."""
 
     def __init__(
-        self, task: ManagedTask, moment: Moment, *, absence: str | None, why_off: str, run: Run | None
+        self,
+        task: ManagedTask,
+        moment: Moment,
+        *,
+        absence: str | None,
+        why_off: str,
+        run: Run | None,
+        key: Hashable | None = None,
+        elsewhere: str = "",
     ) -> None:
-        """`absence` is ``paused``, ``disabled`` or `None`; `run` is the task's oldest run in progress."""
+        """`absence` is ``paused``, ``disabled`` or `None`; `run` is the oldest run in progress.
+
+        `elsewhere` says why this process does not run the key; empty = it does.
+        """
         self.task = task
         self.moment = moment
         self.absence = absence
         self.why_off = why_off
         self.run = run
+        self.key = key
+        self.elsewhere = elsewhere
+
+    @property
+    def name(self) -> str:
+        """The full name of the task, with the key."""
+        return self.task.full_name if self.key is None else f"{self.task.full_name}[{self.key}]"
 
     @property
     def shift(self) -> int:
         """What to add to the scale of the grid to get wall time."""
         return 0 if self.task.plan.grid.on_wall else self.moment.wall - self.moment.now
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Its failures in a row."""
+        task: ManagedTask | None = self.task
+        if isinstance(self.task, KeyedTask) and self.key is not None:
+            task = self.task.active.get(self.key)
+        return None if task is None else task.standing.trouble
+
+    def next_slot(self) -> int | None:
+        """Return the next slot that gets a run, wall time; `None` = there is none."""
+        if self.absence is not None or self.elsewhere:
+            return None
+        if isinstance(self.task, KeyedTask) and self.key is not None:
+            return self.moment.wall + self.task.keys.remaining_of(self.key, self.moment)
+        slot = self.task.next_slot()
+        return None if slot is None else slot + self.shift
+
+    def gap(self) -> Gap | None:
+        """Return the slots that it has not got so far, while it is absent."""
+        gap = None if self.absence is None else self.task.plan.gap(self.moment)
+        if gap is None or self.key is None or not isinstance(self.task, KeyedTask):
+            return gap
+        return self.task.keys.ring.gap_of(self.key, gap.first - 1, self.moment.now)
+
+    def slots_around(self, moment: int) -> tuple[int | None, int | None]:
+        """Find the slot of the present grid at or before a moment in wall time, and the first one after it."""
+        if isinstance(self.task, KeyedTask):
+            ring = self.task.keys.ring
+            after = ring.next_slot_of(self.key, moment - self.shift) + self.shift
+            return after - ring.spacing, after
+        return _slots_around(self, moment)
 
 
 class History:
@@ -150,18 +202,34 @@ class History:
     def records(
         self, asked: Iterable[Asked], task: str | None, *, since: int | None, until: int | None, limit: int
     ) -> list[Record]:
-        """List up to `limit` records of a task, or of all, newest first. `asked` are tasks that may be absent now."""
+        """List up to `limit` records of a task, or of all, newest first. `asked` are tasks that may be absent now.
+
+        Those of single keys are listed where one task is asked about.
+        """
+        asked = list(asked)
         found = [record for one in asked if (record := self._live(one)) is not None]
         found += self.ledger.records(task, since, until=until, limit=limit + _UNORDERED)
+        if task is not None:
+            found += self._of_keys(asked, since, until, limit + _UNORDERED)
         oldest = min((record.ended for record in found), default=self._started or 0)
-        if self._past is not None and len(found) < limit:
+        if self._past is not None and len(found) < limit and all(one.key is None for one in asked):
             last = min(oldest if self._started is None else self._started, until or 2**62)
             found += self._ask_past(task, since or 0, last, limit)
         if until is not None:
             found = [record for record in found if record.slot <= until]
         # A file may have records that memory has too.
-        unique = {(one.task, one.slot, one.fate, one.reason, one.started): one for one in reversed(found)}
+        unique = {
+            (one.task, one.key, one.slot, one.fate, one.reason, one.started): one for one in reversed(found)
+        }
         return sorted(unique.values(), key=lambda record: record.ended, reverse=True)[:limit]
+
+    def _of_keys(
+        self, asked: Iterable[Asked], since: int | None, until: int | None, limit: int
+    ) -> Iterator[Record]:
+        for one in asked:
+            for record in self.ledger.key_records(one.task.full_name, one.key, until=until, limit=limit):
+                if since is None or record.ended >= since:
+                    yield record
 
     def earlier(self, since: int, limit: int) -> tuple[list[Record], list[Entry]]:
         """Read the fates and what befell the service, from `since` to its start, from the file. For another thread."""
@@ -188,6 +256,11 @@ class History:
 
     def explain(self, asked: Asked, at: datetime | None) -> Explanation:
         """Explain what became of the slot at this moment; `None` = the present state of the task."""
+        if isinstance(asked.task, KeyedTask) and asked.key is None and asked.absence is None:
+            counts = asked.task.count()
+            return explain_keys(
+                asked.task.full_name, counts.known, counts.running, counts.waiting, counts.failing
+            )
         return explain(self.facts(asked, None if at is None else to_us(at.timestamp())))
 
     def facts(self, asked: Asked, at: int | None) -> Facts:
@@ -195,23 +268,23 @@ class History:
         plan, moment = asked.task.plan, asked.moment
         tolerance = self._tolerance(asked)
         around = moment.wall if at is None else at
-        before, after = _slots_around(asked, around)
+        before, after = asked.slots_around(around)
         live = self._live(asked)
         record = self._newest(asked, live) if at is None else self._near(asked, live, at, tolerance)
         running = None if asked.run is None else self._running(asked.run, asked)
         if running is not None and at is None and asked.run is not None:
             record = None  # the run in progress is the news
         entries = [] if record is None and at is None else self._entries(asked, record, around)
-        trouble = asked.task.standing.trouble
+        trouble = asked.trouble
         return Facts(
-            asked.task.full_name,
+            asked.name,
             moment.wall,
             self._zone(),
             at,
             str(plan.grid).removeprefix("cron "),
             before,
             after,
-            self._next(asked),
+            asked.next_slot(),
             tolerance,
             record,
             None if record is None or record.fate != "missed" else self._stand_in(asked, record),
@@ -224,60 +297,65 @@ class History:
             None if plan.options.misfire_grace is None else plan.options.misfire_grace / SECOND,
             None if plan.options.timeout is None else plan.options.timeout / SECOND,
             self._started,
-            self._kept_since(),
-            self._past is not None,
+            self._kept_since(asked),
+            self._past_of(asked) is not None,
+            asked.elsewhere,
         )
 
     def _tolerance(self, asked: Asked) -> int:
         spacing = asked.task.plan.grid.spacing
         return _AROUND if not spacing else min(_AROUND, round(spacing * SECOND / 2))
 
-    def _next(self, asked: Asked) -> int | None:
-        slot = asked.task.next_slot()
-        if slot is None or asked.absence == "disabled":
-            return None
-        if asked.absence == "paused":
-            return None
-        return slot + asked.shift
-
     def _live(self, asked: Asked) -> Record | None:
         """Make the record of the slots that an absent task has not got so far."""
-        gap = None if asked.absence is None else asked.task.plan.gap(asked.moment)
+        gap = asked.gap()
         if gap is None:
             return None
         first, last = gap.first + asked.shift, gap.last + asked.shift
-        return Record(asked.task.full_name, first, last, gap.slots, "skipped", asked.absence)
+        return Record(asked.task.full_name, first, last, gap.slots, "skipped", asked.absence, key=asked.key)
+
+    def _records_of(self, asked: Asked, since: int | None = None) -> Iterator[Record]:
+        """Yield what memory has of a task or a key: those of each log the newest first."""
+        if asked.key is None:
+            return self.ledger.records(asked.task.full_name, since)
+        records = self.ledger.key_records(asked.task.full_name, asked.key)
+        return (record for record in records if since is None or record.ended >= since)
+
+    def _past_of(self, asked: Asked) -> Past | None:
+        """Return the file; it has nothing of single keys."""
+        return None if asked.key is not None else self._past
 
     def _newest(self, asked: Asked, live: Record | None) -> Record | None:
         newest = live
         since = None if live is None else live.last
-        for log_records in self.ledger.newest(asked.task.full_name, since):
-            if newest is None or log_records.ended > newest.ended:
-                newest = log_records
-        if newest is None and self._past is not None:
+        name, is_key = asked.task.full_name, asked.key is not None
+        for found in self._records_of(asked, since) if is_key else self.ledger.newest(name, since):
+            if newest is None or found.ended > newest.ended:
+                newest = found
+        if newest is None and self._past_of(asked) is not None:
             newest = next(iter(self._ask_past(asked.task.full_name, 0, 2**62, 1)), None)
         return newest
 
     def _near(self, asked: Asked, live: Record | None, at: int, tolerance: int) -> Record | None:
         name = asked.task.full_name
         found = [] if live is None else [live]
-        found += self.ledger.records(name, since=at - tolerance)
+        found += self._records_of(asked, at - tolerance)
         near = [record for record in found if record.covers(at, tolerance)]
-        if not near and self._past is not None:
+        past = self._past_of(asked)
+        if not near and past is not None:
             try:
-                near = self._past.around(name, at - tolerance, at + tolerance)
+                near = past.around(name, at - tolerance, at + tolerance)
             except Exception as exc:
-                log.warning("history.unreadable", path=str(self._past.path), error=str(exc))
-        # A slot of which this process thought that another one runs it, before it found that nobody had, is missed.
-        return min(
-            near, key=lambda record: (_distance(record, at), record.reason == "not_owner"), default=None
-        )
+                log.warning("history.unreadable", path=str(past.path), error=str(exc))
+        # A slot of which this process thought that another one runs it, before it found that nobody had, is missed; or
+        # it was run here after all, when the lease was back.
+        return min(near, key=lambda record: (_distance(record, at), _is_elsewhere(record)), default=None)
 
     def _stand_in(self, asked: Asked, record: Record) -> Record | None:
         """Find the run that followed missed slots: the first one after them that a slot gave."""
         runs = [
             one
-            for one in self.ledger.records(asked.task.full_name, since=record.last)
+            for one in self._records_of(asked, record.last)
             if one.is_run and one.slot > record.last and one.trigger == "catch_up"
         ]
         return min(runs, key=lambda one: one.slot, default=None)
@@ -306,16 +384,16 @@ class History:
         place = None if get is None else where_it_waits(get())
         durations = [
             one.duration or 0.0
-            for one in islice(
-                (one for one in self.ledger.records(asked.task.full_name) if one.is_run), _USUAL
-            )
+            for one in islice((one for one in self._records_of(asked) if one.is_run), _USUAL)
         ]
         usual = sorted(durations)[len(durations) // 2] if durations else None
         slot = to_us(run.slot.timestamp())
         since = round((run.started + run.look.began) * SECOND)
         return Running(slot, since, "" if place is None else str(place), usual)
 
-    def _kept_since(self) -> int | None:
+    def _kept_since(self, asked: Asked) -> int | None:
+        if asked.key is not None:
+            return self.ledger.keys_kept_since(asked.task.full_name) or self._started
         if self._past is not None:
             try:
                 return self._past.begins()
@@ -330,6 +408,10 @@ _LASTING = ("stopping", "lease_taken", "lease_lost")
 
 _UNORDERED = 100
 """Records that are read beyond a limit, since a log is in order to within 2 s only."""
+
+
+def _is_elsewhere(record: Record) -> bool:
+    return record.fate == "skipped" and record.reason in ("not_owner", "lease_lost")
 
 
 def _distance(record: Record, at: int) -> int:

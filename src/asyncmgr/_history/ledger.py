@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from asyncmgr._common.clock import SECOND, Moment, Step
 from asyncmgr._common.safe_text import error_text, printable, safe_str
+from asyncmgr._history.key_fates import KeyFates
 from asyncmgr._history.logs import Log, key_of
 from asyncmgr._history.slots import (
     CODES,
@@ -26,6 +27,7 @@ from asyncmgr._history.slots import (
     newest_end,
     to_record,
 )
+from asyncmgr._tasks.keys import KeyedTask, KeyPlan, KeyTask
 from asyncmgr._tasks.recorder import Recorder, Stall
 from asyncmgr._tasks.runs import CancelledBy, Look, Site
 from asyncmgr._tasks.schedules import Gap
@@ -87,6 +89,8 @@ class Ledger(Recorder):
         self._next_text = 1
         self._open: dict[int, Span] = {}
         """By the number of a task: its newest span, which may still grow."""
+        self._keys: dict[str, KeyFates] = {}
+        """By the name of a task with `each=`: the fates of its keys."""
         self.dirty: deque[Span] = deque()
         """Spans that have begun or grown since they were written to a file last."""
         self._oldest: Callable[[Standing], Run | None] = lambda standing: None
@@ -102,9 +106,22 @@ class Ledger(Recorder):
             number = self._numbers[task.full_name] = len(self._names)
             self._names.append(task.full_name)
         self.close(number)  # what follows is on another grid
+        if isinstance(task, KeyedTask):
+            self._add_keyed(task)
         spacing = task.plan.grid.spacing
         log = self.fast if spacing is not None and 0 < spacing * SECOND < FAST else self.rest
         task.key, task.record = number << TASK_SHIFT, log.pen.write_run
+
+    def _add_keyed(self, task: KeyedTask) -> None:
+        task.key_record = self._fates_of(task.full_name).succeeded
+        for key_task in task.active.values():
+            key_task.record = task.key_record
+
+    def _fates_of(self, full_name: str) -> KeyFates:
+        fates = self._keys.get(full_name)
+        if fates is None:
+            fates = self._keys[full_name] = KeyFates(full_name, self.text_of)
+        return fates
 
     def name_of(self, number: int) -> str:
         """Find the name of a task by its number."""
@@ -136,6 +153,10 @@ class Ledger(Recorder):
         self._write(run, duration, outcome, text)
 
     def _write(self, run: Run, duration: float, outcome: Outcome, text: str) -> None:
+        if run.managed.each_key is not None:
+            fates = self._fates_of(run.full_name)
+            fates.ended(run, duration, code_of(str(outcome)), self._text(text))
+            return
         pen = self.rest.pen
         pen.take_look(run.look)
         number = run.number | self._text(text) << TEXT_SHIFT
@@ -144,10 +165,11 @@ class Ledger(Recorder):
 
     # Slots without a run
 
-    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
+    def skipped(
+        self, run: Run, reason: SkipReason, *, holder: str | None = None, with_older: bool = False
+    ) -> None:
         if run.asked in ("manual", "pass", "retry"):
             return  # outside of the grid: its caller is told
-        with_older = run.missed and reason == "not_owner"
         first = run.oldest if with_older else run.planned
         gap = Gap(first, run.planned, run.missed + 1 if with_older else 1)
         text = self._in_the_way(run) if reason == "overlap" else (holder or "")
@@ -157,10 +179,15 @@ class Ledger(Recorder):
 
     def _in_the_way(self, run: Run) -> str:
         """Say which run is in the way; asked once a span."""
-        number = run.managed.key >> TASK_SHIFT
+        number, key = run.managed.key >> TASK_SHIFT, run.managed.each_key
         span = self._open.get(number)
         code = code_of("skipped", "overlap")
-        if span is not None and span.key & 0xFF == code and span.grid_last < run.planned:
+        if key is not None:
+            step = cast("KeyPlan", run.managed.plan).ring.spacing
+            text = self._fates_of(run.full_name).growing(key, code, run.planned, step)
+            if text is not None:
+                return self.text_of(text)
+        elif span is not None and span.key & 0xFF == code and span.grid_last < run.planned:
             return self._texts.get(span.text, "")
         other = self._oldest(run.managed.standing)
         if other is None:
@@ -172,6 +199,13 @@ class Ledger(Recorder):
 
     def missed(self, run: Run, reason: MissReason) -> None:
         gap = run.managed.plan.gap_between(run.oldest, run.planned - 1)
+        if run.managed.each_key is not None and reason != "lease_lost":  # which a part of the keys may have
+            ring = cast("KeyPlan", run.managed.plan).ring
+            older = Gap(run.oldest, run.planned - ring.spacing, run.missed)
+            self._fates_of(run.full_name).stood_for(
+                ring, older, code_of("missed", reason), self._shift_of(run)
+            )
+            return
         if gap is None or gap.slots != run.missed:  # the task has got another grid meanwhile
             gap = Gap(run.oldest, run.planned - (run.planned - run.oldest) // run.missed, run.missed)
         self._extend(run.managed, gap, code_of("missed", reason), "", self._shift_of(run))
@@ -204,6 +238,9 @@ class Ledger(Recorder):
 
     def _extend(self, task: ManagedTask, gap: Gap, code: int, text: str, shift: int) -> None:
         """Let the task's newest span grow, where the gap follows it on the grid and has the same cause."""
+        if task.each_key is not None or task.is_keyed:
+            self._extend_keys(task, gap, code, self._text(text), shift)
+            return
         number = task.key >> TASK_SHIFT
         span = self._open.get(number)
         key, text_number = task.key | code, self._text(text)
@@ -220,6 +257,17 @@ class Ledger(Recorder):
             span = Span(key, gap.first + shift, gap.last + shift, gap.slots, gap.last, text_number)
             self._open[number] = span
         self._mark(span)
+
+    def _extend_keys(self, task: ManagedTask, gap: Gap, code: int, text: int, shift: int) -> None:
+        fates, ring = self._fates_of(task.full_name), cast("KeyPlan", task.plan).ring
+        if task.each_key is None:
+            fates.absent(ring, gap, code, text, shift)
+        elif code == CODES["skipped", "not_owner"] and cast("KeyTask", task).group.share is None:
+            fates.grow(
+                ring, gap, code, text, shift
+            )  # of every key: a record for each would push out all others
+        else:
+            fates.without_run(task.each_key, gap, code, text, shift, ring.spacing)
 
     def _follows(self, task: ManagedTask, last: int, first: int) -> bool:
         try:
@@ -325,6 +373,26 @@ class Ledger(Recorder):
             yield self.record_of(raw)
         for log in (self.rest, self.fast):
             yield from (self.record_of(raw) for raw in islice(_read(log, number, since), 1))
+
+    def key_records(
+        self, task: str, key: Hashable | None = None, *, until: int | None = None, limit: int | None = None
+    ) -> Iterator[Record]:
+        """Yield the records of one key of a task with `each=`, or of all its keys; each kind the newest first.
+
+        Slots after `until` are left out; of each kind there are `limit` at most.
+        """
+        fates = self._keys.get(task)
+        return iter(()) if fates is None else fates.records(key, until=until, limit=limit)
+
+    def find_key(self, task: str, text: str) -> Hashable | None:
+        """Find a key, perhaps one that is gone, by its text; `None` = nothing is kept of it."""
+        fates = self._keys.get(task)
+        return None if fates is None else fates.find(text)
+
+    def keys_kept_since(self, task: str) -> int | None:
+        """Find the start of the oldest run of a key that is kept; `None` = none was dropped so far."""
+        fates = self._keys.get(task)
+        return None if fates is None else fates.kept_since()
 
     def open_span(self, task: str) -> Record | None:
         """Find the newest slots of a task without a run, while they may become more; `None` = there are none."""

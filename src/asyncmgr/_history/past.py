@@ -76,6 +76,40 @@ class Past:
         )
         return rows[0] if rows and rows[0][0] + 300 * SECOND > moment else None
 
+    def runs(self, most: int = 200_000) -> Iterator[tuple[str, int, str, float, str]]:
+        """Yield the newest runs, `most` of slow tasks and failures and as many others: task, slot, fate, seconds, text.
+
+        Two reads of the file for all tasks, which may have millions of runs; a fast task leaves room for the nightly
+        one.
+        """
+        for which in ("notable = 1", "notable IS NULL"):
+            rows = self._ask(
+                f"SELECT name, slot, key, took, text {_TOGETHER} WHERE {which} AND took IS NOT NULL "
+                "ORDER BY ended DESC LIMIT ?",
+                most,
+            )
+            for name, slot, key, took, text in rows:
+                yield name, slot, FATES[key & 0xFF][0], took / SECOND, text or ""
+
+    def buckets(self) -> list[tuple[str, int, int, int]]:
+        """List five minutes in which runs of busy tasks were added up: task, first slot, runs, microseconds taken."""
+        return self._ask(
+            "SELECT name, first, runs, took FROM busy JOIN tasks ON tasks.id = task WHERE runs > 0 ORDER BY at, name"
+        )
+
+    def last_start(self) -> int | None:
+        """Find when the tasks began in the newest life that has runs; `None` = no run is known."""
+        newest = self._ask(
+            "SELECT max(slot) FROM (SELECT max(slot) AS slot FROM fates WHERE took IS NOT NULL "
+            "UNION ALL SELECT max(last) FROM busy)"
+        )[0][0]
+        if newest is None:
+            return None
+        found: int | None = self._ask(
+            "SELECT max(at) FROM journal WHERE kind = 'started' AND at <= ?", newest
+        )[0][0]
+        return self.begins() if found is None else found
+
     def entries(self, first: int, last: int, task: str | None) -> list[Entry]:
         """List the entries of the journal from one moment to another that concern the task or the whole service."""
         rows = self._ask(

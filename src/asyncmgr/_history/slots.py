@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -97,6 +97,8 @@ class Record:
     """The error of a run, what it had to say, the run in the way, or the host that ran the slot instead."""
     attempts: int = 1
     """The number of attempts that the run made."""
+    key: Hashable | None = None
+    """The key, where it is about one key of a task with `each=`."""
 
     @property
     def lateness(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -12,11 +13,13 @@ from asyncmgr._leases.records import CLAIMS, SESSIONS, SESSIONS_TTL, SLOTS, Reco
 from asyncmgr._leases.rules import Rules
 from asyncmgr.errors import RevisionConflict, TransportError
 from asyncmgr.transports import Entry, Store, StoreEngine
+from asyncmgr.transports._operations import Operation
 
 T = TypeVar("T")
 
-MOST_AT_ONCE = 64
-"""The number of calls in progress at once: a host that takes over a thousand names does not flood the store."""
+MOST_AT_ONCE = 16
+"""The number of calls in progress at once: a host that takes over a thousand names does not flood the store. An engine
+may serve them two at a time, and then a renewal, which is made at once, still waits for as few calls only."""
 
 
 class Doubt(Exception):
@@ -42,7 +45,8 @@ class Stores:
     async def _get(self, name: str, ttl: float | None, *, watched: bool) -> Store:
         if name not in self._open:
             engine = self._calls.engine
-            self._open[name] = await self._calls.make(engine.store(name, ttl=ttl, watched=watched))
+            opening = engine.store(name, ttl=ttl, watched=watched)
+            self._open[name] = await self._calls.make(opening, "open", urgent=True)
         return self._open[name]
 
 
@@ -61,8 +65,8 @@ class Calls:
         self._going: dict[asyncio.Task[Any], None] = {}
         self._surprised = False
 
-    async def make(self, call: Coroutine[Any, Any, T]) -> T:
-        """Await one call.
+    async def make(self, call: Coroutine[Any, Any, T], operation: Operation, *, urgent: bool = False) -> T:
+        """Await one call; an `urgent` one waits for no other.
 
         Raises
         ------
@@ -71,9 +75,9 @@ class Calls:
         Doubt
             The call failed otherwise, or took too long. Its effect is not known.
         """
-        async with self._room:
+        async with contextlib.nullcontext() if urgent else self._room:
             self.count += 1
-            task = asyncio.ensure_future(call)
+            task = asyncio.ensure_future(self.engine.operations.count(operation, call))
             self._going[task] = None
             task.add_done_callback(self._end)
             try:
@@ -109,22 +113,24 @@ class Calls:
         if not task.cancelled():
             task.exception()  # it is known, or nobody waits for it any more
 
-    async def get(self, store: Store, key: str) -> Entry | None:
+    async def get(self, store: Store, key: str, *, urgent: bool = False) -> Entry | None:
         """Read a key; what comes may be old."""
-        return await self.make(store.get(key))
+        return await self.make(store.get(key), "get", urgent=urgent)
 
     async def now(self) -> int:
         """Read the engine's clock, microseconds."""
-        return await self.make(self.engine.now())
+        return await self.make(self.engine.now(), "now")
 
-    async def write(self, store: Store, key: str, record: Record, condition: int | None) -> int:
+    async def write(
+        self, store: Store, key: str, record: Record, condition: int | None, *, urgent: bool = False
+    ) -> int:
         """Write a record where the key has the revision `condition`; 0 = where it does not exist, `None` = always."""
         value = record.encode()
         if condition is None:
-            return await self.make(store.put(key, value))
+            return await self.make(store.put(key, value), "put", urgent=urgent)
         if condition == 0:
-            return await self.make(store.create(key, value))
-        return await self.make(store.update(key, value, condition))
+            return await self.make(store.create(key, value), "create", urgent=urgent)
+        return await self.make(store.update(key, value, condition), "update", urgent=urgent)
 
     async def close(self, patience: float = 0.5) -> None:
         """Cancel the calls that go on, and wait for them a little."""

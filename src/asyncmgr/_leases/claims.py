@@ -27,6 +27,9 @@ from asyncmgr.events import LeaseAcquired, LeaseLost, LeaseReleased
 _FOREIGN_PAUSE = 60.0
 """Seconds until a name is tried again whose slots a newer program has written."""
 
+_SETTLE_LOOK = 0.05
+"""Seconds between two looks whether a name is settled that has to wait for its next try."""
+
 Tell = Callable[[LeaseAcquired | LeaseLost | LeaseReleased], object]
 
 Write = Callable[..., object]
@@ -142,6 +145,24 @@ class Claims:
             self._stop(name, name.hold, "taken")
             self._evaluate(name)
 
+    def is_settled(self, key: str) -> bool:
+        """Whether a name is neither being claimed nor taken over nor released here. Without trust nothing is."""
+        name = self._names.get(key)
+        if name is None or name.is_active or self._is_closing or not self._keeper.session.trusted:
+            return True
+        return name.hold is None and name.operation is None
+
+    async def until_settled(self, key: str, within: float) -> None:
+        """Wait, so many seconds at most, while a name is being claimed, taken over or released here."""
+        deadline = self._now() + within
+        while not self.is_settled(key) and (left := deadline - self._now()) > 0:
+            operation = self._names[key].operation
+            if operation is None:  # it waits for its next try
+                await asyncio.sleep(min(_SETTLE_LOOK, left))
+            else:
+                await asyncio.wait({operation}, timeout=left)
+                await asyncio.sleep(0)  # what follows it begins in a callback of its end
+
     def is_open(self, key: str) -> bool:
         """Whether something is to be done for a name, or may be soon."""
         return key in self._open
@@ -234,8 +255,12 @@ class Claims:
             if hold.is_active:
                 self._suspend(name, hold)
             return None
-        if self._must_wait(name) or (holder.is_busy and not hold.is_active):
+        if self._must_wait(name):
             return None
+        if not hold.is_active and not self._rules.may_claim(
+            known=True, trusted=True, unwinding=holder.is_busy
+        ):
+            return None  # until the bodies of before have ended
         if not self._is_wanted(name):
             return None if holder.is_busy else self._release(name, hold)
         if not hold.is_active:
@@ -355,7 +380,9 @@ class Claims:
 
     def _note_other(self, name: Name, seen: Seen) -> None:
         """Note that another session has got a name, or has given it up."""
-        owner = None if seen.owner == self._keeper.session.inc else seen.owner
+        # Of a lost session of this process it was noted that it has lost the name.
+        is_own = seen.owner == self._keeper.session.inc or seen.owner in self._keeper.former
+        owner = None if is_own else seen.owner
         if owner == name.told or (owner is not None and self._peers.is_dead(owner)):
             return
         before, name.told = name.told, owner
@@ -510,7 +537,8 @@ class Claims:
         was_active, hold.is_active = hold.is_active, False
         await name.holder.settle(hold)
         while name.hold is hold:
-            record = ClaimRecord(None, hold.token, hold.session.ttl, name.holder.lag())
+            lag, (place, every) = name.holder.lag(), name.holder.place()
+            record = ClaimRecord(None, hold.token, hold.session.ttl, lag, place, every)
             try:
                 store = await self._stores.claims()
                 condition = self._rules.release_condition(hold.revision)

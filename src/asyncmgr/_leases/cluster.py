@@ -181,10 +181,16 @@ class Cluster:
         self.keeper.close()
         await self.calls.close()
 
+    async def until_settled(self, key: str) -> None:
+        """Wait while a name is being claimed, taken over or released here, as long as a fresh session is trusted."""
+        await self.claims.until_settled(key, self.rules.trust_lasts(self._ttl))
+
     def holder_of(self, key: str) -> Holding | None:
         """Say who holds a name; `None` = nobody, as far as this process knows."""
         seen = self.board.get(key)
         if seen.claim is None or seen.claim.owner is None or self.peers.is_dead(seen.claim.owner):
+            return None
+        if seen.claim.owner in self.keeper.former:
             return None
         since = to_datetime(read_wall() - to_us(max(0.0, self._loop.time() - seen.at)))
         return Holding(seen.claim.owner, since, self.rules.token_of(seen.claim, seen.revision))

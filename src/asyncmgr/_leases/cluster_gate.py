@@ -18,7 +18,7 @@ from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
-from asyncmgr._tasks.schedules import Every
+from asyncmgr._tasks.schedules import Every, Gap
 from asyncmgr.events import Outcome
 
 
@@ -32,6 +32,11 @@ class _Waiting:
     """The number of the last slot that is claimed with it."""
     ahead: int
     """Microseconds from the run's slot to that one."""
+
+
+def _at_once(spacing: int) -> int:
+    """Return how many slots of a spacing in microseconds are claimed together: those of one second."""
+    return SECOND // spacing if 0 < spacing < SECOND else 1
 
 
 class ClusterGate(Gate, Holder):
@@ -54,9 +59,14 @@ class ClusterGate(Gate, Holder):
         self._anchor = (0, 0)
         """The number of the last slot that was claimed or handed out, and its moment on the scale of the plan."""
         self._claimed_until = 0
+        self._dark_from: int | None = None
+        """The first slot, on the scale of the plan, that was refused here while the claim was ours without the right to
+        act: nobody has told what became of it, nor of those after it. `None` = there is none."""
         self._again: int | None = None
         """The number of the last slot, where it gets a run although it was claimed before."""
         self._gained_at = 0
+        self._was_lost = False
+        """Whether the right to run has ended since it was gained: slots have come up that nobody saw to."""
         self._is_first = False
         """Whether the next run is the first one since this process became the holder."""
         self._waiting: deque[_Waiting] = deque()
@@ -66,6 +76,8 @@ class ClusterGate(Gate, Holder):
         """The slot that was claimed last: its number, under which identity, and in which state it is by now."""
         self._older: Run | None = None
         """The run whose slot was claimed last, until it has begun or was refused: it may stand for older slots."""
+        self._told: tuple[int, str] | None = None
+        """The last slot of which this process has told in the place of the holder before, and under which identity."""
         self._writer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -74,7 +86,13 @@ class ClusterGate(Gate, Holder):
 
     # Gate
 
-    def ask(self, run: Run) -> Answer:
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
+        refusal = self._why_not()
+        if refusal is not None and self._hold is not None and run.is_of_grid and self._dark_from is None:
+            self._dark_from = run.oldest if run.missed else run.planned
+        return refusal
+
+    def _why_not(self) -> Literal["not_owner", "lease_lost"] | None:
         hold = self._hold
         if hold is None or not hold.is_active:
             # Held until trust ended, and not known to be anybody else's.
@@ -82,6 +100,12 @@ class ClusterGate(Gate, Holder):
         if not self._rules.still_starts(trusted=self._cluster.trusted):
             self._cluster.keeper.hasten()
             return "lease_lost"
+        return None
+
+    def ask(self, run: Run) -> Answer:
+        hold, refusal = self._hold, self.not_here(run)
+        if hold is None or refusal is not None:
+            return refusal or "not_owner"
         if not run.is_of_grid:
             run.claim = SlotClaim(hold.token)
             return "run"
@@ -92,6 +116,8 @@ class ClusterGate(Gate, Holder):
         return self._claim(run, number, hold)
 
     def _claim(self, run: Run, number: int, hold: Hold) -> Answer:
+        if run.missed and self._stands_for_others(run):
+            run.look = run.look.because("lease_lost")  # also where it is refused before it has its claim
         run_now = number <= self._claimed_until
         if not run_now:
             more = self._more_at_once()
@@ -110,9 +136,12 @@ class ClusterGate(Gate, Holder):
             run.asked = "catch_up"
         if self._last is not None and self._last[0] == number:
             self._last = *self._last[:2], CLAIMED
-        stands_for_others = is_late or (run.missed and self._is_first)
-        self._is_first = False
+        stands_for_others, self._is_first = self._stands_for_others(run), False
         run.claim = SlotClaim(hold.token, number, "lease_lost" if stands_for_others else None)
+
+    def _stands_for_others(self, run: Run) -> bool:
+        """Whether the older slots of a run passed while nobody held the task, or somebody else did."""
+        return run.planned < self._gained_at or (run.missed > 0 and self._is_first)
 
     def still_holds(self, run: Run) -> bool:
         hold, claim = self._hold, run.claim
@@ -150,6 +179,12 @@ class ClusterGate(Gate, Holder):
         held = self._cluster.holder_of(self.key)
         return None if held is None else Holding(held.owner, held.since, held.token)
 
+    def is_settled(self, task: ManagedTask) -> bool:
+        return self._cluster.claims.is_settled(self.key)
+
+    async def until_settled(self, task: ManagedTask) -> None:
+        await self._cluster.until_settled(self.key)
+
     def paused(self, *, is_paused: bool) -> None:
         self._is_paused = is_paused
         self._cluster.claims.touch(self.key)
@@ -173,7 +208,7 @@ class ClusterGate(Gate, Holder):
 
     def _more_at_once(self) -> int:
         """Return how many later slots are claimed together with one: those of one second."""
-        return SECOND // self._spacing - 1 if 0 < self._spacing < SECOND else 0
+        return _at_once(self._spacing) - 1
 
     def _number(self, planned: int) -> int:
         """Number a slot: by its moment on the wall clock, or by its distance from the last one."""
@@ -202,7 +237,7 @@ class ClusterGate(Gate, Holder):
         if (error := task.exception()) is not None:
             log.error("lease.step_failed", name=self.name, kind="task", exc_info=error)
             while self._waiting:
-                self._runner.refuse(self._waiting.popleft().run, "lease_lost")
+                self._runner.refuse(self._waiting.popleft().run, "lease_lost", with_older=False)
         if self._hold is not None and (self._waiting or self._outcome):
             self._write_soon()
 
@@ -224,9 +259,11 @@ class ClusterGate(Gate, Holder):
         moment = self._runner.lookout.read()
         lag = self._task.plan.reference(moment) - run.planned - waiting.ahead
         state = CLAIMED if waiting.until == waiting.number else SEVERAL
-        self._older = run
+        self._older, oldest = run, 0
+        if run.missed:
+            oldest = run.oldest if self._task.plan.grid.on_wall else waiting.number - run.missed
         self._last = waiting.until, hold.session.inc, SEVERAL if state == SEVERAL else UNSTARTED
-        written = await self._slots.claim(hold, waiting.until, lag, self._spacing, state)
+        written = await self._slots.claim(hold, waiting.until, lag, self._spacing, state, oldest)
         if not self._waiting or self._waiting[0] is not waiting:
             if written:  # and withdrawn meanwhile
                 self._tell_older()
@@ -236,7 +273,7 @@ class ClusterGate(Gate, Holder):
         if written:
             self._claimed_until = max(self._claimed_until, waiting.until)
         if not self._rules.may_start(slot_written=written, trusted=trusted):
-            self._runner.refuse(run, "lease_lost")
+            self._runner.refuse(run, "lease_lost", with_older=not written)
             if written:
                 if self._is_noted(None):
                     self._outcome = (waiting.number, UNSTARTED)  # the next holder runs it, at a release
@@ -265,16 +302,19 @@ class ClusterGate(Gate, Holder):
     async def take(self, hold: Hold) -> bool:
         return await self._slots.take(hold, self._spacing, self._judge)
 
-    def _judge(self, found: SlotRecord) -> str:
+    def _judge(self, found: SlotRecord) -> tuple[str, bool]:
         """Say how the last slot was left: as this process remembers it, else its run was cut off."""
+        last = self._last if self._last is not None and self._last[:2] == (found.n, found.inc) else None
+        is_told = last is not None or self._told == (found.n, found.inc)
         if found.state != CLAIMED:
-            return found.state
-        if self._last is not None and self._last[:2] == (found.n, found.inc) and self._last[2] != CLAIMED:
-            return self._last[2]
-        return CLAIMED if self._task.options.interrupted == "rerun" else MISSED
+            return found.state, is_told
+        if last is not None and last[2] != CLAIMED:
+            return last[2], is_told
+        return CLAIMED if self._task.options.interrupted == "rerun" else MISSED, is_told
 
     def gained(self, hold: Hold) -> None:
         self._hold, self._again, self._is_first = hold, None, True
+        self._was_lost, self._dark_from = False, None
         record = self._slots.record
         assert record is not None
         moment = self._runner.lookout.read()
@@ -291,17 +331,40 @@ class ClusterGate(Gate, Holder):
             return
         if self._last is not None and self._last[:2] == (record.n, record.inc):
             self._tell_older()
+        if record.oldest:
+            self._tell_untold(record, last)
         again = record.state in (UNSTARTED, CLAIMED)
         if again:
             self._again = last if plan.grid.on_wall else record.n
-        elif self._slots.tell_cut_off():
-            self._runner.report_cut_off(self._task, last, "lease_lost")
         if not self._runner.resume_grid(self._task, last, "lease_lost", again=again) and again:
             self._again = None
             self._note_end(record.n, MISSED)
             self._write_soon()
 
+    def _tell_untold(self, record: SlotRecord, last: int) -> None:
+        """Tell that slots are missed of which the holder before may not have told; `last` is the record's slot.
+
+        It is written down afterwards, so that a slot may be told of twice where this process ends before, and never not
+        at all.
+        """
+        grid, is_cut_off = self._task.plan.grid, record.state == MISSED
+        if grid.on_wall and not record.spacing:
+            gap = self._task.plan.gap_between(record.oldest, last if is_cut_off else last - 1)
+        elif grid.on_wall or not record.spacing:
+            gap = Gap(last, last, 1) if is_cut_off else None  # the task has another schedule by now
+        else:
+            until = record.n
+            if not is_cut_off:
+                until -= _at_once(record.spacing) if record.state == SEVERAL else 1
+            first, end = (last - (record.n - number) * record.spacing for number in (record.oldest, until))
+            gap = Gap(first, end, until - record.oldest + 1)
+        if gap is not None:
+            self._runner.report_cut_off(self._task, gap, "lease_lost")
+        self._told, self._outcome = (record.n, record.inc), (record.n, record.state)
+        self._write_soon()
+
     def lost(self, why: LostWhy) -> None:
+        self._was_lost = True
         self._waiting.clear()
         self._outcome = None
         self._runner.withdraw(self._task)
@@ -309,7 +372,9 @@ class ClusterGate(Gate, Holder):
             self._hold = None
 
     async def settle(self, hold: Hold) -> None:
-        seen_to = self._seen_to()  # now: slots that come up from here on are not ours
+        # Now: slots that come up from here on are not ours. After a loss none is known to be seen to, beyond what the
+        # record says, and the next holder tells of the others.
+        seen_to = None if self._was_lost else self._seen_to()
         while self._writer is not None and hold.session.trusted:
             await asyncio.wait({self._writer})
         # The next holder goes on after the last slot that came up here, and not after one that was claimed ahead.
@@ -329,6 +394,8 @@ class ClusterGate(Gate, Holder):
         if record is None or record.state == NEW or slot is None or not step:
             return None
         last, at = self._anchor
+        if self._dark_from is not None:
+            slot = min(slot, self._dark_from)
         passed = max(0, round((slot - step - at) / step))
         return last + passed, at + passed * step
 

@@ -73,6 +73,10 @@ class Holder(ABC):
         """Return what a release says: microseconds since the last moment up to which its work was done."""
         return 0
 
+    def place(self) -> tuple[int, int]:
+        """Return the same moment as a place in a turn, and the length of the turn, microseconds; (0, 0) = none."""
+        return 0, 0
+
     async def settle(self, hold: Hold) -> None:  # noqa: B027 - most have nothing to write
         """Write what is left to write, before the release. Nothing goes on any more."""
 

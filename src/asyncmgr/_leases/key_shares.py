@@ -34,6 +34,7 @@ from asyncmgr._leases.shards import (
 )
 from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
 from asyncmgr._tasks.keys import KeyedTask, Keys
+from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
 from asyncmgr.errors import RevisionConflict
@@ -86,6 +87,7 @@ class KeyShares(Gate):
         self.shards = [Shard(self, number) for number in range(count)]
         for shard in self.shards:
             self.cluster.claims.want(shard.key, shard)
+            shard.seen()  # its claim may stand there for long
         self._work = None
         self.plan_soon()
 
@@ -133,6 +135,10 @@ class KeyShares(Gate):
                 found.update(self.keys[shard.number])
         return found
 
+    def _moved(self) -> Keys:
+        self._news = {}  # what comes with a shard is not new, whoever has run it
+        return self._mine()
+
     def begins(self, key: Hashable) -> int | None:
         """Return the moment after which the slots of a key are to be run here; `None` = from now on."""
         if not self.shards or key in self._news:
@@ -161,7 +167,7 @@ class KeyShares(Gate):
         await asyncio.sleep(0)  # others may come in this turn
         while self._is_stale:
             self._is_stale = False
-            await self.runner.refreshes.put(self.task, self._mine)
+            await self.runner.refreshes.put(self.task, self._moved)
         self._tell()
 
     # Members and quota
@@ -172,6 +178,10 @@ class KeyShares(Gate):
         if members != self._members:
             self._members = members
             self.plan_soon()
+
+    @property
+    def hosts(self) -> int:
+        return max(1, len(self._members))
 
     def now(self) -> float:
         return self._loop.time()
@@ -200,13 +210,28 @@ class KeyShares(Gate):
 
     # Gate
 
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
+        return self.shard_of(run).not_here(run) if self.shards else "not_owner"
+
     def ask(self, run: Run) -> Answer:
         if not self.shards:
             return "not_owner"
         return self.shard_of(run).ask(run)
 
     def shard_of(self, run: Run) -> Shard:
-        return self.shards[shard_of(self.name, run.key, len(self.shards))]
+        return self._shard_of_key(run.key)
+
+    def _shard_of_key(self, key: Hashable) -> Shard:
+        return self.shards[shard_of(self.name, key, len(self.shards))]
+
+    def is_settled(self, task: ManagedTask) -> bool:
+        if not self.shards:
+            return True
+        return self.cluster.claims.is_settled(self._shard_of_key(task.each_key).key)
+
+    async def until_settled(self, task: ManagedTask) -> None:
+        if self.shards:
+            await self.cluster.until_settled(self._shard_of_key(task.each_key).key)
 
     def still_holds(self, run: Run) -> bool:
         return self.shard_of(run).still_holds(run)
@@ -287,6 +312,8 @@ class Shard(Holder):
         """The first slot that was admitted and never started, since the service stops."""
         self._free_since: float | None = None
         """The loop time up to which the last holder has run its keys; `None` = that is not known."""
+        self._free_place = 0, 0
+        """The same moment, exactly: the place in a turn, and the length of the turn; (0, 0) = not known."""
         self._stopped: int | None = None
         self._closing: _Closing | None = None
         self._patience = FIRST_PATIENCE
@@ -348,7 +375,7 @@ class Shard(Holder):
     def _reached(self) -> int:
         """Return the moment up to which this host has run the slots of its keys."""
         now, ring = self._group.runner.read().now, self._group.task.keys.ring
-        reached = ring.handed_out(now)
+        reached = ring.handed_out(now, self._group.keys[self.number])
         if reached is None:  # some were set aside: rather once more than never
             reached = max(now - ring.spacing, ring.anchor if self.since is None else self.since)
         return reached if self._unstarted is None else min(reached, self._unstarted - 1)
@@ -365,15 +392,20 @@ class Shard(Holder):
 
     # Runs
 
-    def ask(self, run: Run) -> Answer:
-        hold = self.hold
-        if hold is None or not hold.is_active:
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
+        if not self.is_active:
             return "not_owner"
         if not self._group.cluster.rules.still_starts(trusted=self._group.cluster.trusted):
             self._group.cluster.keeper.hasten()
             return "lease_lost"
         if run.asked is None and self.since is not None and run.planned <= self.since:
             return "not_owner"  # the holder before has run it
+        return None
+
+    def ask(self, run: Run) -> Answer:
+        hold, refusal = self.hold, self.not_here(run)
+        if hold is None or refusal is not None:
+            return refusal or "not_owner"
         if self._closing is not None:
             self._closing.waiting.append(run)
             return "later"
@@ -408,7 +440,14 @@ class Shard(Holder):
 
     @property
     def is_busy(self) -> bool:
-        return not self._group.cluster.rules.may_hand_over(busy=self.runs > 0)
+        return not self._group.cluster.rules.may_hand_over(busy=self.runs > 0 or self._owes)
+
+    @property
+    def _owes(self) -> bool:
+        """Whether slots of its keys are about to be handed out."""
+        if self.hold is None or not self.hold.is_active or not self._group.runner.lookout.is_open:
+            return False
+        return self._group.task.keys.ring.owed_to(self._group.keys[self.number]) != []
 
     def seen(self) -> None:
         """Note since when nobody runs its keys, and plan anew: its claim has changed."""
@@ -416,6 +455,7 @@ class Shard(Holder):
         seen = cluster.board.get(self.key)
         if seen.claim is not None and seen.claim.owner is None:
             self._free_since = seen.at - seen.claim.lag / SECOND
+            self._free_place = seen.claim.place, seen.claim.every
         elif seen.owner is not None and seen.owner != cluster.session.inc:
             self._free_since = None
         self._group.plan_soon()
@@ -430,7 +470,7 @@ class Shard(Holder):
         elif hold.taken_from is not None:
             self.since = moment.now - to_us(now - group.cluster.peers.last_alive(hold.taken_from))
         elif self._free_since is not None:
-            self.since = moment.now - to_us(now - self._free_since)
+            self.since = self._stopped_at(moment.now - to_us(now - self._free_since))
         elif was is None:
             self.since = None
         if self.since is not None:
@@ -439,6 +479,15 @@ class Shard(Holder):
         self._free_since = self._stopped = None
         group.plan_soon()
         group.change_soon()
+
+    def _stopped_at(self, about: int) -> int:
+        """Find out exactly where the last holder stopped: a slot in between would be lost, or come twice."""
+        ring, (place, every) = self._group.task.keys.ring, self._free_place
+        return ring.moment_of(place, about) if every == ring.spacing else about
+
+    def place(self) -> tuple[int, int]:
+        ring = self._group.task.keys.ring
+        return (0, 0) if self._stopped is None else (ring.place_of(self._stopped), ring.spacing)
 
     def lag(self) -> int:
         """Return the microseconds since the last moment up to which this host has run its keys."""

@@ -78,7 +78,7 @@ class SessionRecord(Record):
 class ClaimRecord(Record):
     """Who holds a name."""
 
-    optional: ClassVar[frozenset[str]] = frozenset({"lag"})
+    optional: ClassVar[frozenset[str]] = frozenset({"lag", "place", "every"})
 
     owner: str | None
     """The identity of the session that holds the name; `None` = it was released."""
@@ -87,6 +87,10 @@ class ClaimRecord(Record):
     """The TTL of the owner's session, for those who never saw that session."""
     lag: int = 0
     """Of a shard that was released: microseconds from the last moment up to which its keys were run to the writing."""
+    place: int = 0
+    """The same moment, exactly: microseconds from the beginning of a turn, in which each key has one slot."""
+    every: int = 0
+    """How long a turn is; 0 = `place` says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class ShardsRecord(Record):
 @dataclass(frozen=True, slots=True)
 class SlotRecord(Record):
     """How far the grid of a task has come."""
+
+    optional: ClassVar[frozenset[str]] = frozenset({"oldest"})
 
     token: int
     """The fencing token of the holder that wrote this."""
@@ -114,11 +120,15 @@ class SlotRecord(Record):
     ``several``: slots were claimed together; ``unstarted``: no run of the slot started; ``missed``: its run was cut
     off, as a later holder has told; ``passed``: its holder had no run for it; else the outcome of its run."""
     inc: str
-    """The identity of the holder that claimed the slot, or told that it was missed."""
+    """The identity of the holder that claimed the slot, or took over slots that are still to be told of."""
+    oldest: int = 0
+    """The number of the first older slot that may not have been told of: the run of `n` stands for the slots from this
+    one on, and its holder tells of them when it begins. With `missed`, `n` itself is still to be told of. 0 = none."""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "inc": (str,),
+    "oldest": (int,),
     "host": (str,),
     "ttl": (int, float),
     "n": (int,),
@@ -127,6 +137,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "owner": (str, type(None)),
     "token": (int,),
     "lag": (int,),
+    "place": (int,),
+    "every": (int,),
     "shards": (int,),
     "shares": (list,),
     "spacing": (int,),

@@ -18,6 +18,9 @@ from asyncmgr.errors import RevisionConflict
 _MOST_DOUBTFUL = 256
 """Attempts of unknown outcome that are remembered. Older ones end in a new session at worst."""
 
+_MOST_FORMER = 16
+"""Lost sessions of this process that are remembered."""
+
 _END_TRIES = 3
 """Tries to write the end of a session. Where all fail, others end it after its TTL."""
 
@@ -96,6 +99,8 @@ class SessionKeeper:
         self._ending: dict[asyncio.Task[None], None] = {}
         self._wants = ""
         self._shares: dict[str, None] = {}
+        self.former: dict[str, None] = {}
+        """The identities of sessions of this process that are lost. Their claims stand in the store for a while."""
         self.session = self._new()
 
     def _new(self) -> Session:
@@ -146,7 +151,8 @@ class SessionKeeper:
             store = await self._stores.sessions()
             record = session.attempt(self._wants, tuple(self._shares))
             condition = self._rules.renewal_condition(session.revision)
-            revision = await self._calls.write(store, self.key, record, condition)
+            # It waits for no claim: a thousand of them, at a start, would take longer than trust lasts.
+            revision = await self._calls.write(store, self.key, record, condition, urgent=True)
         except RevisionConflict:
             return await self._look(session)
         except Doubt as exc:
@@ -165,7 +171,7 @@ class SessionKeeper:
     async def _look(self, session: Session) -> float:
         """Find out by a read why a renewal met another revision."""
         try:
-            entry = await self._calls.get(await self._stores.sessions(), self.key)
+            entry = await self._calls.get(await self._stores.sessions(), self.key, urgent=True)
         except Doubt as exc:
             self._note_trouble(exc)
             return self._rules.retry_in()
@@ -201,6 +207,9 @@ class SessionKeeper:
         """Give the session up, and begin another one. What it held is free once it is seen dead."""
         lost = self.session
         lost.is_lost = True
+        self.former[lost.inc] = None
+        if len(self.former) > _MOST_FORMER:
+            self.former.pop(next(iter(self.former)))
         log.warning("session.lost", application=self._application, session=lost.inc, reason=reason)
         if reason != "killed":
             task = asyncio.ensure_future(self._end_later(lost))

@@ -13,16 +13,10 @@ from asyncmgr.events import MissReason, Outcome, SkipReason
 
 
 class Around(Recorder):
-    """Passes everything on to another recorder, but runs of keys only to one that takes them."""
-
-    takes_keys = True
+    """Passes everything on to another recorder."""
 
     def __init__(self, inner: Recorder | None) -> None:
         self._inner = inner
-
-    def _inner_for(self, run: Run) -> Recorder | None:
-        inner = self._inner
-        return inner if run.managed.each_key is None or (inner and inner.takes_keys) else None
 
     def follow(self, oldest: Callable[[Standing], Run | None]) -> None:
         if self._inner is not None:
@@ -33,23 +27,25 @@ class Around(Recorder):
             self._inner.add(task)
 
     def succeeded(self, run: Run, duration: float) -> None:
-        if (inner := self._inner_for(run)) is not None:
+        if (inner := self._inner) is not None:
             inner.succeeded(run, duration)
 
     def ended(self, run: Run, duration: float, outcome: Outcome, error: BaseException | None) -> None:
-        if (inner := self._inner_for(run)) is not None:
+        if (inner := self._inner) is not None:
             inner.ended(run, duration, outcome, error)
 
-    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
-        if (inner := self._inner_for(run)) is not None:
-            inner.skipped(run, reason, holder=holder)
+    def skipped(
+        self, run: Run, reason: SkipReason, *, holder: str | None = None, with_older: bool = False
+    ) -> None:
+        if (inner := self._inner) is not None:
+            inner.skipped(run, reason, holder=holder, with_older=with_older)
 
     def missed(self, run: Run, reason: MissReason) -> None:
-        if (inner := self._inner_for(run)) is not None:
+        if (inner := self._inner) is not None:
             inner.missed(run, reason)
 
     def late(self, run: Run) -> None:
-        if (inner := self._inner_for(run)) is not None:
+        if (inner := self._inner) is not None:
             inner.late(run)
 
     def gap(self, task: ManagedTask, gap: Gap, reason: SkipReason | MissReason, moment: Moment) -> None:

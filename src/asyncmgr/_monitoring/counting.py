@@ -37,7 +37,7 @@ class Counting(Around):
         counts = self._counts_of(task)
         task.record = _counting(task.record, counts)
         if isinstance(task, KeyedTask):
-            task.key_record = record = _counting(None, counts)
+            task.key_record = record = _counting(task.key_record, counts)
             for key_task in task.active.values():
                 key_task.record = record
 
@@ -58,10 +58,12 @@ class Counting(Around):
         if run.asked == "manual":
             counts.manual += 1
 
-    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
-        super().skipped(run, reason, holder=holder)
+    def skipped(
+        self, run: Run, reason: SkipReason, *, holder: str | None = None, with_older: bool = False
+    ) -> None:
+        super().skipped(run, reason, holder=holder, with_older=with_older)
         if run.asked not in ("manual", "pass"):
-            slots = run.missed + 1 if reason == "not_owner" else 1
+            slots = run.missed + 1 if with_older else 1
             self._count(run.managed, _RESULT.get(reason, "skipped"), slots)
 
     def missed(self, run: Run, reason: MissReason) -> None:

@@ -1,23 +1,29 @@
-"""`detail_of`: what the drawer of the page shows of one task on one host."""
+"""`detail_of`: what the drawer of the page shows of one task on one host; `gather_detail`: the same for others."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import linecache
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from asyncmgr._monitoring.page_data import FATE_NAMES, Json, ms, short, told_entry
+from asyncmgr._history.slots import CODES
+from asyncmgr._monitoring.page_data import Json, facts_of, ms, short, told_entry
 from asyncmgr._service.insight import Insight
 from asyncmgr._tasks.actions import Actor
+from asyncmgr._tasks.whereabouts import Place
 from asyncmgr.errors import AsyncmgrError
 
 if TYPE_CHECKING:
     from asyncmgr._monitoring.neighbours import Neighbours
-    from asyncmgr._monitoring.stream import Feed
     from asyncmgr._service.service import Service
 
 SLOTS = 60
 """Records that are shown."""
+
+Ask: TypeAlias = Callable[..., Awaitable[Json]]
+"""Asks a service for a verb that only reads; its arguments come by name."""
 
 _READER = Actor("the page", "http")
 
@@ -25,7 +31,6 @@ _READER = Actor("the page", "http")
 async def detail_of(
     service: Service,
     insight: Insight,
-    feed: Feed,
     neighbours: Neighbours,
     task: str,
     host: str,
@@ -45,20 +50,51 @@ async def detail_of(
             return await service.control.perform(verb, arguments, _READER)
         return await neighbours.ask(host, verb, **arguments)
 
-    explained = await ask("explain", task=task, at=at)
     if at is not None:
+        explained = await ask("explain", task=task, at=at)
         return {"text": short(explained["text"], 1000)}
+    found = await gather_detail(ask, task, host or service.host)
+    if is_here:
+        found["options"] = _options(insight, task)
+        found["waits"] = await asyncio.to_thread(_with_code, insight.places_of(task))
+    return found
+
+
+async def gather_detail(ask: Ask, task: str, host: str) -> Json:
+    """Ask a service what a drawer shows of one task: a sentence, newest slots, where its run waits, who did what.
+
+    Raises
+    ------
+    AsyncmgrError
+        There is no such task, or the service does not answer.
+    """
+    explained = await ask("explain", task=task)
     told = await ask("history", task=task, limit=SLOTS)
+    (status,) = (await ask("status", task=task))["tasks"]
     entries: list[Any] = []
+    waits: list[Any] = []
     with contextlib.suppress(AsyncmgrError):  # an older host
         entries = (await ask("journal", task=task, limit=100))["entries"]
+        waits = (await ask("waits", task=task))["waits"]
     return {
         "text": short(explained["text"], 1000),
         "slots": [_slot(one) for one in told["records"] if one["reason"] != "not_owner"],
-        "waits": feed.waits_of(task) if is_here else [],
-        "actions": [told_entry(one) for one in entries if one["task"] == task and one["where"]][-20:],
-        "options": _options(insight, task) if is_here else {},
+        "waits": [{"function": short(one["function"]), "place": short(one["place"])} for one in waits],
+        "actions": [told_entry(one, host) for one in entries if one["task"] == task and one["where"]][-20:],
+        "facts": facts_of(status, told["records"], status.get("timeout")),
     }
+
+
+def _with_code(places: list[Place]) -> list[Json]:
+    """Add to lines what is written there, which reads their files."""
+    return [
+        {
+            "place": f"{one.file.rpartition('/')[2]}:{one.line}",
+            "function": one.function,
+            "code": short(linecache.getline(one.file, one.line).strip(), 120),
+        }
+        for one in places
+    ]
 
 
 def _slot(told: Mapping[str, Any]) -> Json:
@@ -66,7 +102,7 @@ def _slot(told: Mapping[str, Any]) -> Json:
         "slot": ms(told["slot"]),
         "last": ms(told["last"]),
         "count": told["count"],
-        "fate": FATE_NAMES.index([told["fate"], told["reason"]]),
+        "fate": CODES[told["fate"], told["reason"]],
         "late": told["lateness"],
         "took": told["duration"],
         "trigger": told["trigger"],

@@ -28,16 +28,22 @@ from asyncmgr._service.service import Service, insight_of
 from asyncmgr._service.version import own_version
 from asyncmgr._tasks.keys import KeyedTask
 from asyncmgr._tasks.status import TaskState, left_fresh
+from asyncmgr.capabilities._hosts import ages_seen
 from asyncmgr.events import Event, LeaseAcquired, LeaseLost, LeaseReleased, LoopBlocked
+from asyncmgr.transports._operations import OPERATIONS, Operation, Operations
+from asyncmgr.transports._operations import RESULTS as STORE_RESULTS
 
 if TYPE_CHECKING:
     from asyncmgr._service.insight import Insight
     from asyncmgr._tasks.managed import ManagedTask
+    from asyncmgr.transports import StoreEngine
 
 _NONE = Labels()
 _SUM_AND_COUNT = (Column("_sum"), Column("_count"))
 _STEPS = {kind: Labels(kind=kind) for kind in ("forward", "back", "stopped")}
 _TRANSITIONS = {result: Labels(result=result) for result in ("acquired", "lost", "released")}
+_OPERATIONS: dict[Operation, Labels] = {operation: Labels(operation=operation) for operation in OPERATIONS}
+_HOST_STATES: dict[str, Labels] = {state: Labels(state=state) for state in ("fresh", "stale")}
 _STATES = {state: Labels(state=str(state)) for state in TaskState}
 
 
@@ -135,6 +141,8 @@ class Metrics:
         yield from self._of_managers()
         yield from self._of_calls()
         yield from self._of_leases(rows)
+        yield from _of_store(self._insight.store)
+        yield from _of_hosts(self._limit)
 
     def _rows(self) -> tuple[list[tuple[ManagedTask, TaskCounts]], list[TaskCounts]]:
         """List the tasks that have series of their own, and the series that others share; forget removed tasks."""
@@ -321,6 +329,50 @@ def _of_runs(rows: list[TaskCounts]) -> Iterator[Table]:
         "From a slot to the start of its run; a nearly due start is no lateness.",
         _SUM_AND_COUNT,
         ((counts.labels, (counts.lateness, counts.runs)) for counts in rows),
+    )
+
+
+def _of_store(engine: StoreEngine | None) -> Iterator[Table]:
+    done = Operations() if engine is None else engine.operations
+    yield Table(
+        "asyncmgr_store_operations",
+        "counter",
+        "What the service asked of its store, by how it ended.",
+        [Column("", "result", result) for result in STORE_RESULTS],
+        (
+            (labels, [done.counts[operation, result] for result in STORE_RESULTS])
+            for operation, labels in _OPERATIONS.items()
+        ),
+    )
+    yield Table(
+        "asyncmgr_store_duration_seconds",
+        "summary",
+        "How long the store took.",
+        _SUM_AND_COUNT,
+        (
+            (
+                labels,
+                (done.seconds[operation], sum(done.counts[operation, result] for result in STORE_RESULTS)),
+            )
+            for operation, labels in _OPERATIONS.items()
+        ),
+    )
+
+
+def _of_hosts(limit: int) -> Iterator[Family]:
+    hosts = list(ages_seen())
+    states: Counter[str] = Counter(one.state for one in hosts)
+    yield Family(
+        "asyncmgr_hosts",
+        "gauge",
+        "Hosts that the views of this process show, by what they are taken for.",
+        [("", labels, states[state]) for state, labels in _HOST_STATES.items()],
+    )
+    yield Family(
+        "asyncmgr_capability_age_seconds",
+        "gauge",
+        "Seconds since a host that the views of this process show was announced.",
+        [("", Labels(service=one.service, host=one.host), one.age) for one in hosts[:limit]],
     )
 
 

@@ -187,7 +187,7 @@ class Neighbours:
             self._tell({"k": "marks", "host": one.host, "base": base, "rows": rows})
         answer = await self._call(one.host, "journal", since=_iso(since), limit=PAGE)
         known = {(entry["at"], entry["kind"]) for entry in one.entries}
-        told = [told_entry(entry) for entry in answer["entries"]]
+        told = [told_entry(entry, one.host) for entry in answer["entries"]]
         entries = [entry for entry in told if (entry["at"], entry["kind"]) not in known]
         if entries:
             one.entries += entries

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 
 from asyncmgr._common.safe_text import printable
 from asyncmgr._history.journal import Entry
-from asyncmgr._history.slots import CODES, FATES, RUNS, Record
+from asyncmgr._history.slots import CODES, RUNS, Record
 from asyncmgr._history.words import length
+from asyncmgr._monitoring.page_words import words_of
 
 Json: TypeAlias = dict[str, Any]
 Told: TypeAlias = Mapping[str, Any]
@@ -33,9 +34,6 @@ SKIPS = 2
 
 OVERLAP = CODES["skipped", "overlap"]
 NOT_OWNER = CODES["skipped", "not_owner"]
-
-FATE_NAMES = [[fate, reason] for fate, reason in FATES]
-"""What the numbers in marks stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +54,6 @@ class About:
     host: str
     is_one_of_many: bool = False
     """Whether there are other hosts, so that sentences name the host."""
-    usual: float | None = None
-    """Seconds that a run usually takes."""
-    timeout: float | None = None
-    """`None` = not known, 0.0 = it has none."""
     overlap: InTheWay | None = None
 
 
@@ -95,8 +89,8 @@ def task_facts(told: Told, about: About) -> Json:
         "owner": told["owner"],
         "freshness": told.get("freshness"),
         "counts": [told["runs"], told["skipped"], told["missed"]],
-        "usual": about.usual,
-        "timeout": about.timeout,
+        "usual": told.get("usual"),
+        "timeout": told.get("timeout"),
         "need": need_of(told, about),
     }
     return {name: value for name, value in facts.items() if value not in (None, "", 0) or name == "timeout"}
@@ -175,10 +169,11 @@ def _hangs(told: Told, about: About) -> list[Part]:
     if running is None:
         return ["A run hangs."]
     parts: list[Part] = ["Running for ", ["ago", ms(running["since"])], _on(about)]
-    if about.usual is not None:
-        parts.append(f", usually {length(about.usual)}")
-    if about.timeout is not None:
-        parts.append(f"; its timeout is {length(about.timeout)}" if about.timeout else "; it has no timeout")
+    usual, timeout = told.get("usual"), told.get("timeout")
+    if usual is not None:
+        parts.append(f", usually {length(usual)}")
+    if timeout is not None:  # an older host does not tell
+        parts.append(f"; its timeout is {length(timeout)}" if timeout else "; it has no timeout")
     parts.append(".")
     if running["where"]:
         parts.append(f" It waits in {short(running['where'])}.")
@@ -186,6 +181,9 @@ def _hangs(told: Told, about: About) -> list[Part]:
 
 
 def _fails(told: Told, about: About) -> list[Part]:
+    keys = told.get("keys")
+    if keys and not told["failures"]:
+        return [f"Fails for {keys['failing']} of {keys['known']} keys{_on(about)}{_error(told)}."]
     times = "Failed" if told["failures"] == 1 else f"Failed {told['failures']} times in a row"
     parts: list[Part] = [f"{times}{_on(about)}"]
     since = ms(told["failing_since"])
@@ -314,11 +312,76 @@ def is_run(fate: int) -> bool:
     return fate < RUNS
 
 
+# The drawer
+
+
+def facts_of(told: Told, records: Iterable[Told], timeout: float | None) -> list[list[Any]]:
+    """List what a person may want to know of a task, each as a name and a sentence.
+
+    Parameters
+    ----------
+    records
+        The newest slots, as a service tells them: they say how long a run usually takes.
+    timeout
+        Seconds; `None` = not known, or none.
+    """
+    following, running, success = ms(told["next_due"]), told["running"], ms(told["last_success"])
+    found: list[tuple[str, list[Part]]] = []
+    if following is not None:
+        found.append(("next slot", [["at", following], ", in ", ["in", following]]))
+    if running is not None:
+        attempt = f", attempt {running['attempt']}" if running["attempt"] > 1 else ""
+        found.append(("run", [f"{running['run_id']} ({running['trigger']}){attempt}"]))
+    found.append(
+        (
+            "last success",
+            ["none yet"] if success is None else [["at", success], ", ", ["ago", success], " ago"],
+        )
+    )
+    if usual := _usual(records):
+        found.append(("usual length", [usual]))
+    if timeout:
+        found.append(("timeout", [length(timeout)]))
+    if told.get("freshness"):
+        found.append(("freshness", [f"a success not older than {length(told['freshness'])}"]))
+    found += _trouble(told)
+    if told["owner"]:
+        found.append(("owner", [short(told["owner"])]))
+    skipped, missed = f"{told['skipped']:,} slots skipped", f"{told['missed']:,} missed"
+    runs = f"{told['runs']:,} run{'' if told['runs'] == 1 else 's'}"
+    found.append(("so far", [f"{runs}, {skipped}, {missed}"]))
+    return [list(one) for one in found]
+
+
+def _trouble(told: Told) -> Iterable[tuple[str, list[Part]]]:
+    if told["failures"]:
+        since = ms(told["failing_since"])
+        more: list[Part] = [] if since is None else [", since ", ["at", since]]
+        yield "failures in a row", [str(told["failures"]), *more]
+    paused = told["paused"]
+    if paused is not None:
+        until: list[Part] = [", until ", ["at", ms(paused["until"])]] if paused["until"] else []
+        note = f": {short(paused['note'])}" if paused["note"] else ""
+        yield "paused", [f"by {short(paused['by'])} at ", ["at", ms(paused["since"])], *until, note]
+    if told["off"]:
+        yield "switched off", [short(told["off"])]
+
+
+def _usual(records: Iterable[Told]) -> str:
+    """Say how long successful runs take; nothing where there are too few."""
+    took = sorted(
+        one["duration"] for one in records if one["fate"] == "succeeded" and one["duration"] is not None
+    )
+    if len(took) < 3:
+        return ""
+    return f"{length(took[len(took) // 2])} (median), {length(took[int(len(took) * 0.95)])} (95 %)"
+
+
 # The journal
 
 
-def entry_facts(entry: Entry) -> Json:
-    """Write an entry of the journal."""
+def entry_facts(entry: Entry, host: str) -> Json:
+    """Write an entry of the journal of this host."""
     return _entry(
         {
             "at": entry.at // 1000,
@@ -328,13 +391,14 @@ def entry_facts(entry: Entry) -> Json:
             "who": entry.who,
             "note": entry.note,
             "data": entry.data,
-        }
+        },
+        host,
     )
 
 
-def told_entry(told: Told) -> Json:
-    """Write an entry that another host told."""
-    return _entry({**told, "at": ms(told["at"]), "until": ms(told["until"])})
+def told_entry(told: Told, host: str) -> Json:
+    """Write an entry that a host told."""
+    return _entry({**told, "at": ms(told["at"]), "until": ms(told["until"])}, host)
 
 
 _SHOWN_DATA = (
@@ -351,7 +415,7 @@ _SHOWN_DATA = (
 )
 
 
-def _entry(entry: Json) -> Json:
+def _entry(entry: Json, host: str) -> Json:
     data = entry["data"] or {}
     shown = {name: _plain(data[name]) for name in _SHOWN_DATA if data.get(name) is not None}
     return {
@@ -364,8 +428,15 @@ def _entry(entry: Json) -> Json:
             "who": short(entry["who"] or ""),
             "note": short(entry["note"] or ""),
             "data": shown,
+            **_safe(words_of(entry, host)),
         }.items()
         if value not in (None, "", {})
+    }
+
+
+def _safe(words: Json) -> Json:
+    return {
+        name: short(said) if isinstance(said, str) else [*map(short, said)] for name, said in words.items()
     }
 
 

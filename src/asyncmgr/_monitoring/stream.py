@@ -12,12 +12,11 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from asyncmgr._common.clock import SECOND, read_wall, to_us
+from asyncmgr._common.clock import read_wall, to_us
 from asyncmgr._history.follow import Place, backlog, end_of, news
 from asyncmgr._history.slots import Record
 from asyncmgr._monitoring.page_data import (
     BINS,
-    FATE_NAMES,
     About,
     Json,
     entry_facts,
@@ -25,11 +24,11 @@ from asyncmgr._monitoring.page_data import (
     marks_of,
     task_facts,
 )
+from asyncmgr._monitoring.page_words import FATE_WORDS
 from asyncmgr._monitoring.readers import Reader, encode
 from asyncmgr._service.control_answers import status_as_json
 from asyncmgr._service.insight import Insight
 from asyncmgr._service.version import own_version
-from asyncmgr._tasks.whereabouts import chain_of
 from asyncmgr.events import Event, RunProgressed, ScheduleFailed, SlotSkipped, SlotsMissed
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ class Feed:
             "now": read_wall() // 1000,
             "base": base,
             "span": span,
-            "fates": FATE_NAMES,
+            "fates": FATE_WORDS,
             "count": service.task_count,
         }
 
@@ -171,7 +170,7 @@ class Feed:
             return
         records, entries = await asyncio.to_thread(self._insight.history.earlier, since, MOST_OLD)
         if entries:
-            told = [entry_facts(one) for one in entries]
+            told = [entry_facts(one, self._service.host) for one in entries]
             yield encode({"k": "journal", "host": self._service.host, "entries": told})
         for begin in range(0, len(records), 1000):
             yield self._marks(records[begin : begin + 1000], base, span, since)
@@ -182,7 +181,11 @@ class Feed:
         return encode({"k": "marks", "host": self._service.host, "base": base, "rows": rows})
 
     def _journal(self, since: int) -> list[Json]:
-        return [entry_facts(one) for one in self._service.journal if (one.until or one.at) >= since]
+        return [
+            entry_facts(one, self._service.host)
+            for one in self._service.journal
+            if (one.until or one.at) >= since
+        ]
 
     def _id(self, place: Place) -> str:
         return f"{self._life}-{place.rest}-{place.fast}"
@@ -206,28 +209,11 @@ class Feed:
             yield facts
 
     def _describe(self, name: str, told: Json) -> Json:
-        found = self._insight.find(name)
-        usual = timeout = None
-        if found is not None:
-            usual = found[1].standing.usual
-            timeout = (found[1].plan.options.timeout or 0) / SECOND
         overlap = (
             None if told["running"] is None else in_the_way(self._insight.history.ledger.open_span(name))
         )
         many = self._neighbours.count > 0
-        return task_facts(told, About(self._service.host, many, usual, timeout, overlap))
-
-    def waits_of(self, name: str) -> list[Json]:
-        """List the lines in which the oldest run of a task waits, the outermost first."""
-        found, runner = self._insight.find(name), self._insight.runner
-        run = None if found is None or runner is None else runner.oldest(found[1].standing)
-        get = None if run is None else getattr(run.future, "get_coro", None)
-        if get is None:
-            return []
-        return [
-            {"function": one.function, "place": f"{one.file.rpartition('/')[2]}:{one.line}"}
-            for one in chain_of(get())[-12:]
-        ]
+        return task_facts(told, About(self._service.host, many, overlap))
 
     # What changes
 
@@ -281,7 +267,7 @@ class Feed:
         self._tell_tasks(self._dirty)
         self._dirty.clear()
         if new:
-            told = [entry_facts(one) for one in new]
+            told = [entry_facts(one, self._service.host) for one in new]
             self._tell({"k": "journal", "host": self._service.host, "entries": told})
         if records:
             base = read_wall() // 1000

@@ -1,4 +1,4 @@
-"""Makes an OpenTelemetry span of each run and each served call, and carries traces with calls. Only its api is used."""
+"""Makes an OpenTelemetry span of each run and each call, and carries traces with calls. Only its api is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asyncmgr._rpc.traces import outgoing
 from asyncmgr._service.service import Service, insight_of
 from asyncmgr._service.version import own_version
 from asyncmgr._tasks.runs import judge
-from asyncmgr.errors import MissingExtra
+from asyncmgr.errors import MissingExtra, RemoteError
 from asyncmgr.events import Event, LoopBlocked, Outcome
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ BLOCKED = "asyncmgr.loop.blocked"
 def trace(service: Service, *, tracer_provider: TracerProvider | None = None) -> None:
     """Make a span of each run and each served call of the service, from now on.
 
-    Calls that this process makes, also those outside of the service, carry the present trace to the host that serves
-    them, whose span is then a part of it. A run begins a trace of its own.
+    Calls that this process makes, also those outside of the service, have a span each, and carry the trace to the host
+    that serves them, whose span is then a part of it. A run begins a trace of its own.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def trace(service: Service, *, tracer_provider: TracerProvider | None = None) ->
     service.add_listener(spans.note_block, LoopBlocked)
     insight.with_runner(spans.follow_runs)
     insight.with_server(spans.follow_calls)
-    outgoing.read = present_trace
+    outgoing.read, outgoing.around = present_trace, spans.outgoing
 
 
 def present_trace() -> Mapping[str, str]:
@@ -122,6 +122,29 @@ class Spans:
             },
         ):
             yield
+
+    @contextmanager
+    def outgoing(self, service: str, host: str | None, method: str) -> Iterator[None]:
+        """Make a span of a call to another service, in the present trace."""
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        attributes = {"rpc.system": "asyncmgr", "rpc.service": service, "rpc.method": method}
+        if host is not None:
+            attributes["server.address"] = host
+        with self._tracer.start_as_current_span(
+            f"{service}/{method}",
+            kind=SpanKind.CLIENT,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except Exception as exc:
+                # The type that was raised there says more than `RemoteError`.
+                span.set_attribute("error.type", exc.type if isinstance(exc, RemoteError) else type_name(exc))
+                span.set_status(Status(StatusCode.ERROR, error_text(exc)))
+                raise
 
     def note_block(self, event: Event) -> None:
         """Add an event to the span of the run that blocked the loop; where none is known, to those in progress."""

@@ -189,7 +189,7 @@ class Web:
         asked = request.query_params
         task, host, at = asked.get("task", ""), asked.get("host", ""), asked.get("at")
         try:
-            found = await detail_of(self.service, self._insight, self._feed, self._neighbours, task, host, at)
+            found = await detail_of(self.service, self._insight, self._neighbours, task, host, at)
         except AsyncmgrError as exc:
             return _json({"ok": False, "error": type(exc).__name__, "text": str(exc)}, 400)
         return _json({"ok": True, **found}, 200)

@@ -184,18 +184,25 @@ class RpcClient:
         timeout = min(self.timeout, remaining_time())
         if timeout <= 0:
             raise RpcTimeout(f"{self._called(method)}: the call being served here has no time left")
+        with outgoing.call(self.service, self.host, method):
+            reply, result = await self._ask_some_host(method, arguments, timeout)
+            return result if into is _KEEP else self._read_into(into, reply, method)
+
+    async def _ask_some_host(
+        self, method: str, arguments: dict[str, Any], timeout: float
+    ) -> tuple[bytes, Any]:
+        """Ask a host, and where it does not serve this version another one; return the reply and its result."""
         deadline = asyncio.get_running_loop().time() + timeout
         try:
             reply = await self._ask(self.host, method, arguments, timeout)
-            result = read_reply(reply)
+            return reply, read_reply(reply)
         except UnsupportedVersion:
             host = await self._find_other_host(method, deadline)
             if host is None:
                 raise
             left = deadline - asyncio.get_running_loop().time()
             reply = await self._ask(host, method, arguments, left)
-            result = read_reply(reply)
-        return result if into is _KEEP else self._read_into(into, reply, method)
+            return reply, read_reply(reply)
 
     async def _ask(self, host: str | None, method: str, arguments: dict[str, Any], timeout: float) -> bytes:
         """Send a request and wait for its reply. Withdraws the request if the wait ends without one."""
@@ -237,12 +244,14 @@ class RpcClient:
             The transport is down, or does not carry arguments of this size.
         """
         self._transport.check_loop()
-        await self._transport.publish(self._subject_at(self.host), self._encode(method, arguments)[1])
+        with outgoing.call(self.service, self.host, method):
+            await self._transport.publish(self._subject_at(self.host), self._encode(method, arguments)[1])
 
     async def fanout(self, method: str, /, **arguments: Any) -> None:
         """Send the call to every instance of the service, even if this client is for one host. Else like `cast`."""
         self._transport.check_loop()
-        await self._transport.publish(subject_of_all(self.service), self._encode(method, arguments)[1])
+        with outgoing.call(self.service, None, method):
+            await self._transport.publish(subject_of_all(self.service), self._encode(method, arguments)[1])
 
     @cached_property
     def _id(self) -> str:

@@ -12,6 +12,7 @@ from asyncmgr._common.safe_text import printable
 from asyncmgr._rpc.context import Call, Caller
 from asyncmgr._rpc.messages import Request
 from asyncmgr._rpc.validation import Method
+from asyncmgr.errors import AsyncmgrError, RpcError, TaskFailed, TransportError
 
 _SHOWN = 80
 """Characters of a caller's name that the log shows."""
@@ -50,6 +51,7 @@ class ServedCall:
         "method",
         "needs",
         "place",
+        "refused",
         "reply_to",
     )
 
@@ -66,6 +68,8 @@ class ServedCall:
         timeout = math.inf if request.timeout is None else request.timeout
         self.failed = False
         """Whether the method raised, or the deadline passed."""
+        self.refused = False
+        """Whether the service's own interface said no to what the caller asks for."""
         self.facts: Call = Call(
             request.id,
             request.method,
@@ -101,6 +105,11 @@ class ServedCall:
             "id": printable(self.facts.id),
             "caller": in_words(self.facts.caller),
         }
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the error says no to the caller, as `AlreadyRunning` or an unknown task; not that something broke."""
+    return isinstance(error, AsyncmgrError) and not isinstance(error, TransportError | RpcError | TaskFailed)
 
 
 def in_words(caller: Caller | None) -> str | None:

@@ -41,7 +41,7 @@ from asyncmgr._rpc.messages import (
     subject_of_host,
     withdrawn_id,
 )
-from asyncmgr._rpc.served_call import Cause, Needs, ServedCall, in_words
+from asyncmgr._rpc.served_call import Cause, Needs, ServedCall, in_words, is_refusal
 from asyncmgr._rpc.validation import Method
 from asyncmgr._rpc.values import check_secrets
 from asyncmgr._rpc.versions import Endpoint, choose, parse_version
@@ -49,6 +49,7 @@ from asyncmgr.errors import (
     InvalidRpcMethod,
     MessageTooLarge,
     NoSuchMethod,
+    NotAllowed,
     RemoteError,
     RpcError,
     RpcTimeout,
@@ -420,7 +421,7 @@ class CallServer:
         call.begun = True
         began = self._loop.time()
         reply = self._explain_end(call) if call.cause else await self._perform(call)
-        call.failed = isinstance(reply, RpcError) and call.cause != "stopping"
+        call.failed = isinstance(reply, RpcError) and call.cause != "stopping" and not call.refused
         self._note_end(call.full_name, _code_of(call, reply), self._loop.time() - began)
         if reply is not None:
             await self._reply(call.reply_to, reply, within=call.facts.remaining)
@@ -441,6 +442,8 @@ class CallServer:
         except BaseException as exc:
             if isinstance(exc, SystemExit | KeyboardInterrupt):
                 self._on_exit(exc)
+            if call.needs is Needs.NOTHING and is_refusal(exc):
+                return self._note_refusal(call, exc)
             return self._note_failure(call.keys, exc)
 
     def _explain_end(self, call: ServedCall) -> RpcError | None:
@@ -456,6 +459,17 @@ class CallServer:
         if count := self._counts.note((keys["method"], kind_of_error(error))):
             trace = {"exc_info": error} if count == 1 else {}
             log.error("call.failed", **keys, error=error_text(error), count=count, **trace)
+        return RemoteError(type_name(error), safe_str(error, TEXT_LIMIT))
+
+    def _note_refusal(self, call: ServedCall, error: BaseException) -> RpcError:
+        """Log that the service's own interface said no, which is the caller's error. Returns it for the caller."""
+        call.refused = True
+        if count := self._counts.note((call.full_name, "refused", kind_of_error(error))):
+            said = {**call.keys, "error": error_text(error), "count": count}
+            if isinstance(error, NotAllowed):
+                log.warning("call.refused", **said)
+            else:
+                log.info("call.refused", **said)
         return RemoteError(type_name(error), safe_str(error, TEXT_LIMIT))
 
     async def _reply(self, subject: str | None, reply: bytes | RpcError, *, within: float = 0.0) -> None:
@@ -482,6 +496,8 @@ def _code_of(call: ServedCall, reply: bytes | RpcError | None) -> Code:
         return "ok" if reply is not None else "withdrawn"
     if isinstance(reply, RpcTimeout):
         return "timeout"
+    if call.refused:
+        return "refused"
     return "stopping" if call.cause == "stopping" else "error"
 
 

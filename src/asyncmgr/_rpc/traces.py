@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 FIELDS = ("traceparent", "tracestate")
@@ -13,11 +14,17 @@ LIMIT = 512
 
 
 class Outgoing:
-    """How calls of this process find their trace."""
+    """How calls of this process find their trace, and make a part of it."""
 
     def __init__(self) -> None:
         self.read: Callable[[], Mapping[str, str]] | None = None
         """Returns the present trace as `FIELDS`; `None` = calls carry none."""
+        self.around: Callable[[str, str | None, str], AbstractContextManager[object]] | None = None
+        """Wraps a call, given its service, its host (`None` = any) and its method; `None` = nothing does."""
+
+    def call(self, service: str, host: str | None, method: str) -> AbstractContextManager[object]:
+        """Enter what a call is made in."""
+        return nullcontext() if self.around is None else self.around(service, host, method)
 
     def fields(self) -> Mapping[str, str]:
         """Return what a request carries of the present trace."""

@@ -43,7 +43,7 @@ class Inside:
     """
 
     name = "asyncmgr"
-    RPC_API_VERSION = "1.1"
+    RPC_API_VERSION = "1.2"
     RPC_API_NAMESPACE = NAMESPACE
 
     def __init__(
@@ -90,9 +90,13 @@ class Inside:
         }
 
     @rpc
-    async def status(self, task: str | None = None, after: int = 0) -> dict[str, Any]:
-        """Tell how one task stands, or all: 50 at a time, from number `after` on; ``next`` is the next number."""
-        return await self._control.perform("status", {"task": task, "after": after}, self._caller(None))
+    async def status(self, task: str | None = None, after: int = 0, key: str | None = None) -> dict[str, Any]:
+        """Tell how one task stands, or all: 50 at a time, from number `after` on; ``next`` is the next number.
+
+        ``key`` tells how that key of a task with `each=` stands.
+        """
+        given = {"task": task, "after": after, "key": key}
+        return await self._control.perform("status", given, self._caller(None))
 
     @rpc
     async def health(self) -> dict[str, Any]:
@@ -100,16 +104,22 @@ class Inside:
         return await self._control.perform("health", {}, self._caller(None))
 
     @rpc
-    async def explain(self, task: str, at: str | None = None) -> dict[str, Any]:
+    async def explain(self, task: str, at: str | None = None, key: str | None = None) -> dict[str, Any]:
         """Explain in ``text`` what became of the slot at a moment in ISO 8601; default: how the task stands."""
-        return await self._control.perform("explain", {"task": task, "at": at}, self._caller(None))
+        given = {"task": task, "at": at, "key": key}
+        return await self._control.perform("explain", given, self._caller(None))
 
     @rpc
     async def history(
-        self, task: str | None = None, since: str | None = None, until: str | None = None, limit: int = 100
+        self,
+        task: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        limit: int = 100,
+        key: str | None = None,
     ) -> dict[str, Any]:
-        """List what became of the slots of one task, or of all, in ``records``, the newest first."""
-        given = {"task": task, "since": since, "until": until, "limit": limit}
+        """List what became of the slots of one task or key, or of all tasks, in ``records``, the newest first."""
+        given = {"task": task, "key": key, "since": since, "until": until, "limit": limit}
         return await self._control.perform("history", given, self._caller(None))
 
     @rpc
@@ -125,12 +135,30 @@ class Inside:
         """Say who answers: ``pid``, ``version``, ``state``, ``since`` and the number of ``tasks``."""
         return await self._control.perform("hello", {}, self._caller(None))
 
+    @rpc
+    async def changes(self, since: str | None = None, look: bool = False) -> dict[str, Any]:
+        """Tell what has changed since the ``place`` of an earlier answer; ``anew`` = all has to be read."""
+        return await self._control.perform("changes", {"since": since, "look": look}, self._caller(None))
+
+    @rpc
+    async def fates(self, span: int = 3600, bins: int = 240, after: int = 0) -> dict[str, Any]:
+        """Tell what became of the slots of the last `span` seconds, of 250 tasks from number `after` on."""
+        given = {"span": span, "bins": bins, "after": after}
+        return await self._control.perform("fates", given, self._caller(None))
+
+    @rpc
+    async def waits(self, task: str) -> dict[str, Any]:
+        """List in ``waits`` the lines in which the oldest run of the task waits, the outermost first."""
+        return await self._control.perform("waits", {"task": task}, self._caller(None))
+
     # Verbs, only with the setting `rpc_control`. `by` is the caller's word for who asks; nothing proves it.
 
     @rpc
-    async def trigger(self, task: str, wait: bool = False, by: str | None = None) -> dict[str, Any]:
-        """Run the task now. With `wait` the answer comes with the end of the run, and has its record."""
-        return await self._steer("trigger", by, task=task, wait=wait)
+    async def trigger(
+        self, task: str, wait: bool = False, by: str | None = None, key: str | None = None
+    ) -> dict[str, Any]:
+        """Run the task, or one key of it, now. With `wait` the answer comes with the end of the run, and its record."""
+        return await self._steer("trigger", by, task=task, key=key, wait=wait)
 
     @rpc
     async def pause(
@@ -174,9 +202,14 @@ class Inside:
         return await self._steer("disable", by, task=task, note=note)
 
     @rpc
-    async def cancel(self, task: str, run_id: str | None = None, by: str | None = None) -> dict[str, Any]:
-        """Cancel the task's runs in progress, or the one of this id; ``run_ids`` are those that were cancelled."""
-        return await self._steer("cancel", by, task=task, run_id=run_id)
+    async def cancel(
+        self, task: str, run_id: str | None = None, by: str | None = None, key: str | None = None
+    ) -> dict[str, Any]:
+        """Cancel the task's runs in progress, or the one of this id, or those of one key.
+
+        ``run_ids`` are those that were cancelled.
+        """
+        return await self._steer("cancel", by, task=task, key=key, run_id=run_id)
 
     async def _steer(self, verb: str, by: str | None, /, **arguments: Any) -> dict[str, Any]:
         if not self._may_steer():

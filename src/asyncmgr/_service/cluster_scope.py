@@ -112,4 +112,4 @@ class ClusterScope:
 
 def cluster_scope_of(service: Service) -> ClusterScope:
     """Return what a service holds alone; for simulations and tests."""
-    return service._cluster_scope  # noqa: SLF001 - a door of our own house
+    return service._scopes.cluster  # noqa: SLF001 - a door of our own house

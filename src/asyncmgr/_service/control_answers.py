@@ -40,6 +40,8 @@ def status_as_json(status: TaskStatus) -> dict[str, Any]:
         "freshness": status.freshness,
         "critical": status.critical,
         "held_spacing": status.held_spacing,
+        "usual": status.usual,
+        "timeout": status.timeout or 0.0,
         "keys": None if status.keys is None else asdict(status.keys),
     }
 

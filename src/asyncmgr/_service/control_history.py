@@ -21,11 +21,14 @@ class Remembering(Protocol):
 
     journal: Journal
 
-    def explain(self, task: str, at: datetime | None = None) -> Explanation: ...  # pragma: no cover
+    def explain(
+        self, task: str, at: datetime | None = None, *, key: str | int | None = None
+    ) -> Explanation: ...  # pragma: no cover
     def history(
         self,
         task: str | None = None,
         *,
+        key: str | int | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int = 100,
@@ -37,13 +40,14 @@ def add_history(control: Control, service: Remembering) -> None:
 
     async def explain(control: Control, given: Arguments) -> Answer:
         task = control.find(given.text("task")).full_name
-        return explanation_as_json(service.explain(task, given.moment("at")))
+        return explanation_as_json(service.explain(task, given.moment("at"), key=given.text("key")))
 
     async def history(control: Control, given: Arguments) -> Answer:
         name = given.text("task")
         task = None if name is None else control.find(name).full_name
         found = service.history(
             task,
+            key=given.text("key"),
             since=given.moment("since"),
             until=given.moment("until"),
             limit=min(given.number("limit", 100), MOST),
@@ -59,8 +63,8 @@ def add_history(control: Control, service: Remembering) -> None:
         return {"entries": [entry_as_json(entry) for entry in kept[-min(given.number("limit", 100), MOST) :]]}
 
     control.add("journal", Verb(journal, ("task", "since", "limit"), reads=True))
-    control.add("explain", Verb(explain, ("task", "at"), reads=True))
-    control.add("history", Verb(history, ("task", "since", "until", "limit"), reads=True))
+    control.add("explain", Verb(explain, ("task", "key", "at"), reads=True))
+    control.add("history", Verb(history, ("task", "key", "since", "until", "limit"), reads=True))
 
 
 def explanation_as_json(explanation: Explanation) -> dict[str, Any]:
@@ -79,6 +83,7 @@ def fate_as_json(record: Record) -> dict[str, Any]:
     """Write the fate of one slot, or of many in a row: moments in ISO 8601, lengths in seconds."""
     return {
         "task": record.task,
+        "key": None if record.key is None else str(record.key),
         "slot": _moment(record.slot),
         "last": _moment(record.last),
         "count": record.count,

@@ -55,7 +55,8 @@ class TaskHandle:
     async def trigger(self, *, wait: bool = True) -> RunFinished | str:
         """Run the task now, outside its grid: the next slot stays. This works while the task is paused too.
 
-        The options of the task apply, such as `timeout`. A run of another task that waits for this one here needs no
+        A process that is about to become the holder of a task that only one may run becomes that first. The options of
+        the task apply, such as `timeout`. A run of another task that waits for this one here needs no
         place of `max_runs` meanwhile.
 
         Returns
@@ -82,6 +83,7 @@ class TaskHandle:
         WrongThread
             The call comes from another thread than the service's.
         """
+        await self._verbs.until_settled(self._managed)
         run, record = self._verbs.trigger(self._managed, wait=wait)
         return run.run_id if record is None else await record
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from asyncmgr._common.safe_text import printable
 from asyncmgr._history.words import length
 from asyncmgr._tasks.status import TaskState, TaskStatus
+from asyncmgr.events import BlockKind
 
 NEEDING = (TaskState.HUNG, TaskState.FAILING, TaskState.STALE, TaskState.HELD)
 """The states of tasks that need somebody, the most urgent first. A pause needs nobody: somebody made it."""
@@ -19,7 +20,8 @@ NEEDING = (TaskState.HUNG, TaskState.FAILING, TaskState.STALE, TaskState.HELD)
 SHOWN = 20
 """Tasks that need somebody which a report describes; the rest is counted."""
 
-MISSED_TIMER = "the scheduler missed its own timer: the event loop was blocked"
+MISSED_TIMER = "the scheduler missed its own timer: "
+"""What a reason begins with where the event loop does not turn; the rest says what blocks it."""
 
 _TEXT = 200
 """Characters of an error that a sentence has."""
@@ -68,6 +70,29 @@ class Leases:
 
 
 @dataclass(frozen=True, slots=True)
+class Blockage:
+    """A time for which the event loop was blocked, or is."""
+
+    task: str | None
+    """Whose run blocked it; `None` = no run did, or that is not known."""
+    where: str
+    """The innermost line of the application's code, as ``render at reports.py:212``; empty = there is none."""
+    kind: BlockKind
+    seconds: float
+    ago: float | None
+    """Seconds since its end; `None` = it lasts."""
+
+    @property
+    def text(self) -> str:
+        """One sentence without a full stop."""
+        if self.kind == "stopped":
+            return f"the process got no CPU for {length(self.seconds)}"
+        by = "" if self.task is None else f" by {self.task}"
+        where = f", in {printable(self.where, _TEXT)}" if self.where else ""
+        return f"the event loop was blocked for {length(self.seconds)}{by} ({self.kind}{where})"
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """A task that needs somebody."""
 
@@ -99,6 +124,8 @@ class HealthReport:
     leases: Leases
     tick_age: float | None
     """Seconds since the scheduler's last look at the agenda; `None` = it has not begun."""
+    blocked: Blockage | None = None
+    """The block of the event loop that lasts, else the longest one of the last hour; `None` = there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +176,8 @@ class Facts:
     tick_age: float | None
     needed: frozenset[Literal["transport", "store"]]
     """The connections without which the service is not ready; the setting `[monitoring] ready_needs`."""
+    blocked: Blockage | None = None
+    """The block of the event loop that lasts, else the longest one of the last hour."""
 
 
 @dataclass(slots=True)
@@ -177,6 +206,7 @@ def judge(facts: Facts, survey: Survey) -> HealthReport:
         facts.store,
         facts.leases,
         facts.tick_age,
+        facts.blocked,
     )
 
 
@@ -198,11 +228,16 @@ def _tasks(count: int) -> str:
     return "task needs" if count == 1 else "tasks need"
 
 
+def missed_timer(blocked: Blockage | None) -> str:
+    """Say that the event loop does not turn, and who keeps it from that where it is known."""
+    return MISSED_TIMER + ("the event loop was blocked" if blocked is None else blocked.text)
+
+
 def live(facts: Facts) -> Verdict:
     """Judge whether the process should go on. A task that raises never ends it: a restart does not help."""
     state = facts.basic.state
     if not facts.keeps_time:
-        return Verdict(False, MISSED_TIMER)
+        return Verdict(False, missed_timer(facts.blocked))
     for promise in facts.promises:
         if (
             promise.freshness is not None
@@ -249,6 +284,8 @@ def _says(status: TaskStatus, now: datetime) -> str:
         where = "" if status.running.where is None else f", in {printable(status.running.where, _TEXT)}"
         return f"hangs, {length((now - status.running.since).total_seconds())}{where}"
     if status.state is TaskState.FAILING:
+        if not status.failures and status.keys is not None:
+            return f"fails for {status.keys.failing} of {status.keys.known} keys{error}"
         if status.failures == 1:
             return f"failed{error}"
         return f"has failed {status.failures} times in a row{error}"
@@ -273,6 +310,18 @@ def as_json(report: HealthReport) -> dict[str, Any]:
         "store": {"ok": report.store.ok, "reason": report.store.reason},
         "leases": {"held": list(report.leases.held), "trusted": report.leases.trusted},
         "tick_age": None if report.tick_age is None else round(report.tick_age, 3),
+        "blocked": None if report.blocked is None else _blockage_as_json(report.blocked),
+    }
+
+
+def _blockage_as_json(blocked: Blockage) -> dict[str, Any]:
+    return {
+        "text": blocked.text,
+        "task": blocked.task,
+        "where": blocked.where,
+        "kind": blocked.kind,
+        "seconds": round(blocked.seconds, 3),
+        "ago": None if blocked.ago is None else round(blocked.ago, 3),
     }
 
 

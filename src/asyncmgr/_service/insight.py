@@ -10,6 +10,7 @@ from asyncmgr._common.clock import SECOND, Moment, read_wall, to_datetime
 from asyncmgr._service.health import (
     NEEDING,
     SHOWN,
+    Blockage,
     Facts,
     Health,
     Promise,
@@ -19,11 +20,13 @@ from asyncmgr._service.health import (
 )
 from asyncmgr._tasks.recorder import Recorder
 from asyncmgr._tasks.status import left_fresh
+from asyncmgr._tasks.whereabouts import Place, chain_of
 
 if TYPE_CHECKING:
     from asyncmgr._history.keeper import History
     from asyncmgr._rpc.server import CallServer
     from asyncmgr._service.cluster_scope import ClusterScope
+    from asyncmgr._service.connections import Connections
     from asyncmgr._service.manager_state import ManagerState
     from asyncmgr._service.steps import Step
     from asyncmgr._settings.model import Settings
@@ -36,6 +39,9 @@ R = TypeVar("R", bound=Recorder)
 
 AT_ONCE = 250
 """Tasks that are looked at before other code gets its turn."""
+
+MOST_WAITS = 12
+"""Lines in which a run waits that are told, the innermost ones."""
 
 
 class Insight:
@@ -51,6 +57,8 @@ class Insight:
         Returns the short health.
     lost_routes
         Says why calls do not arrive although the transport is connected; empty where they do.
+    blocked
+        Describes the block of the event loop that is worth a word.
     """
 
     def __init__(
@@ -58,25 +66,27 @@ class Insight:
         reporter: Reporter,
         cluster: ClusterScope,
         history: History,
+        connections: Connections,
         *,
         states: Callable[[], Sequence[ManagerState]],
         settings: Callable[[], Settings],
         basic: Callable[[], Health],
         lost_routes: Callable[[], str],
+        blocked: Callable[[], Blockage | None],
     ) -> None:
         self.reporter = reporter
         self.cluster = cluster
         self.history = history
+        self._connections = connections
         self._states = states
         self._settings = settings
         self._basic = basic
         self._lost_routes = lost_routes
+        self._blocked = blocked
         self.steps: list[Step] = []
         """Steps of the start that other rooms add before it: they begin before all hooks, and end after them."""
         self.runner: Runner | None = None
         self.server: CallServer | None = None
-        self.transport: Transport | None = None
-        self.store: StoreEngine | None = None
         self.started: int | None = None
         """When the tasks began: wall time, microseconds; `None` = they have not."""
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -90,6 +100,14 @@ class Insight:
     @property
     def settings(self) -> Settings:
         return self._settings()
+
+    @property
+    def transport(self) -> Transport | None:
+        return self._connections.transport
+
+    @property
+    def store(self) -> StoreEngine | None:
+        return self._connections.store
 
     # Called by the service
 
@@ -167,6 +185,33 @@ class Insight:
         *_, survey = self.surveys(with_needs=with_needs)
         return survey
 
+    def needing(self) -> Iterator[list[str]]:
+        """Name the tasks that need somebody, after each `AT_ONCE` tasks that were looked at."""
+        names: list[str] = []
+        for seen, (task, found) in enumerate(
+            (one for state in self._states() for one in state.states()), start=1
+        ):
+            if found in NEEDING:
+                names.append(task.full_name)
+            if seen % AT_ONCE == 0:
+                yield names
+                names = []
+        yield names
+
+    def places_of(self, full_name: str) -> list[Place]:
+        """List the lines in which the oldest run of a task waits, the outermost first."""
+        found = self.find(full_name)
+        run = None if found is None or self.runner is None else self.runner.oldest(found[1].standing)
+        get = None if run is None else getattr(run.future, "get_coro", None)
+        return [] if get is None else chain_of(get())[-MOST_WAITS:]
+
+    def waits_of(self, full_name: str) -> list[dict[str, str]]:
+        """List the same lines as `function` and `place`."""
+        return [
+            {"function": one.function, "place": f"{one.file.rpartition('/')[2]}:{one.line}"}
+            for one in self.places_of(full_name)
+        ]
+
     def paused(self) -> set[ManagedTask]:
         """Return the tasks that are paused."""
         return {task for state in self._states() for task in state.verbs.pauses}
@@ -194,6 +239,7 @@ class Insight:
             self.cluster.leases(),
             age,
             frozenset(self.settings.monitoring.ready_needs),
+            self._blocked(),
         )
 
     def _promises(self) -> list[Promise]:

@@ -9,6 +9,8 @@ from typing import Any, Literal, overload
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
 from asyncmgr._common.safe_text import safe_repr
+from asyncmgr._history.keeper import Asked
+from asyncmgr._history.ledger import Ledger
 from asyncmgr._service.gates import Gates
 from asyncmgr._tasks.actions import actor
 from asyncmgr._tasks.keys import KeyedTask, KeyTask
@@ -79,6 +81,32 @@ class KeyVerbs:
             )
         return key
 
+    def asked(self, text: str | int, ledger: Ledger, absence: str | None, why_off: str) -> Asked:
+        """Say what is known of one key, for an explanation. Raises `UnknownKey`, but not where its fates are kept."""
+        key = self._task.find(text)
+        if key is None and (key := ledger.find_key(self._task.full_name, str(text))) is None:
+            key = self.find(text)
+        task = self._task.active.get(key)
+        run = None if task is None or self._runner is None else self._runner.oldest(task.standing)
+        return Asked(
+            self._task,
+            self._moment,
+            absence=absence,
+            why_off=why_off,
+            run=run,
+            key=key,
+            elsewhere=self._elsewhere(key),
+        )
+
+    def _elsewhere(self, key: Hashable) -> str:
+        share = self._task.share
+        if key in self._task.keys.ring.known:
+            return ""
+        if share is None or key not in share.all:
+            return "the manager gives no such key"
+        held = share.holder_of(key)
+        return "no host is known that runs it" if held is None else f"{held.owner} runs it: ask there"
+
     def status(self, text: str | int) -> KeyStatus:
         """Return the status of one key. Raises `UnknownKey`."""
         key = self.find(text)
@@ -122,6 +150,16 @@ class KeyVerbs:
             failures=failures,
             running_since=None if age is None else to_datetime(self._moment.wall - round(age * SECOND)),
         )
+
+    async def until_settled(self, text: str | int) -> None:
+        """Wait while this process is about to get the key, or to give it up."""
+        if self._runner is None:
+            return
+        key_task = self._task.task_of(self.find(text))
+        try:
+            await self._runner.until_settled(key_task)
+        finally:
+            self._task.let_go(key_task)
 
     def trigger(self, text: str | int, *, wait: bool) -> tuple[Any, Awaitable[RunFinished] | None]:
         """Run one key now, outside its grid. Raises `UnknownKey`, and what the trigger of a task raises."""
@@ -230,6 +268,7 @@ class KeyHandle:
         TaskFailed
             The service stopped, or the key went, before the run could start.
         """
+        await self._verbs().until_settled(self._key)
         run, record = self._verbs().trigger(self._key, wait=wait)
         return str(run.run_id) if record is None else await record
 

@@ -8,8 +8,9 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from asyncmgr._common.clock import SECOND, Moment, read_wall, to_datetime, to_us
+from asyncmgr._service.health import Blockage
 from asyncmgr._tasks.agenda import Batch
-from asyncmgr._tasks.block_kinds import Finding
+from asyncmgr._tasks.block_kinds import Finding, stall_of
 from asyncmgr._tasks.block_log import Delayed
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
@@ -21,6 +22,9 @@ KEPT = 64
 
 _SHOWN = 100
 """The number of delayed slots that an event lists."""
+
+_RECENT = 3600.0
+"""Seconds after its end for which a block is worth a word to who asks for the health of a service."""
 
 _LATE = 20_000
 """Microseconds by which a slot that a block has delayed is late at least."""
@@ -81,6 +85,7 @@ class LoopWatch:
         runner.marks_contexts = True
         runner.on_start = watch.wake
         runner.lookout.on_late = self._note_late
+        runner.lookout.kind_of_stall = watch.kind_of_stall
 
     def _leave(self) -> None:
         watch, self._watch = self._watch, None
@@ -88,6 +93,22 @@ class LoopWatch:
             if self._runner is not None:
                 self._runner.unwatch()
             leave_watch(watch, self)
+
+    def blockage(self) -> Blockage | None:
+        """Describe the block that lasts, else the longest one of the last hour; any thread may ask."""
+        watch = self._watch
+        lasting = None if watch is None else watch.lasting()
+        if lasting is not None and lasting.seconds >= self.threshold:
+            return _blockage(lasting, ago=None)
+        wall, found = read_wall(), []
+        for block in tuple(self.blocks):
+            ago = (wall - to_us(block.began.timestamp())) / SECOND - block.seconds
+            found.append(Blockage(block.task, block.where, block.kind, block.seconds, max(0.0, ago)))
+        newest = None if watch is None else watch.found  # which the loop may not have told yet
+        if newest is not None and newest.seconds >= self.threshold:
+            found.append(_blockage(newest, ago=max(0.0, monotonic() - newest.began - newest.seconds)))
+        recent = [one for one in found if one.ago is not None and one.ago <= _RECENT]
+        return max(recent, key=lambda one: one.seconds, default=None)
 
     # As a seat
 
@@ -134,11 +155,16 @@ class LoopWatch:
         return Delayed(tuple(one.slot for one in found[:_SHOWN]), sum(one.stands_for for one in found))
 
 
+def _blockage(finding: Finding, *, ago: float | None) -> Blockage:
+    task = None if finding.culprit is None else finding.culprit.task
+    return Blockage(task, finding.place, finding.kind, finding.seconds, ago)
+
+
 def entry_of(block: LoopBlocked) -> dict[str, Any]:
     """Make the entry of a journal for a block: its kind, its times in microseconds since 1970, and what is known."""
     at = to_us(block.began.timestamp())
     return {
-        "kind": "stopped" if block.kind == "stopped" else "blocked",
+        "kind": stall_of(block.kind),
         "at": at,
         "until": at + to_us(block.seconds),
         "seconds": round(block.seconds, 3),

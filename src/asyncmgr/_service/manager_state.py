@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -456,6 +457,8 @@ class ManagerState:
     def arm(self, task: ManagedTask) -> None:
         """Have the service's runner start the task at its next slot, if it is switched on and not paused."""
         self._gates.see(task, on=self.is_on(task))
+        if isinstance(task, KeyedTask):
+            task.settle = partial(self.settle, task)
         if self._runner is not None and task.lane is None and self.runs_here(task):
             self._runner.lookout.add(task)
 

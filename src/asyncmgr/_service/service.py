@@ -12,7 +12,7 @@ import random
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
@@ -29,23 +29,22 @@ from asyncmgr._history.keeper import Asked, History
 from asyncmgr._history.slots import Record
 from asyncmgr._rpc.context import Caller, served, speaking_as
 from asyncmgr._service.capability_manager import write_reports
-from asyncmgr._service.cluster_scope import ClusterScope
+from asyncmgr._service.connections import Connections
 from asyncmgr._service.drain import CANCEL_GRACE, Drain, Pending
 from asyncmgr._service.drain import StopReport as StopReport
-from asyncmgr._service.gates import Gates
 from asyncmgr._service.handles import TaskHandle
-from asyncmgr._service.health import MISSED_TIMER, HealthReport, judge
 from asyncmgr._service.health import Health as Health
+from asyncmgr._service.health import HealthReport, judge, missed_timer
 from asyncmgr._service.health import State as State
-from asyncmgr._service.host_scope import HostScope
 from asyncmgr._service.insight import Insight
 from asyncmgr._service.lifecycle import Life
 from asyncmgr._service.loop_watch import LoopWatch, entry_of
 from asyncmgr._service.manager import Manager, pause_by_policy, state_of
 from asyncmgr._service.naming import check_manager, service_name
-from asyncmgr._service.persist_scope import PersistScope, needs_no_file
 from asyncmgr._service.plugins import call_plugins
+from asyncmgr._service.presence import Presence
 from asyncmgr._service.reload import Reload
+from asyncmgr._service.scopes import Scopes
 from asyncmgr._service.steps import Hook, Step
 from asyncmgr._tasks.blame import current_run
 from asyncmgr._tasks.managed import ManagedTask
@@ -58,7 +57,7 @@ from asyncmgr.capabilities._announcer import Announcer
 from asyncmgr.capabilities._board import Board
 from asyncmgr.errors import AsyncmgrError, InvalidHook, ServiceStateError, ServiceStopped, WrongThread
 from asyncmgr.events import Event, Listener, LoopBlocked, ServiceStarted, ServiceStopping, SettingsReloaded
-from asyncmgr.transports import StoreEngine, Transport, open_store, open_transport
+from asyncmgr.transports import StoreEngine, Transport
 from asyncmgr.transports._tokens import encode_token
 
 if TYPE_CHECKING:
@@ -112,10 +111,7 @@ class Service:
         self.host: str = host or self.settings.resolved_host
         encode_token(self.name, what="service name")
         encode_token(self.host, what="host name")
-        self.given_transport: str | Transport = self.settings.transport if transport is None else transport
-        """A URL, or an open transport, which the service does not close."""
-        self.given_store: str | StoreEngine | None = self.settings.store if store is None else store
-        """A URL, or an open store engine, which the service does not close; `None` = the transport."""
+        self._connections = Connections(transport, store, self.settings)
         self.board: Board = Board()
         """The capabilities that managers report; the announcer sends them."""
         self.journal: Journal = Journal()
@@ -136,34 +132,27 @@ class Service:
         self._entered: list[Step] = []
         self._managers: list[Manager] = []
         self._joined: list[Manager] = []
-        self._connections = AsyncExitStack()
-        self._transport: Transport | None = None
-        self._store: StoreEngine | None = None
-        self._server: CallServer | None = None
+        self._presence = Presence(
+            make_server=self._make_server,
+            make_announcer=self._make_announcer,
+            transport=lambda: self._connections.transport,
+            on_server=lambda server: self._insight.calls_begin(server),
+            drain=self._drain,
+        )
         self._control: Control | None = None
         self._control_socket: ControlSocket | None = None
-        self._announcer: Announcer | None = None
-        self._unwatch_routes: Callable[[], None] = lambda: None
         self._runner: Runner | None = None
         self._loop_watch = LoopWatch(self.host, self._tell_block)
         """Notices when the event loop is blocked."""
-        self._gates = Gates()
-        self._host_scope = HostScope(self.settings.application or self.name, self.settings.lease.directory)
-        self._gates.makers["host"] = self._host_scope.gate
-        self._cluster_scope = ClusterScope(
+        self._scopes = Scopes(
             self.settings.application or self.name,
             self.host,
-            ttl=self.settings.lease.ttl,
-            shards=self.settings.lease.shards,
+            self.settings,
+            self._connections,
             store=lambda: self.store,
             listeners=self._reporter.listeners,
             journal=self.journal,
         )
-        self._gates.makers["cluster"] = self._cluster_scope.gate
-        self._persist_scope = PersistScope(
-            self._cluster_scope.application, self.host, self.settings, self._store_for_slots
-        )
-        self._gates.makers["persist"] = self._persist_scope.gate
         self._reload = Reload(
             self.name,
             read=self._read_settings_again,
@@ -173,12 +162,14 @@ class Service:
         )
         self._insight = Insight(
             self._reporter,
-            self._cluster_scope,
+            self._scopes.cluster,
             self._history,
+            self._connections,
             states=lambda: [state_of(manager) for manager in self._managers],
             settings=lambda: self.settings,
             basic=lambda: self.health,
-            lost_routes=self._lost_routes,
+            lost_routes=self._presence.lost_routes,
+            blocked=self._loop_watch.blockage,
         )
         self.failed_plugins: tuple[str, ...] = ()
         """Names of the plugins that could not be loaded, or that raised."""
@@ -192,6 +183,16 @@ class Service:
         return tuple(self._managers)
 
     @property
+    def given_transport(self) -> str | Transport:
+        """A URL, or an open transport, which the service does not close."""
+        return self._connections.given_transport
+
+    @property
+    def given_store(self) -> str | StoreEngine | None:
+        """A URL, or an open store engine, which the service does not close; `None` = the transport."""
+        return self._connections.given_store
+
+    @property
     def transport(self) -> Transport:
         """The open transport.
 
@@ -200,9 +201,9 @@ class Service:
         ServiceStateError
             The service is not connected.
         """
-        if self._transport is None:
+        if self._connections.transport is None:
             raise ServiceStateError(f"the service {self.name} has no transport while it is {self._state}")
-        return self._transport
+        return self._connections.transport
 
     @property
     def store(self) -> StoreEngine:
@@ -213,9 +214,9 @@ class Service:
         ServiceStateError
             The service is not connected.
         """
-        if self._store is None:
+        if self._connections.store is None:
             raise ServiceStateError(f"the service {self.name} has no store while it is {self._state}")
-        return self._store
+        return self._connections.store
 
     @property
     def state(self) -> State:
@@ -233,8 +234,8 @@ class Service:
         if self._state is not State.RUNNING:
             return False, f"the service is {self._state}"
         if self._runner is None or not self._runner.lookout.is_alive:
-            return False, MISSED_TIMER
-        lost = self._lost_routes()
+            return False, missed_timer(self._loop_watch.blockage())
+        lost = self._presence.lost_routes()
         if lost:
             return False, f"calls do not arrive: {printable(lost)}"
         return True, "the scheduler keeps its time"
@@ -276,7 +277,7 @@ class Service:
 
     def pending(self) -> Pending:
         """List the runs and calls in progress, and how long they may go on once a stop has begun."""
-        return self._drain.pending(runs=self._runner, calls=self._server)
+        return self._drain.pending(runs=self._runner, calls=self._presence.server)
 
     # Tasks
 
@@ -351,14 +352,12 @@ class Service:
         """
         encode_token(name, what="lease")
         if scope == "host":
-            from asyncmgr._leases.host_lease import host_lease
-
-            return host_lease(self._host_scope.locks(), name)
+            return self._scopes.host_lease(name)
         if self._state in (State.NEW, State.STOPPED):
             raise ServiceStateError(
                 f"the service {self.name} is {self._state} and can hold no lease; start it first"
             )
-        return self._cluster_scope.lease(name, on_lost)
+        return self._scopes.cluster.lease(name, on_lost)
 
     def status_page(self, after: int, most: int) -> tuple[TaskStatus, ...]:
         """Return the status of up to `most` tasks from number `after` on, in definition order.
@@ -381,7 +380,9 @@ class Service:
 
     # History
 
-    def explain(self, task: str | Callable[..., Any], at: datetime | None = None) -> Explanation:
+    def explain(
+        self, task: str | Callable[..., Any], at: datetime | None = None, *, key: str | int | None = None
+    ) -> Explanation:
         """Explain in one or two sentences what became of the slot of a task at a moment, and why.
 
         Parameters
@@ -390,42 +391,62 @@ class Service:
             The full name, or the bound method.
         at
             An aware moment, up to a minute from the slot. Default: the state of the task at present.
+        key
+            One key of a task with `each=`, as the manager gave it or by its text. Each key has slots of its own.
 
         Raises
         ------
+        UnknownKey
+            The task has no such key, and had none of which something is kept.
         AsyncmgrError
-            No manager of this service has such a task, or the moment has no time zone.
+            No manager of this service has such a task, the task has no keys, or the moment has no time zone.
         """
         if at is not None and at.utcoffset() is None:
             raise AsyncmgrError(f"at={at!r} has no time zone; write e.g. datetime(..., tzinfo=UTC)")
-        return self._history.explain(self._asked(self.task(task).full_name), at)
+        return self._history.explain(self._asked(self.task(task).full_name, key), at)
 
     def history(
         self,
         task: str | Callable[..., Any] | None = None,
         *,
+        key: str | int | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int = 100,
     ) -> list[Record]:
-        """List what became of the slots of a task, or of all tasks, newest first; from memory and the history file."""
+        """List what became of the slots of a task, or of all tasks, newest first; from memory and the history file.
+
+        With a task that has keys, its keys are listed too, or the one of `key`: from memory only.
+
+        Raises
+        ------
+        UnknownKey
+            The task has no such key, and had none of which something is kept.
+        AsyncmgrError
+            There is no such task, it has no keys, or `key` is given without it.
+        """
+        if task is None and key is not None:
+            raise AsyncmgrError(f"key={key!r} is given without a task; say whose key it is")
         names = [one.full_name for one in self.tasks] if task is None else [self.task(task).full_name]
         return self._history.records(
-            [self._asked(name) for name in names],
+            [self._asked(name, key) for name in names],
             None if task is None else names[0],
             since=None if since is None else to_us(since.timestamp()),
             until=None if until is None else to_us(until.timestamp()),
             limit=limit,
         )
 
-    def _asked(self, full_name: str) -> Asked:
+    def _asked(self, full_name: str, key: str | int | None = None) -> Asked:
         for manager in self._managers:
             state = state_of(manager)
             managed = state.tasks().get(full_name)
             if managed is not None:
-                run = None if self._runner is None else self._runner.oldest(managed.standing)
                 moment, off = state.read_clock(), state.off(managed) or ""
-                return Asked(managed, moment, absence=state.absence(managed), why_off=off, run=run)
+                absence = state.absence(managed)
+                if key is not None:
+                    return state.keys_of(managed).asked(key, self._history.ledger, absence, off)
+                run = None if self._runner is None else self._runner.oldest(managed.standing)
+                return Asked(managed, moment, absence=absence, why_off=off, run=run)
         raise AsyncmgrError(f"the service {self.name} has no task {safe_repr(full_name)}")
 
     # Life cycle
@@ -599,9 +620,9 @@ class Service:
         # Before all hooks, and after them at the stop: so it answers while one of them hangs, and during the drain.
         yield Step("open control", enter=self._open_control, leave=self._close_control)
         yield from self._insight.steps
-        yield Step("close transport", leave=self._disconnect)
+        yield self._connections.leaving
         # After `cleanup_host`, which may still need a lease that `pre_start_hook` has entered.
-        yield Step("end session", leave=self._cluster_scope.stop)
+        yield Step("end session", leave=self._scopes.cluster.stop)
         for manager in self._managers:
             yield Step(
                 _init_step(manager),
@@ -609,21 +630,18 @@ class Service:
                 leave=_hook(manager, "cleanup_host"),
                 leaving=f"{manager.name}.cleanup_host",
             )
-        yield Step("connect transport", enter=self._connect)
-        yield Step("connect store", enter=self._connect_store)
+        yield from self._connections.entering()
         for manager in self._managers:
             yield Step(f"{manager.name}.pre_start_hook", enter=_hook(manager, "pre_start_hook"))
-        yield Step("write slots", leave=self._persist_scope.close)
-        yield Step("close gates", leave=self._close_gates)
+        yield Step("write slots", leave=self._scopes.persist.close)
+        yield Step("close gates", leave=self._scopes.close_gates)
         yield Step("unwatch loop", leave=self._unwatch_loop)
         yield Step("cancel", leave=self._drain.cancel)
         yield Step("drain", leave=self._drain.wait)
-        yield Step("refuse calls", leave=self._refuse_calls)
-        yield Step("serve calls", enter=self._serve_calls)
+        yield from self._presence.serving()
         for manager in self._managers:
             yield Step(f"{manager.name}.post_start_hook", enter=_hook(manager, "post_start_hook"))
-        yield Step("withdraw host", leave=self._withdraw)
-        yield Step("announce host", enter=self._announce)
+        yield from self._presence.announcing()
         yield Step("start delay", enter=self._start_delay)
         yield Step("end reload", leave=self._reload.end)
         yield Step("refuse runs", leave=self._refuse_runs)
@@ -696,9 +714,11 @@ class Service:
         if self._control is None:
             from asyncmgr._service.control import Control  # loads what only few services need
             from asyncmgr._service.control_history import add_history
+            from asyncmgr._service.control_watch import add_watch
 
             self._control = Control(self)
             add_history(self._control, self)
+            add_watch(self._control, self, self._insight)
         return self._control
 
     async def _open_control(self) -> None:
@@ -712,30 +732,7 @@ class Service:
         if self._control_socket is not None:
             await self._control_socket.close()
 
-    async def _connect(self) -> None:
-        if isinstance(self.given_transport, str):
-            opened = open_transport(self.given_transport, settings=self.settings)
-            self._transport = await self._connections.enter_async_context(opened)
-        else:
-            self._transport = self.given_transport
-        self._insight.transport = self._transport
-
-    async def _connect_store(self) -> None:
-        given = self.given_store
-        if given is None or given == self.given_transport:
-            self._store = self.transport
-        elif isinstance(given, str):
-            opened = open_store(given, settings=self.settings)
-            self._store = await self._connections.enter_async_context(opened)
-        else:
-            self._store = given
-        self._insight.store = self._store
-
-    async def _disconnect(self) -> None:
-        self._transport = self._store = self._insight.transport = self._insight.store = None
-        await self._connections.aclose()
-
-    async def _serve_calls(self) -> None:
+    def _make_server(self) -> CallServer:
         from asyncmgr._rpc.server import (  # this module and the next load pydantic, which is slow to import
             CallServer,
             builtin_endpoint_of,
@@ -745,33 +742,24 @@ class Service:
 
         endpoints = [endpoint_of(manager) for manager in self._managers]
         this = Caller(self.name, self.host)
-        self._server = CallServer(
+        inside = Inside(
+            this,
+            zip(self._managers, endpoints, strict=True),
+            control=self.control,
+            may_steer=lambda: self.settings.rpc_control,
+        )
+        return CallServer(
             self.transport,
             this,
             endpoints,
-            builtin_endpoint_of(
-                Inside(
-                    this,
-                    zip(self._managers, endpoints, strict=True),
-                    control=self.control,
-                    may_steer=lambda: self.settings.rpc_control,
-                )
-            ),
+            builtin_endpoint_of(inside),
             places=self.settings.rpc_concurrency,
             context=self._context,
             on_exit=self._end_with,
         )
-        self._insight.calls_begin(self._server)
-        await self._server.start()
 
-    async def _refuse_calls(self) -> None:
-        if self._server is not None:
-            self._drain.meet(self._server)
-            await self._server.close()
-            self._drain.meet(self._server)
-
-    async def _announce(self) -> None:
-        self._announcer = Announcer(
+    def _make_announcer(self) -> Announcer:
+        return Announcer(
             self.store,
             self.name,
             self.host,
@@ -779,42 +767,13 @@ class Service:
             board=self.board,
             listeners=self._reporter.listeners,
         )
-        self._unwatch_routes = self.transport.add_trouble_listener(self._look_at_routes)
-        self._look_at_routes()
-        await self._announcer.start()
-
-    def _look_at_routes(self) -> None:
-        """Announce the host only while calls reach it: else callers would choose it in vain."""
-        if self._announcer is None:
-            return
-        lost = self._lost_routes()
-        if lost:
-            self._announcer.suspend(lost)
-        else:
-            self._announcer.resume()
-
-    def _lost_routes(self) -> str:
-        """Say why calls do not reach this service although it is connected; empty where they do."""
-        if self._transport is None or self._server is None:
-            return ""
-        problems = self._transport.problems()
-        return "; ".join(problems[subject] for subject in self._server.subjects if subject in problems)
-
-    async def _withdraw(self) -> None:
-        self._unwatch_routes()
-        if self._announcer is not None:
-            await self._announcer.stop()
 
     async def _start_delay(self) -> None:
         if self.settings.start_delay:
             await asyncio.sleep(self._random.uniform(0, self.settings.start_delay))
 
-    def _store_for_slots(self) -> StoreEngine | None:
-        """Return the store that keeps slots of tasks that every process runs; `None` = a file of the user does."""
-        return self.store if self.given_store is not None or needs_no_file() else None
-
     async def _read_slots(self) -> None:
-        await self._persist_scope.load(self._tasks())
+        await self._scopes.read_slots(self._tasks())
 
     async def _start_tasks(self) -> None:
         # Not before, since the start hooks may have added tasks.
@@ -822,7 +781,7 @@ class Service:
         matches.raise_problems()
         for foreign in matches.foreign:
             log.debug("settings.foreign", service=self.name, setting=str(foreign))
-        self._host_scope.check(self._tasks())
+        self._scopes.host.check(self._tasks())
         runner = Runner(
             Site(self.host, self.name, self._incarnation),
             self._reporter,
@@ -833,9 +792,9 @@ class Service:
             max_runs=self.settings.max_runs,
             pause=pause_by_policy,
         )
-        self._gates.open(runner)
+        self._scopes.gates.open(runner)
         for manager in self._managers:
-            state_of(manager).start(runner, self.journal, self._gates)
+            state_of(manager).start(runner, self.journal, self._scopes.gates)
         self._history.begin(self._tasks(), runner.lookout.read())
         self._insight.tasks_begin(runner)
         runner.open()
@@ -853,10 +812,6 @@ class Service:
     async def _unwatch_loop(self) -> None:
         self._loop_watch.end()
 
-    async def _close_gates(self) -> None:
-        self._gates.close()
-        await self._cluster_scope.release_tasks()
-
     async def _refuse_runs(self) -> None:
         if self._runner is None:
             return
@@ -864,7 +819,7 @@ class Service:
             self._runner.close()
         finally:  # an interrupt may land in a listener
             self._drain.meet(self._runner)
-            self._gates.stopping()
+            self._scopes.gates.stopping()
         self.journal.add("stopping", note=self._stop_cause)
         log.info("service.stopping", service=self.name, host=self.host, runs=len(self._runner.waiting))
         self._reporter.listeners.tell(ServiceStopping(self.name, self.host))

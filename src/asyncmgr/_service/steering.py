@@ -119,6 +119,12 @@ class Steering:
 
     # Verbs
 
+    async def until_settled(self, task: ManagedTask) -> None:
+        """Wait while this process is about to get a task that only one process may run: it may then be triggered."""
+        self.check(task, "trigger")
+        if self._tasks.runner is not None:
+            await self._tasks.runner.until_settled(task)
+
     def trigger(self, task: ManagedTask, *, wait: bool) -> Triggered:
         self.check(task, "trigger")
         if task.is_keyed:

@@ -10,6 +10,8 @@ import os
 import re
 import tomllib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,9 +253,23 @@ def _above(path: Keys) -> list[Keys]:
     return [path[:end] for end in range(1, len(path))]
 
 
+_said_for_all: ContextVar[tuple[PlacedValue, ...]] = ContextVar("asyncmgr settings for all", default=())
+
+
+@contextmanager
+def saying(values: Iterable[PlacedValue]) -> Iterator[None]:
+    """Put these values over all places, in all settings that are read inside the block, whoever reads them."""
+    token = _said_for_all.set(tuple(values))
+    try:
+        yield
+    finally:
+        _said_for_all.reset(token)
+
+
 def read_layers(explicit: Mapping[str, Any], *, fields: Container[str] = ()) -> list[Layer]:
     """Read all places, the strongest first. `fields` are the names of settings."""
     return [
+        _said_for_all.get(),
         from_arguments(explicit),
         from_environment(os.environ, fields),
         _read_config(),

@@ -55,6 +55,8 @@ class Batch(Generic[D]):
     """Tasks whose schedule raised; the agenda asks it again after `RETRY`."""
     refreshes: list[KeyedTask] = field(default_factory=list)
     """Tasks whose manager is to be asked for their keys."""
+    gone: list[D] = field(default_factory=list)
+    """Slots of keys that were due, and that have gone before they got a run."""
     keys: dict[ManagedTask, int] = field(default_factory=dict)
     """By task of a key: the number of slots of this batch that it gets a run for, at once or queued."""
     is_full: bool = False
@@ -171,10 +173,15 @@ class Agenda(Generic[D]):
                 continue
             batch.keys[key_task] = before + 1
             due = self._due(key_task, slot.planned, slot.missed)
+            if slot.missed:
+                due.oldest = slot.planned - slot.missed * plan.ring.spacing
             if running:
                 self._judge_overlap(due, batch, running)
             else:
                 batch.due.append(due)
+        if plan.ring.dropped:
+            batch.gone += [self._due(task.task_of(slot.key), slot.planned, 0) for slot in plan.ring.dropped]
+            plan.ring.dropped.clear()
         self._move_head(lane, task, plan.slot)
         return max(1, len(found))
 

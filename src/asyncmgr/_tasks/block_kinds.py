@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from asyncmgr._tasks.blame import Culprit, Sight
+from asyncmgr._tasks.recorder import Stall
 from asyncmgr.events import BlockKind
 
 SHARE = 0.6
@@ -132,6 +133,15 @@ class Finding(NamedTuple):
     place: str
     cpu: float | None
 
+    def overlap(self, since: float, until: float) -> float:
+        """Return for how many seconds from `since` to `until` it lasted."""
+        return max(0.0, min(until, self.began + self.seconds) - max(since, self.began))
+
+
+def stall_of(kind: BlockKind) -> Stall:
+    """Say what a block of this kind is to the slots that came due meanwhile."""
+    return "stopped" if kind == "stopped" else "blocked"
+
 
 class Block:
     """A block, and what looks at it have shown so far."""
@@ -147,6 +157,11 @@ class Block:
     def is_seen(self) -> bool:
         """Whether anybody has looked at it while it lasted."""
         return bool(self._stretches)
+
+    def seen_since(self, moment: float) -> float:
+        """Return how many seconds after `moment` the looks so far tell of."""
+        until = self.began + sum(one.seconds for one in self._stretches)
+        return max(0.0, until - max(moment, self.began))
 
     def add(self, sight: Sight, measured: Stretch, *, tells_cpu: bool = True) -> None:
         """Add one look, and what was measured since the look before. What it shows holds for all this time."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 from asyncmgr._tasks.managed import Holding as Holding
+from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runs import Run
 from asyncmgr._tasks.runs import SlotClaim as SlotClaim
 from asyncmgr.events import Outcome
@@ -15,7 +16,7 @@ Answer = Literal["run", "later", "not_owner", "lease_lost", "overlap"]
 
 
 class Gate(ABC):
-    """Says for one task whether this process may run it. All methods are called in the event loop and never wait."""
+    """Says for one task whether this process may run it. All methods are called in the event loop."""
 
     @abstractmethod
     def ask(self, run: Run) -> Answer:
@@ -23,6 +24,10 @@ class Gate(ABC):
 
         The gate may plan the task anew meanwhile (`Runner.continue_grid`), where the holder before kept another grid.
         """
+
+    def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
+        """Say why another process may have run the slots of `run`; `None` = they are this one's. It takes nothing."""
+        return None
 
     @abstractmethod
     def still_holds(self, run: Run) -> bool:
@@ -49,6 +54,16 @@ class Gate(ABC):
 
     def stopping(self) -> None:  # noqa: B027 - most gates wait for `close`
         """Learn that the service starts no more runs. Those in progress go on."""
+
+    async def until_settled(self, task: ManagedTask) -> None:  # noqa: B027 - most know at once
+        """Wait, for some seconds at most, while this process is about to get the task, or to give it up.
+
+        `task` is the one that the gate is for, or the one of a single key. It is the only method that waits.
+        """
+
+    def is_settled(self, task: ManagedTask) -> bool:
+        """Whether this process is neither about to get the task nor to give it up."""
+        return True
 
     def holding(self) -> Holding | None:
         """Say who holds the task, since when and with which token; `None` = nobody, as far as is known."""

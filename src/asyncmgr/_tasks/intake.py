@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
 from asyncmgr._common.clock import Moment
 from asyncmgr._common.log import is_reminder
 from asyncmgr._tasks.agenda import MOST_AT_ONCE, Batch
 from asyncmgr._tasks.gate import Answer, Gate
+from asyncmgr._tasks.key_ring import KeySlot
 from asyncmgr._tasks.keys import KeyedTask, KeyTask
 from asyncmgr._tasks.managed import ManagedTask, Standing
 from asyncmgr._tasks.reporting import Reporter
 from asyncmgr._tasks.runs import Look, Run, Site
 from asyncmgr.errors import AlreadyRunning, NotOwner, TaskFailed
-from asyncmgr.events import MissReason, Outcome, RunFinished
+from asyncmgr.events import MissReason, Outcome, RunFinished, SkipReason
 
 GivenUp = Literal["draining", "removed", "paused", "disabled", "late", "lease_lost", "not_owner", "backoff"]
 """Why a run that was handed out does not start."""
@@ -67,12 +68,30 @@ class Intake:
             self._queue(run)
         for run in batch.refused:
             run.look, run.number = look, next(numbers)
-            run.managed.standing.skipped += 1
-            run.managed.standing.missed += run.missed
-            self._report.skipped(run, "overlap", self._in_the_way(run))
-            self.let_go(run)
+            self._refuse(run, "overlap")
+        for run in batch.gone:
+            run.look, run.number = look, next(numbers)
+            self._skip(run, "removed")
         for task, error in batch.failed:
             self._report.schedule_failed(task, error, moment)
+
+    def skip_keys(
+        self, task: KeyedTask, slots: Iterable[KeySlot], reason: SkipReason, moment: Moment
+    ) -> None:
+        """Refuse slots of keys that a look has found and not handed out."""
+        look = self._look_at(moment)
+        for slot in slots:
+            run = Run(task.task_of(slot.key), slot.planned, slot.missed)
+            if slot.missed:
+                run.oldest = slot.planned - slot.missed * task.keys.ring.spacing
+            run.look, run.number = look, next(self._numbers)
+            self._skip(run, reason)
+
+    def _skip(self, run: Run, reason: SkipReason) -> None:
+        run.managed.standing.skipped += 1
+        run.managed.standing.missed += run.missed
+        self._report.skipped(run, reason)
+        self.let_go(run)
 
     def trigger(self, task: ManagedTask, moment: Moment, waiter: asyncio.Future[RunFinished] | None) -> Run:
         """Take in a run that a handle asks for, outside the grid.
@@ -95,7 +114,7 @@ class Intake:
             raise self._already_running(task)
         gate = self.gates.get(task.whole)
         if gate is not None and (answer := self._ask(gate, run)) != "run":
-            raise _not_here(run, answer, gate.holder_for(run))
+            raise _not_here(run, answer, gate)
         self._make_ready(run, moment.wall)
         return run
 
@@ -126,25 +145,51 @@ class Intake:
         if run is not None and not (reason == "paused" and run.asked == "manual"):
             del self._queued[task.standing]
             task.standing.queued = False
-            task.standing.missed += run.missed
-            self._report.skipped(run, reason)
-            _refuse_waiter(run, reason)
-            self.let_go(run)
+            self._refuse(run, reason)
 
-    def give_up(self, run: Run, reason: GivenUp) -> None:
-        """Refuse a run that was handed out and has not started."""
+    def give_up(self, run: Run, reason: GivenUp, *, with_older: bool = False) -> None:
+        """Refuse a run that was handed out and has not started.
+
+        `with_older`: where another process may run its slot, so it may the older ones. Else the gate that may have
+        claimed the slot tells of these.
+        """
         run.managed.standing.running -= 1
         if run in self._asking:
             del self._asking[run]
         else:
             self.leave_place(run)
-        self.tell_gate(run, None)
-        if reason == "late":
-            run.managed.standing.missed += 1
-            self._report.late(run)
-        else:
-            self._report.skipped(run, reason)
+        try:
+            if reason == "late":
+                run.managed.standing.missed += 1
+                self._report.late(run)
+            else:
+                self._report.skipped(run, reason, with_older=with_older)
+        finally:  # the gate tells of the older slots that are left then
+            self.tell_gate(run, None)
         _refuse_waiter(run, reason)
+        self.let_go(run)
+
+    def _refuse(self, run: Run, reason: SkipReason) -> None:
+        """Refuse a run that was not handed out. A slot that another process may have run is refused for that reason."""
+        standing, gate = run.managed.standing, self.gates.get(run.managed.whole)
+        not_here = None if gate is None or not run.is_of_grid else gate.not_here(run)
+        standing.skipped += 1
+        if gate is not None and not_here is not None:
+            self._skip_not_here(run, not_here, gate)
+            return
+        standing.missed += run.missed
+        self._report.skipped(run, reason, self._in_the_way(run) if reason == "overlap" else None)
+        _refuse_waiter(run, reason)
+        self.let_go(run)
+
+    def _skip_not_here(self, run: Run, answer: Answer, gate: Gate) -> None:
+        # Only for listeners: a gate may have to ask the system for it.
+        holder = gate.holder() if self._report.listeners else None
+        in_the_way = self._in_the_way(run) if answer == "overlap" else None
+        self._report.skipped(
+            run, cast("SkipReason", answer), in_the_way, holder=holder, with_older=answer != "overlap"
+        )
+        _refuse_waiter(run, answer)
         self.let_go(run)
 
     def close(self) -> None:
@@ -165,7 +210,7 @@ class Intake:
             self._make_ready(run, moment.wall)
             return
         if self.has_held and run.is_of_grid and run.managed.is_held(run.planned):
-            self._hold_back(run)
+            self._refuse(run, "backoff")
             return
         gate = self.gates.get(run.managed.whole)
         if gate is None:
@@ -179,19 +224,7 @@ class Intake:
             self._asking[run] = None
         else:
             run.managed.standing.skipped += 1
-            in_the_way = self._in_the_way(run) if answer == "overlap" else None
-            # Only for listeners: a gate may have to ask the system for it.
-            holder = gate.holder() if self._report.listeners else None
-            self._report.skipped(run, answer, in_the_way, holder=holder)
-            _refuse_waiter(run, answer)
-            self.let_go(run)
-
-    def _hold_back(self, run: Run) -> None:
-        run.managed.standing.skipped += 1
-        run.managed.standing.missed += run.missed
-        self._report.skipped(run, "backoff")
-        _refuse_waiter(run, "backoff")
-        self.let_go(run)
+            self._skip_not_here(run, answer, gate)
 
     def _make_ready(self, run: Run, wall: int) -> None:
         standing = run.managed.standing
@@ -282,8 +315,11 @@ def _keyed(run: Run) -> KeyedTask:
     return cast("KeyTask", run.managed).group
 
 
-def _not_here(run: Run, answer: Answer, holder: str | None) -> NotOwner:
+def _not_here(run: Run, answer: Answer, gate: Gate) -> NotOwner:
+    holder = gate.holder_for(run)
     where = f"{holder} holds it; trigger it there" if holder else "no process is known to hold it; try again"
+    if not gate.is_settled(run.managed):
+        where = "this process is about to take it over, or to give it up; try again"
     if answer == "lease_lost":
         where = "this process has lost the store for too long, so another one may run it"
     return NotOwner(f"{run.full_name} cannot run here: {where}")

@@ -167,15 +167,21 @@ async def change_keys(task: KeyedTask, keys: Keys, place: Place, reason: WhyGone
         if number % _READ_AT_ONCE == _READ_AT_ONCE - 1:
             await asyncio.sleep(0)
     gone = [key for key in ring.known if key not in keys]
+    keeps_dropped = reason == "removed"
+
+    def read() -> int:
+        task.settle()
+        return place.read().now
+
     if len(come) + len(gone) > max(_FEW, len(ring) // 20):
-        for _ in ring.rebuild(keys, lambda: place.read().now):
+        for _ in ring.rebuild(keys, read, keeps_dropped=keeps_dropped):
             await asyncio.sleep(0)
     else:
         for few in _chunks(gone):
-            ring.change((), few, place.read().now)
+            ring.change((), few, read(), keeps_dropped=keeps_dropped)
             await asyncio.sleep(0)
         for some in _chunks(come):
-            ring.change(some, (), place.read().now)
+            ring.change(some, (), read())
             await asyncio.sleep(0)
     if task.keys.ring is not ring:
         return  # the task was rescheduled meanwhile, and asks for its keys again

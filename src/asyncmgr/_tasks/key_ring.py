@@ -11,13 +11,17 @@ import itertools
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
+from operator import length_hint
 from typing import NamedTuple
 
-from asyncmgr._tasks.schedules import share_of
+from asyncmgr._tasks.schedules import Gap, share_of
 
 _AT_ONCE = 200
 """The number of keys that one step of `rebuild` works on: about a millisecond."""
+
+_MOST_OWED = 10_000
+"""Slots that were set aside among which is looked for those of some keys."""
 
 _PARTS = 1024
 """The number of parts into which `rebuild` sorts the keys before it sorts each part."""
@@ -33,8 +37,8 @@ class KeySlot(NamedTuple):
     """The number of older slots of this key that it stands for too."""
 
 
-class KeyRing:
-    """The keys of one task, and the cursor.
+class KeyGrid:
+    """The slots of the keys of one task.
 
     Parameters
     ----------
@@ -46,12 +50,42 @@ class KeyRing:
         A moment from which the phases count, in scheduling time, microseconds.
     """
 
-    __slots__ = ("_at", "_keys", "_late", "_name", "_phases", "_turn", "anchor", "known", "spacing")
+    __slots__ = ("_name", "anchor", "spacing")
 
     def __init__(self, name: str, spacing: int, anchor: int) -> None:
         self._name = name
         self.spacing = spacing
         self.anchor = anchor
+
+    def alone(self) -> KeyGrid:
+        """Copy the grid, without keys."""
+        return KeyGrid(self._name, self.spacing, self.anchor)
+
+    def phase_of(self, key: Hashable) -> int:
+        """Compute the phase of a key, microseconds: always the same for one task, key and spacing."""
+        return self.spacing * share_of(f"{self._name}/{key!r}") >> 32
+
+    def next_slot_of(self, key: Hashable, after: int) -> int:
+        """Return the first slot of a key that is later than `after`."""
+        first = self.anchor + self.phase_of(key)
+        return first + ((after - first) // self.spacing + 1) * self.spacing
+
+    def gap_of(self, key: Hashable, after: int, until: int) -> Gap | None:
+        """Return the slots of a key that are later than `after` and not later than `until`; `None` = there are none."""
+        first = self.next_slot_of(key, after)
+        if first > until:
+            return None
+        more = (until - first) // self.spacing
+        return Gap(first, first + more * self.spacing, more + 1)
+
+
+class KeyRing(KeyGrid):
+    """The keys of one task, and the cursor."""
+
+    __slots__ = ("_at", "_keys", "_late", "_phases", "_turn", "dropped", "known")
+
+    def __init__(self, name: str, spacing: int, anchor: int) -> None:
+        super().__init__(name, spacing, anchor)
         self.known: dict[Hashable, object] = {}
         """What a run gets for each key."""
         self._keys: list[Hashable] = []
@@ -63,13 +97,11 @@ class KeyRing:
         """The place of the next key, or the number of keys: the turn is over."""
         self._late: deque[Iterator[KeySlot]] = deque()
         """Slots that are due and were set aside."""
+        self.dropped: list[KeySlot] = []
+        """Such slots of keys that have gone since."""
 
     def __len__(self) -> int:
         return len(self._keys)
-
-    def phase_of(self, key: Hashable) -> int:
-        """Compute the phase of a key, microseconds: always the same for one task, key and spacing."""
-        return self.spacing * share_of(f"{self._name}/{key!r}") >> 32
 
     # Looking
 
@@ -92,10 +124,29 @@ class KeyRing:
             return self._turn + self.spacing + self._phases[0]
         return self._turn + self._phases[self._at]
 
-    def next_slot_of(self, key: Hashable, after: int) -> int:
-        """Return the first slot of a key that is later than `after`."""
-        first = self.anchor + self.phase_of(key)
-        return first + ((after - first) // self.spacing + 1) * self.spacing
+    def gap(self, until: int) -> Gap | None:
+        """Return the slots of all keys from the cursor to `until`; `None` = there are none."""
+        if not self._keys:
+            return None
+        first = self._turn + (
+            self._phases[self._at] if self._at < len(self._keys) else self.spacing + self._phases[0]
+        )
+        if first > until:
+            return None
+        turns, offset = divmod(until - self._turn, self.spacing)
+        at = bisect_right(self._phases, offset)
+        last = (
+            (turns * self.spacing + self._phases[at - 1])
+            if at
+            else ((turns - 1) * self.spacing + self._phases[-1])
+        )
+        return Gap(first, self._turn + last, turns * len(self._keys) + at - self._at)
+
+    def take_late(self) -> list[KeySlot]:
+        """Take the slots that were set aside and not handed out."""
+        found: list[KeySlot] = [slot for slots in self._late for slot in slots]
+        self._late.clear()
+        return found
 
     def _take_late(self, most: int) -> list[KeySlot]:
         found: list[KeySlot] = []
@@ -150,12 +201,39 @@ class KeyRing:
             return max(now, self._turn + self._phases[self._at - 1])
         return max(now, self._turn - self.spacing + self._phases[-1]) if self._phases else now
 
-    def handed_out(self, now: int) -> int | None:
-        """Return the moment up to which all slots have been handed out; `None` = some were set aside."""
+    def handed_out(self, now: int, keys: Container[Hashable]) -> int | None:
+        """Return the moment up to which all slots of these keys have been handed out.
+
+        `None` = so many slots were set aside that nobody looks whose they are.
+        """
+        late, self._late = self._late, deque()
         following = self.next_slot()
-        if self._late:
+        self._late = late
+        reached = self.reached(now) if following is None or following > now else following - 1
+        owed = self.owed_to(keys)
+        if owed is None:
             return None
-        return self.reached(now) if following is None or following > now else following - 1
+        return min([reached, *(slot.planned - slot.missed * self.spacing - 1 for slot in owed)])
+
+    def owed_to(self, keys: Container[Hashable]) -> list[KeySlot] | None:
+        """List the slots of these keys that were set aside; `None` = there are too many to look at."""
+        if not self._late:
+            return []
+        if sum(map(length_hint, self._late)) > _MOST_OWED:
+            return None
+        late = [list(slots) for slots in self._late]
+        self._late = deque(map(iter, late))
+        if sum(map(len, late)) > _MOST_OWED:
+            return None
+        return [slot for slots in late for slot in slots if slot.key in keys]
+
+    def place_of(self, moment: int) -> int:
+        """Compute how long after the beginning of its turn a moment is."""
+        return (moment - self.anchor) % self.spacing
+
+    def moment_of(self, place: int, around: int) -> int:
+        """Find the moment of a place in its turn that is about `around`, or up to three quarters of a turn before."""
+        return around + self.spacing // 4 - (around + self.spacing // 4 - self.anchor - place) % self.spacing
 
     def catch_up(self, keys: Iterable[tuple[Hashable, int]], now: int) -> None:
         """Hand out soon the latest slot up to `now` of each key that has one after the moment given with it."""
@@ -168,10 +246,18 @@ class KeyRing:
 
     # Keys that come and go
 
-    def change(self, add: Iterable[tuple[Hashable, object]], drop: Iterable[Hashable], now: int) -> None:
+    def change(
+        self,
+        add: Iterable[tuple[Hashable, object]],
+        drop: Iterable[Hashable],
+        now: int,
+        *,
+        keeps_dropped: bool = False,
+    ) -> None:
         """Add and drop a few keys; none of them is in both.
 
-        The slots of an added key begin after `now`; those of other keys stay.
+        The slots of an added key begin after `now`; those of other keys stay. `keeps_dropped` puts the slots that a
+        dropped key had up to now into `dropped`, sooner or later.
         """
         reached = self.reached(now)
         self._settle(reached)
@@ -180,7 +266,7 @@ class KeyRing:
             del self.known[key]
             self._cut(key)
         if gone:
-            self._forget_late(lambda slot: slot.key not in gone)
+            self._forget_late(lambda slot: slot.key not in gone, keeps_dropped=keeps_dropped)
         new: set[Hashable] = set()
         for key, given in add:
             if key not in self.known:
@@ -206,7 +292,9 @@ class KeyRing:
         self._late.clear()
         self._seek(self.reached(limit))
 
-    def rebuild(self, known: dict[Hashable, object], read: Callable[[], int]) -> Iterator[None]:
+    def rebuild(
+        self, known: dict[Hashable, object], read: Callable[[], int], *, keeps_dropped: bool = False
+    ) -> Iterator[None]:
         """Make `known` the keys, in steps of about a millisecond: let others work in between.
 
         The ring changes in the last step; `read` tells the moment then, see `change`. Until then, nobody may change
@@ -232,13 +320,23 @@ class KeyRing:
         if self._late:
             # Not the mapping itself: a key may come again before these slots are handed out.
             stay = frozenset(known)
-            self._forget_late(lambda slot: slot.key in stay)
+            self._forget_late(lambda slot: slot.key in stay, keeps_dropped=keeps_dropped)
         self._keys, self._phases, self.known = keys, phases, known
         self._go_on(now, reached, lambda key: key not in before)
 
-    def _forget_late(self, keep: Callable[[KeySlot], bool]) -> None:
+    def _forget_late(self, keep: Callable[[KeySlot], bool], *, keeps_dropped: bool) -> None:
         """Drop slots that were set aside. Lazily: after a long sleep each key has one."""
-        self._late = deque(filter(keep, slots) for slots in self._late)
+        if keeps_dropped:
+            self._late = deque(self._sort_out(slots, keep) for slots in self._late)
+        else:
+            self._late = deque(filter(keep, slots) for slots in self._late)
+
+    def _sort_out(self, slots: Iterator[KeySlot], keep: Callable[[KeySlot], bool]) -> Iterator[KeySlot]:
+        for slot in slots:
+            if keep(slot):
+                yield slot
+            else:
+                self.dropped.append(slot)
 
     def _insert(self, key: Hashable) -> None:
         phase = self.phase_of(key)

@@ -26,7 +26,10 @@ Run: TypeAlias = Any
 """A run: its module imports that of the agenda, which imports this one."""
 
 _OUTCOMES = tuple(Outcome)
-_OUTCOME_BITS, _DURATION_BITS = 3, 38
+# The last run of a key in a number of 60 bits, the largest that takes 32 bytes: when it ended, how long it took, how.
+_OUTCOME_BITS, _LENGTH_BITS = 3, 19
+_TICK, _FIRST_TICK = 10_000, 160_000_000_000
+"""Microseconds of one unit of the moment, of which there are 37 bits, and the moment of the first one, in 2020."""
 
 
 Keys: TypeAlias = dict[Hashable, object]
@@ -38,6 +41,11 @@ class KeyShare(Protocol):
 
     all: Keys
     """All keys of the manager."""
+
+    @property
+    def hosts(self) -> int:
+        """The number of hosts that share out the keys."""
+        ...  # pragma: no cover
 
     def put(self, keys: Keys) -> Keys:
         """Take in all keys of the manager; return those that run here."""
@@ -151,12 +159,19 @@ class KeyPlan(Plan):
         return True
 
     def gap(self, moment: Moment) -> Gap | None:
-        """Return `None`: the slots of keys are not recorded."""
-        return None
+        """Return the slots of all keys up to a moment that no look has found, beside those of `left_over`."""
+        return self.ring.gap(moment.now)
+
+    def left_over(self, moment: Moment) -> list[KeySlot]:
+        """Take the slots up to a moment that a look has found and not handed out: they were held, or set aside."""
+        held = [slot for planned, _, slot in self._held if planned <= moment.now]
+        self._held = [one for one in self._held if one[0] > moment.now]
+        heapq.heapify(self._held)
+        return held + self.ring.take_late()
 
     def skip_past(self, moment: Moment) -> None:
+        self.left_over(moment)
         self.ring.skip_past(moment.now)
-        self._held.clear()
         self.refresh_at = moment.now
         self.settle()
 
@@ -177,6 +192,10 @@ class KeyCounts:
     """The number of runs that wait for a place, see `concurrency`."""
     failing: int
     """The number of keys whose last run failed or timed out."""
+    total: int | None = None
+    """The number of keys of the manager, of which hosts share out the known ones; `None` = they do not."""
+    hosts: int | None = None
+    """The number of hosts that share them out, as far as is known; `None` = they do not."""
 
 
 class KeyedTask(ManagedTask):
@@ -184,7 +203,7 @@ class KeyedTask(ManagedTask):
 
     is_keyed: ClassVar[bool] = True
 
-    __slots__ = ("_before", "active", "key_record", "last", "running", "share", "waiting")
+    __slots__ = ("_before", "active", "key_record", "last", "running", "settle", "share", "waiting")
 
     def __init__(
         self,
@@ -202,8 +221,10 @@ class KeyedTask(ManagedTask):
         self.plan = KeyPlan(options, name=full_name, tolerance=tolerance)
         self.active: dict[Hashable, KeyTask] = {}
         """The keys that have a run, or are failing."""
-        self.key_record: Callable[[Any, float], None] | None = None
+        self.key_record: Callable[[Run, float], None] | None = None
         """Records a run of a key that succeeded, with its duration in seconds."""
+        self.settle: Callable[[], object] = _nothing
+        """Records and drops the slots up to now of a task that is paused or off: called before its keys change."""
         self.share: KeyShare | None = None
         """Which keys run here; `None` = all."""
         self.running = 0
@@ -246,7 +267,15 @@ class KeyedTask(ManagedTask):
         return sum(1 for task in self.active.values() if _fails(task))
 
     def count(self) -> KeyCounts:
-        return KeyCounts(len(self.keys.ring), self.running, len(self.waiting), self.count_failing())
+        share = self.share
+        return KeyCounts(
+            len(self.keys.ring),
+            self.running,
+            len(self.waiting),
+            self.count_failing(),
+            None if share is None else len(share.all),
+            None if share is None else share.hosts,
+        )
 
     # Places, called for each run by the code that starts and ends runs
 
@@ -353,17 +382,27 @@ class KeyTask(ManagedTask):
         return function(context, given)
 
 
+def _nothing() -> None:
+    """Do nothing: no service runs the task."""
+
+
 def _fails(task: KeyTask) -> bool:
     trouble = task.standing.trouble
     return trouble is not None and trouble.failures > 0
 
 
 def _pack(wall: int, duration: float, outcome: Outcome) -> int:
-    milliseconds = min(round(duration * 1000), (1 << _DURATION_BITS) - 1)
-    return (wall // 1000 << _DURATION_BITS | milliseconds) << _OUTCOME_BITS | _OUTCOMES.index(outcome)
+    most = (1 << _LENGTH_BITS) - 1
+    milliseconds = round(duration * 1000)
+    in_seconds = milliseconds > most
+    length = min(round(duration), most) if in_seconds else milliseconds
+    ticks = max(0, wall // _TICK - _FIRST_TICK)
+    return ((ticks << 1 | in_seconds) << _LENGTH_BITS | length) << _OUTCOME_BITS | _OUTCOMES.index(outcome)
 
 
 def _unpack(packed: int) -> tuple[int, float, Outcome]:
     outcome = _OUTCOMES[packed & (1 << _OUTCOME_BITS) - 1]
     packed >>= _OUTCOME_BITS
-    return (packed >> _DURATION_BITS) * 1000, (packed & (1 << _DURATION_BITS) - 1) / 1000, outcome
+    length = packed & (1 << _LENGTH_BITS) - 1
+    packed >>= _LENGTH_BITS
+    return ((packed >> 1) + _FIRST_TICK) * _TICK, float(length) if packed & 1 else length / 1000, outcome

@@ -78,7 +78,7 @@ class Lookout:
         self._found_nothing = False
         self._jump: Step | None = None
         """The largest jump forward since the last look."""
-        self.kind_of_stall: Callable[[float], Stall] = lambda seconds: "blocked"
+        self.kind_of_stall: Callable[[float], Stall] = _blocked
         """Says why a look comes late by so many seconds. Whoever watches the event loop knows it better."""
         self.late_because: MissReason = "blocked"
         """Why slots passed before the present look could find them."""
@@ -92,6 +92,8 @@ class Lookout:
         """The loop time of the last look, seconds."""
         self.lag = 0.0
         """Seconds by which the last look came late."""
+        self._is_behind = False
+        """Whether the last look has left some slots that were due to the next one."""
         self._look_every = math.inf
         self._on_look: Callable[[], object] | None = None
 
@@ -128,8 +130,8 @@ class Lookout:
         return self._timer.is_set and self._timer.when + LoopClock.CHECK / SECOND > self._loop.time()
 
     def unwatch(self) -> None:
-        """Tell nobody any more of late looks."""
-        self.on_late = _nothing
+        """Tell nobody any more of late looks, and ask nobody why they are."""
+        self.on_late, self.kind_of_stall = _nothing, _blocked
 
     @property
     def overdue(self) -> float:
@@ -188,22 +190,25 @@ class Lookout:
         if self._on_look is not None:
             self._on_look()
         moment = self.read()
-        self.late_because = self._why_late(late)
+        stall = self.kind_of_stall(late) if late >= STALL else "blocked"
+        if self._jump is not None or not self._is_behind:  # else it is the cause of the look that was full
+            self.late_because = self._why_late(late, stall)
         if late >= STALL and self._jump is None:
-            self._stalled(self.kind_of_stall(late), late, moment)
+            self._stalled(stall, late, moment)
         self._jump = None
         self._expire_deadlines()
         batch = self.agenda.take(moment) if self.is_open else Batch[Run]()
+        self._is_behind = batch.is_full
         if late > LATE:
             self.on_late(late, batch, moment)
         self._timer.set(self._loop.time() if batch.is_full else self._sleep_until(moment, found=len(batch)))
         self._accept(batch, moment)
 
-    def _why_late(self, late: float) -> MissReason:
+    def _why_late(self, late: float, stall: Stall) -> MissReason:
         jump = self._jump
         if jump is not None and jump.seconds >= late:
             return "suspended" if jump.is_sleep else "clock"
-        return self.kind_of_stall(late) if late >= STALL else "blocked"
+        return stall
 
     def read(self) -> Moment:
         """Read the clock; a step of the wall that no look has noticed yet is taken first."""
@@ -250,6 +255,11 @@ class Lookout:
         if deadline is not None:
             looks.append(deadline[0] / SECOND)
         return min(looks)
+
+
+def _blocked(seconds: float) -> Stall:
+    """Say what is likely where nobody watches the event loop."""
+    return "blocked"
 
 
 def _nothing(late: float, batch: Batch[Run], moment: Moment) -> None:

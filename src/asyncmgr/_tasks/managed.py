@@ -58,6 +58,7 @@ class Standing:
     __slots__ = (
         "duration",
         "last_run",
+        "longest",
         "look",
         "missed",
         "on_wall",
@@ -94,6 +95,8 @@ class Standing:
         """The duration of the last run that ended, seconds."""
         self.usual: float | None = None
         """How long a run usually takes, seconds: nearly the median of the runs that waited; `None` = none has."""
+        self.longest = 0.0
+        """The longest run that waited and succeeded, seconds; 0 = none has."""
         self.trouble: Trouble | None = None
         """Present only during failures or skipped slots in a row, and after a cancelled run: most never need it."""
 
@@ -104,8 +107,10 @@ class Standing:
         self.outcome, self.duration = outcome, duration
         self.look, self.planned, self.on_wall, self.started = run.look, run.planned, run.on_wall, run.started
 
-    def note_usual(self, duration: float) -> None:
+    def note_usual(self, duration: float, *, succeeded: bool) -> None:
         """Move `usual` a little towards this duration: half of the steps go up, so that it settles at the median."""
+        if succeeded and duration > self.longest:
+            self.longest = duration
         usual = self.usual
         self.usual = duration if not usual else usual * (1.1 if duration > usual else 1 / 1.1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from asyncmgr._common.clock import Moment, Step
 from asyncmgr._tasks.schedules import Gap
@@ -21,16 +21,13 @@ Stall = Literal["blocked", "stopped"]
 class Recorder(ABC):
     """Keeps the fates of slots. All methods are called in the event loop, never wait and never raise."""
 
-    takes_keys: ClassVar[bool] = False
-    """Whether it is told of the runs of single keys too, which are very many (`each=`)."""
-
     @abstractmethod
     def follow(self, oldest: Callable[[Standing], Run | None]) -> None:
         """Learn how to find a task's oldest run in progress, from the runner that begins to tell its fates."""
 
     @abstractmethod
     def add(self, task: ManagedTask) -> None:
-        """Take in a task, or a task that has got a new grid: set its `key` and `record`."""
+        """Take in a task, or a task that has got a new grid: set its `key` and `record`, or `key_record`."""
 
     @abstractmethod
     def succeeded(self, run: Run, duration: float) -> None:
@@ -41,8 +38,13 @@ class Recorder(ABC):
         """Record any other end of a run."""
 
     @abstractmethod
-    def skipped(self, run: Run, reason: SkipReason, *, holder: str | None = None) -> None:
-        """Record that the slot of `run` gets no run; `holder` is the process that runs it instead."""
+    def skipped(
+        self, run: Run, reason: SkipReason, *, holder: str | None = None, with_older: bool = False
+    ) -> None:
+        """Record that the slot of `run` gets no run; `holder` is the process that runs it instead.
+
+        `with_older`: this is the fate of the older slots too that `run` would have stood for.
+        """
 
     @abstractmethod
     def missed(self, run: Run, reason: MissReason) -> None:

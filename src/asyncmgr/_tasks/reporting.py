@@ -8,6 +8,7 @@ from asyncmgr._common.clock import Moment, Step, to_datetime
 from asyncmgr._common.log import is_reminder, log
 from asyncmgr._common.safe_text import error_text
 from asyncmgr._tasks.failures import Episode
+from asyncmgr._tasks.key_floods import LINES, KeyFloods
 from asyncmgr._tasks.managed import ManagedTask, Standing, Trouble
 from asyncmgr._tasks.recorder import Recorder, Stall
 from asyncmgr._tasks.runs import CancelledBy, Run
@@ -35,6 +36,7 @@ class Reporter:
         self.listeners = Listeners()
         self.recorder: Recorder | None = None
         """Keeps the fates of slots; `None` = nobody does, as in passes."""
+        self._floods = KeyFloods()
         self._host = host
 
     def finished(self, run: Run, outcome: Outcome, duration: float, error: BaseException | None) -> None:
@@ -56,18 +58,13 @@ class Reporter:
             self._failed(run, outcome, error)
         if managed.log_level is not None and outcome is Outcome.SUCCEEDED:
             log.at(managed.log_level, "task.succeeded", **self._keys(run), duration=round(duration, 6))
-        if (recorder := self._recorder_of(run)) is not None:
+        if (recorder := self.recorder) is not None:
             if outcome is Outcome.SUCCEEDED:
                 recorder.succeeded(run, duration)
             else:
                 recorder.ended(run, duration, outcome, error)
         if self.listeners:
             self.listeners.tell(record_of(run, outcome, duration, error))
-
-    def _recorder_of(self, run: Run) -> Recorder | None:
-        """Return what records the fates of the run's task: of keys, which are very many, only one that takes them."""
-        recorder = self.recorder
-        return recorder if run.managed.each_key is None or (recorder and recorder.takes_keys) else None
 
     def _recovered(self, run: Run) -> None:
         standing = run.managed.standing
@@ -82,15 +79,24 @@ class Reporter:
         trouble.failures, trouble.text, trouble.episode, trouble.hold = 0, "", None, None
         forget(standing)
         lasted = 0.0 if episode is None else (run.slot - episode.since).total_seconds()
-        log.info("task.recovered", **self._keys(run), after_failures=failures, failing_for=max(0.0, lasted))
+        if (flood := self._flood(run, "task.recovered")) is not None:
+            lasted = max(0.0, lasted)
+            log.info(
+                "task.recovered", **self._keys(run), after_failures=failures, failing_for=lasted, **flood
+            )
 
     def _failed(self, run: Run, outcome: Outcome, error: BaseException | None) -> None:
         """Log the first failure and each new kind of error with its traceback, others only at the 2nd, 4th, 8th ..."""
         trouble = _failing(run.managed.standing, run.slot, error)
-        keys = {**self._keys(run), "outcome": str(outcome), "failures": trouble.failures}
+        if not (trouble.is_news or is_reminder(trouble.failures)):
+            return
+        flood = self._flood(run, "task.failed" if trouble.is_news else "task.still_failing")
+        if flood is None:
+            return
+        keys = {**self._keys(run), "outcome": str(outcome), "failures": trouble.failures, **flood}
         if trouble.is_news:
             log.error("task.failed", **keys, exc_info=error)
-        elif is_reminder(trouble.failures):
+        else:
             log.warning("task.still_failing", **keys, error=trouble.text)
 
     def retrying(self, run: Run, seconds: float, error: BaseException) -> None:
@@ -132,15 +138,17 @@ class Reporter:
         in_the_way: tuple[str, float] | None = None,
         *,
         holder: str | None = None,
+        with_older: bool = False,
     ) -> None:
         """Report a slot that gets no run. `in_the_way`: the id of the run that it met, and its age in seconds.
 
-        `holder` is the process that runs the task instead, where it is not this one.
+        `holder` is the process that runs the task instead, where it is not this one. `with_older`: another process may
+        have run the older slots for which this run stands, and so their fate is this one's.
         """
         if run.missed and reason not in ("not_owner", "lease_lost"):  # the older slots get no run either
             self.missed(run)  # of those that another process may catch up, that one reports
-        if (recorder := self._recorder_of(run)) is not None:
-            recorder.skipped(run, reason, holder=holder)
+        if (recorder := self.recorder) is not None:
+            recorder.skipped(run, reason, holder=holder, with_older=with_older and run.missed > 0)
         if reason == "overlap":
             self._refused(run, in_the_way)
         if self.listeners:
@@ -149,7 +157,7 @@ class Reporter:
     def _refused(self, run: Run, in_the_way: tuple[str, float] | None) -> None:
         trouble = run.managed.standing.in_trouble()
         trouble.refused += 1
-        if is_reminder(trouble.refused):
+        if is_reminder(trouble.refused) and (flood := self._flood(run, "slot.skipped")) is not None:
             run_id, age = in_the_way or ("", 0.0)
             log.warning(
                 "slot.skipped",
@@ -160,6 +168,7 @@ class Reporter:
                 skipped=trouble.refused,
                 running=run_id,
                 running_for=round(age, 3),
+                **flood,
             )
 
     def starting(self, run: Run) -> None:
@@ -171,22 +180,27 @@ class Reporter:
             forget(run.managed.standing)
         if run.missed:
             self.missed(run)
-        if skipped:
-            log.info("slot.resumed", **_names(run), host=self._host, skipped=skipped)
+        if skipped and (flood := self._flood(run, "slot.resumed")) is not None:
+            log.info("slot.resumed", **_names(run), host=self._host, skipped=skipped, **flood)
 
     def missed(self, run: Run) -> None:
         """Report the missed slots for which this run stands, or would have stood."""
         why = None if run.claim is None else run.claim.stands_for
         reason = why or run.look.late_because
-        if (recorder := self._recorder_of(run)) is not None:
+        if (recorder := self.recorder) is not None:
             recorder.missed(run, reason or "blocked")
-        log.warning("slot.missed", **self._keys(run), count=run.missed, reason=reason)
+        if (flood := self._flood(run, "slot.missed")) is not None:
+            log.warning("slot.missed", **self._keys(run), count=run.missed, reason=reason, **flood)
         if self.listeners:
             self.listeners.tell(
                 SlotsMissed(
                     run.full_name, run.slot, run.missed, reason=reason, run_id=run.run_id, key=run.key
                 )
             )
+        if (
+            not run.has_begun
+        ):  # whoever refuses it tells of them too, and so does the gate that had admitted it
+            run.asked, run.missed = run.asked or "catch_up", 0
 
     def passed(self, managed: ManagedTask, gap: Gap, reason: MissReason, moment: Moment) -> None:
         """Report slots that got no whole run by any process, and for which no run stands.
@@ -208,15 +222,16 @@ class Reporter:
 
     def late(self, run: Run) -> None:
         """Report a slot that gets no run because `misfire_grace` has passed."""
-        if (recorder := self._recorder_of(run)) is not None:
+        if (recorder := self.recorder) is not None:
             recorder.late(run)
-        log.warning(
-            "slot.missed", **self._keys(run), count=run.missed + 1, reason="late", lateness=run.lateness
-        )
+        if (flood := self._flood(run, "slot.missed")) is not None:
+            told = {**self._keys(run), "count": run.missed + 1, "reason": "late", "lateness": run.lateness}
+            log.warning("slot.missed", **told, **flood)
         if self.listeners:
             self.listeners.tell(
                 SlotsMissed(run.full_name, run.slot, run.missed + 1, reason="late", key=run.key)
             )
+        run.missed = 0
 
     def schedule_failed(self, managed: ManagedTask, error: Exception, moment: Moment) -> None:
         """Report a schedule that raised. The slot gets no run."""
@@ -250,6 +265,17 @@ class Reporter:
         """Report a block of the event loop that is over; the watch has logged it."""
         if self.listeners:
             self.listeners.tell(block)
+
+    def _flood(self, run: Run, event: str) -> dict[str, object] | None:
+        """Return what to add to a line: of one key, where many have the same trouble, how many; `None` = no line."""
+        task = run.managed
+        if task.each_key is None:
+            return {}
+        spacing = task.plan.grid.gap(run.planned)
+        count = self._floods.count(task.full_name, event, run.look.moment.now, spacing)
+        if count is None:
+            return None
+        return {"keys": count} if count > LINES else {}
 
     def _keys(self, run: Run) -> dict[str, object]:
         return {

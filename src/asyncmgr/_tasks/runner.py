@@ -42,7 +42,7 @@ from asyncmgr._tasks.runs import CancelledBy, Run, Site, judge
 from asyncmgr._tasks.schedules import Gap
 from asyncmgr._tasks.stuck import Stuck
 from asyncmgr.errors import AlreadyRunning, ServiceStateError
-from asyncmgr.events import MissReason, Outcome, RunFinished, SkipReason
+from asyncmgr.events import Outcome, RunFinished, SkipReason
 
 LEAKED_AFTER = 10.0
 """Seconds from the cancellation of a run by its timeout to the report that it still goes on."""
@@ -233,6 +233,12 @@ class Runner:
             self._intake.unqueue(key_task, reason)
         self._refuse([run for run in self._not_begun() if run.managed in gone], reason)
 
+    async def until_settled(self, task: ManagedTask) -> None:
+        """Wait, for some seconds at most, while this process is about to get a task that only one may run."""
+        gate = self._intake.gates.get(task.whole)
+        if gate is not None:
+            await gate.until_settled(task)
+
     # Called by the gates of tasks that only one process may run
 
     def set_gate(self, task: ManagedTask, gate: Gate | None) -> None:
@@ -249,10 +255,15 @@ class Runner:
             self._start_soon()
         return is_admitted
 
-    def refuse(self, run: Run, reason: Literal["not_owner", "lease_lost"]) -> None:
-        """Refuse a run for which the gate answered `later`."""
+    def refuse(
+        self, run: Run, reason: Literal["not_owner", "lease_lost"], *, with_older: bool = True
+    ) -> None:
+        """Refuse a run for which the gate answered `later`.
+
+        `with_older`: its slot is not claimed, and neither are the older ones. Else the gate tells of these.
+        """
         if run in self._intake.not_ready():
-            self._give_up(run, reason)
+            self._give_up(run, reason, with_older=with_older)
 
     def withdraw(self, task: ManagedTask, which: Callable[[Run], bool] = lambda _: True) -> bool:
         """Cancel the runs of a task that another process may run now, and refuse those that have not started.
@@ -321,9 +332,9 @@ class Runner:
         """Make this moment the next slot of the task."""
         self.lookout.replan(task, task.plan.begin_now)
 
-    def report_cut_off(self, task: ManagedTask, slot: int, why: Literal["lease_lost", "down"]) -> None:
-        """Report a slot, on the scale of the plan, whose run was cut off when its process died."""
-        self._report.passed(task, Gap(slot, slot, 1), why, self.lookout.read())
+    def report_cut_off(self, task: ManagedTask, gap: Gap, why: Literal["lease_lost", "down"]) -> None:
+        """Report slots, on the scale of the plan, whose run was cut off, or never began, when its process died."""
+        self._report.passed(task, gap, why, self.lookout.read())
 
     def report_missed(self, run: Run) -> None:
         """Report the older slots for which a run stood that was refused."""
@@ -338,15 +349,17 @@ class Runner:
         if self._report.recorder is not None:
             self._report.recorder.add(task)
 
-    def note_gap(self, task: ManagedTask, reason: SkipReason | MissReason, moment: Moment) -> None:
+    def note_gap(self, task: ManagedTask, reason: SkipReason, moment: Moment) -> None:
         """Record the slots up to a moment that no look has handed out, before the plan of the task moves on."""
+        if isinstance(task, KeyedTask):
+            self._intake.skip_keys(task, task.keys.left_over(moment), reason, moment)
         gap = None if self._report.recorder is None else task.plan.gap(moment)
         if gap is not None:
             self._report.gap(task, gap, reason, moment)
 
-    def _give_up(self, run: Run, reason: GivenUp) -> None:
+    def _give_up(self, run: Run, reason: GivenUp, *, with_older: bool = False) -> None:
         """Refuse a run that has not started, and make the one that waits behind it ready."""
-        self._intake.give_up(run, reason)
+        self._intake.give_up(run, reason, with_older=with_older)
         self._release(run.managed.standing)
 
     def _release(self, standing: Standing) -> None:
@@ -648,12 +661,13 @@ class Runner:
         standing.running -= 1
         duration = self._loop.time() - run.started
         if run.future is not None:
-            standing.note_usual(duration)
+            standing.note_usual(duration, succeeded=error is None and run.cause is None)
             self._in_progress.discard(run)
             if run.reported is not None:
                 self._progresses.forget(run)
             if run.place is not None:
                 self.lookout.deadlines.remove(run)
+            run.future = None  # the record of its end reads some fields of the run, and may be kept for long
         if standing.queued:
             self._release(standing)
         keyed = managed.each_key is not None

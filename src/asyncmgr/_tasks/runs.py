@@ -75,6 +75,10 @@ class Look:
         self.late_because = late_because
         """Why slots before those of this look got no run; `None` = not known, as in passes."""
 
+    def because(self, reason: MissReason) -> Look:
+        """Copy this look with another reason why older slots got no run."""
+        return Look(self.site, self.moment, self.at, reason)
+
 
 class Again:
     """What the runner knows of a run that makes another attempt."""

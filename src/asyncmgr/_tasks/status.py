@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from asyncmgr._common.clock import SECOND, Moment, to_datetime
-from asyncmgr._tasks.keys import KeyCounts
+from asyncmgr._tasks.keys import KeyCounts, KeyedTask
 from asyncmgr._tasks.managed import Holding, ManagedTask
 from asyncmgr._tasks.progress import Progress
 from asyncmgr._tasks.runs import Again, Run, Trigger
@@ -22,6 +22,15 @@ HUNG_RUNS = 10
 """A run hangs where it is this many times as old as a run usually gets, and `HUNG_SPACINGS` spacings too."""
 
 HUNG_SPACINGS = 3
+
+HUNG_FLOOR = 600.0
+"""Seconds. A run that is older may hang before three spacings are over, which of a nightly task are three days."""
+
+HUNG_EARLY_SPACINGS = 2
+"""So many spacings are enough for it, and so is `HUNG_RUNS` times the longest run that succeeded."""
+
+FAILING_KEYS = 0.1
+"""The share of a task's keys that has to fail before the whole task is called failing."""
 
 OVER_TIMEOUT = 10.0
 """Seconds after its timeout from which on a run hangs, whatever is usual."""
@@ -39,7 +48,7 @@ class TaskState(StrEnum):
     HELD = "held"
     """It runs more seldom, after failures in a row."""
     FAILING = "failing"
-    """The last run failed or timed out, or the schedule raised."""
+    """The last run failed or timed out, or the schedule raised; of a task with keys, that of a tenth of its keys."""
     STALE = "stale"
     """Its last success is older than it promises."""
     RUNNING = "running"
@@ -110,7 +119,8 @@ class TaskStatus:
     outcome: Outcome | None = None
     """The outcome of the last run that ended; `None` = no run has ended."""
     error: str | None = None
-    """The last failure as type and text; `None` = there are no failures in a row."""
+    """The last failure as type and text, of a task with keys that of one key; `None` = there are no failures in a
+    row."""
     duration: float | None = None
     """Duration of the last run that ended, seconds."""
     failures: int = 0
@@ -150,6 +160,10 @@ class TaskStatus:
     """Whether the service is not ready while the promise is broken."""
     held_spacing: float | None = None
     """Seconds between two runs while failures in a row hold it back; `None` = they do not."""
+    usual: float | None = None
+    """Seconds that a run usually takes, about the median; `None` = no run that waited for something has ended."""
+    timeout: float | None = None
+    """Seconds after which a run is cancelled; `None` = never."""
 
 
 def status_of(
@@ -180,7 +194,7 @@ def status_of(
     remaining = None if next_slot is None else next_slot - plan.reference(moment)
     hold = task.hold
     freshness = plan.options.freshness
-    error = (trouble.text or None) if trouble else None
+    error = (trouble.text or None) if trouble else _error_of_keys(task)
     since = None if run is None else to_datetime(moment.wall - round(age * SECOND))
     return TaskStatus(
         task.name,
@@ -213,6 +227,8 @@ def status_of(
         freshness=None if freshness is None else freshness / SECOND,
         critical=plan.options.critical,
         held_spacing=None if hold is None else hold.spacing / SECOND,
+        usual=standing.usual or None,
+        timeout=None if plan.options.timeout is None else plan.options.timeout / SECOND,
     )
 
 
@@ -229,13 +245,32 @@ def state_of_task(
         return TaskState.PAUSED
     if task.hold is not None:
         return TaskState.HELD
-    if standing.trouble is not None and standing.trouble.failures:
+    if (standing.trouble is not None and standing.trouble.failures) or _many_keys_fail(task):
         return TaskState.FAILING
     if is_fresh(task, moment, off=off) is False:
         return TaskState.STALE
     if run is not None:
         return TaskState.RUNNING
     return TaskState.NEW if standing.outcome is None else TaskState.OK
+
+
+def _many_keys_fail(task: ManagedTask) -> bool:
+    if not isinstance(task, KeyedTask):
+        return False
+    failing = task.count_failing()
+    return failing > 0 and failing >= FAILING_KEYS * len(task.keys.ring)
+
+
+def _error_of_keys(task: ManagedTask) -> str | None:
+    """Say what one of the keys that fail failed with; `None` = none fails, or the task has no keys."""
+    if not isinstance(task, KeyedTask):
+        return None
+    texts = (
+        (key, one.standing.trouble.text)
+        for key, one in task.active.items()
+        if one.standing.trouble is not None and one.standing.trouble.failures
+    )
+    return next((f"key {key}: {text}" for key, text in texts), None)
 
 
 def left_fresh(task: ManagedTask, moment: Moment) -> int | None:
@@ -263,12 +298,20 @@ def hangs(run: Run, moment: Moment, age: float) -> bool:
     again: Again | None = getattr(run, "again", None)
     if again is not None and again.began is None:
         return False
-    usual = HUNG_RUNS * (task.standing.usual or 0.0)
-    if age > max(usual, HUNG_SPACINGS * _spacing(task), HUNG_AFTER):
+    if age > max(HUNG_AFTER, HUNG_RUNS * (task.standing.usual or 0.0)) and age > _patience(task):
         return True
     timeout = task.plan.options.timeout
     attempt_age = age if again is None or again.began is None else age + run.started - again.began
     return timeout is not None and attempt_age > timeout / SECOND + OVER_TIMEOUT
+
+
+def _patience(task: ManagedTask) -> float:
+    """Seconds for which the spacing excuses a run that lasts, whatever is usual."""
+    spacing, longest = _spacing(task), task.standing.longest
+    early = HUNG_EARLY_SPACINGS * spacing
+    if longest:
+        early = min(early, HUNG_RUNS * longest)
+    return min(HUNG_SPACINGS * spacing, max(HUNG_FLOOR, early))
 
 
 def _spacing(task: ManagedTask) -> float:

@@ -29,8 +29,8 @@ class Turn:
 class Follower(Protocol):
     """Who is told of turns; called in the loop's thread."""
 
-    def turn_began(self, *, is_idle: bool) -> None:
-        """A turn begins while the watcher is parked. `is_idle`: only a timer has ended the wait."""
+    def turn_began(self, *, is_idle: bool, has_waited: bool) -> None:
+        """A turn begins while the watcher is parked. `is_idle`: only a timer has ended the wait, if there was one."""
         ...  # pragma: no cover
 
     def turn_ended(self) -> None:
@@ -80,7 +80,8 @@ def _followed(
         events = really(timeout)
         turn.began = monotonic()
         if turn.is_parked:
-            follower.turn_began(is_idle=not events and bool(timeout))
+            has_waited = timeout is None or timeout > 0
+            follower.turn_began(is_idle=not events and has_waited, has_waited=has_waited)
         return events
 
     return select

@@ -19,12 +19,13 @@ from time import monotonic
 from types import FrameType
 from typing import Protocol
 
-from asyncmgr._common.clock import MovesWall
+from asyncmgr._common.clock import MovesWall, ShowsClocks
 from asyncmgr._common.log import log
 from asyncmgr._tasks.blame import Sight, look_at
-from asyncmgr._tasks.block_kinds import Block, Finding, Reading, stretch
+from asyncmgr._tasks.block_kinds import Block, Finding, Reading, stall_of, stretch
 from asyncmgr._tasks.block_log import BlockLog, Delayed
 from asyncmgr._tasks.meters import Meters
+from asyncmgr._tasks.recorder import Stall
 from asyncmgr._tasks.runs import Run
 from asyncmgr._tasks.turns import BeatTurns, Turn, turns_of
 
@@ -86,6 +87,10 @@ class Watch:
         self._is_open = True
         self._last: tuple[float, float] | None = None
         """Beginning and end of the last turn whose end was asked for."""
+        self._found: Finding | None = None
+        """The newest block that is over."""
+        self._block: Block | None = None
+        """The turn that lasts, or the last one that did."""
         self._parked_at = monotonic()
         self._dumps = False
         self._log = BlockLog()
@@ -141,15 +146,48 @@ class Watch:
         if self._turn.is_parked:
             self._unpark()
 
-    def turn_began(self, *, is_idle: bool) -> None:
-        overdue = max((seat.overdue() for seat in self.seats), default=-_COARSE) if is_idle else -1.0
-        if overdue < -_COARSE:
-            self._unpark()
-            return
-        # Only our own timer has rung, as it does every few seconds: `wake` follows where it starts runs.
-        self._wait = _Wait(self._turn.began, self._meters.read())
+    def kind_of_stall(self, seconds: float) -> Stall:
+        """Say why a look at the agenda comes late by so many seconds.
+
+        The thread may have seen why, or may not have run either since then: that is measured here.
+        """
+        now, half = monotonic(), seconds / 2
+        found, block = self._found, self._block
+        if found is not None and found.overlap(now - seconds, now) >= half:
+            return stall_of(found.kind)
+        if block is not None and block.seen_since(now - seconds) >= half:
+            return stall_of(block.finding(seconds).kind)
+        wait = self._wait
+        if self._turn.is_parked or now - wait.asked < half or not self._thread.is_alive():
+            return (
+                "blocked"  # the thread would have seen that the process stood still, or sees nothing at all
+            )
+        measured = stretch(wait.before, self._meters.read(), since=wait.asked, asked=wait.asked)
+        return "stopped" if measured.is_stop(sys.getswitchinterval()) else "blocked"
+
+    def lasting(self) -> Finding | None:
+        """Describe the turn that lasts, as far as it was seen; `None` = none was. Any thread may ask."""
+        block = self._block
+        if block is None or block.began != self._turn.began or not block.is_seen:
+            return None
+        return block.finding(monotonic() - block.began)
+
+    @property
+    def found(self) -> Finding | None:
+        """The newest block that is over; `None` = there was none."""
+        return self._found
+
+    def turn_began(self, *, is_idle: bool, has_waited: bool) -> None:
+        overdue = max((seat.overdue() for seat in self.seats), default=-_COARSE)
         due = self._turn.began - overdue
-        if overdue >= self.threshold and self._parked_at < due:
+        # A loop that waits for events cannot be blocked, so the process got no CPU where its timer rings late.
+        stood_still = has_waited and overdue >= self.threshold and self._parked_at < due
+        if is_idle and overdue >= -_COARSE:
+            # Only our own timer has rung, as it does every few seconds: `wake` follows where it starts runs.
+            self._wait = _Wait(self._turn.began, self._meters.read())
+        else:
+            self._unpark()
+        if stood_still:
             self._stood_still(due, overdue)
 
     def _stood_still(self, since: float, seconds: float) -> None:
@@ -263,7 +301,7 @@ class Watch:
     def _follow(self, began: float) -> None:
         """Look at a turn that lasts until it ends."""
         self._turn.is_asked = True
-        block = Block(began, sys.getswitchinterval())
+        self._block = block = Block(began, sys.getswitchinterval())
         is_told, is_real = False, True
         seen = began
         while self._turn.began == began and self._is_open:
@@ -319,6 +357,7 @@ class Watch:
             self._log.noticed(finding, seat.host)
 
     def _conclude(self, finding: Finding) -> None:
+        self._found = finding
         # Two turns later, since the looks at the agenda that the block has delayed are made in the next one.
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._loop.call_soon, self._over, finding)
@@ -351,9 +390,13 @@ _watches: dict[asyncio.AbstractEventLoop, Watch] = {}
 
 
 def join_watch(seat: Seat, run_of: Callable[[FrameType], Run | None]) -> Watch | None:
-    """Take part in the watch of the running loop; `None` = it is in virtual time, in which nothing is blocked."""
+    """Take part in the watch of the running loop; `None` = it is in virtual time, in which nothing is blocked.
+
+    There the watch would be a thread that follows real time: its beats would be turns of the loop that no second run of
+    the same story has.
+    """
     loop = asyncio.get_running_loop()
-    if isinstance(loop, MovesWall):
+    if isinstance(loop, MovesWall | ShowsClocks):
         return None
     watch = _watches.get(loop)
     if watch is not None and not watch.is_usable:

@@ -69,6 +69,7 @@ class Announcer:
         listeners: Listeners,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._count = engine.operations.count
         self._engine = engine
         self._service, self._host = service, host
         self._key = announcement_key(service, host)
@@ -204,7 +205,8 @@ class Announcer:
         self._sent = nodes
 
     async def _open_store(self) -> Store:
-        self._store = self._store or await self._engine.store(STORE, ttl=STORE_TTL)
+        if self._store is None:
+            self._store = await self._count("open", self._engine.store(STORE, ttl=STORE_TTL))
         return self._store
 
     async def _write(self, store: Store, nodes: tuple[Node, ...]) -> None:
@@ -213,16 +215,17 @@ class Announcer:
             self._service, self._host, self._incarnation, self._sequence, self._ttl, nodes
         )
         if self._revision:
-            self._revision = await store.update(self._key, announcement.encode(), self._revision)
+            call = store.update(self._key, announcement.encode(), self._revision)
+            self._revision = await self._count("update", call)
         else:
-            self._revision = await store.create(self._key, announcement.encode())
+            self._revision = await self._count("create", store.create(self._key, announcement.encode()))
         self._note_single()
 
     # Other instances with this host's name: this one succeeds those of the past, and reports those that live
 
     async def _may_write(self, store: Store) -> bool:
         """Read the key; return whether this instance may write over it."""
-        there = await store.get(self._key)
+        there = await self._count("get", store.get(self._key))
         self._revision = there.revision if there is not None else 0
         other = _read(there)
         # Another process may have the same incarnation, if it started at the same instant: its sequence tells.
@@ -241,7 +244,7 @@ class Announcer:
         if incarnation + 1 < LAST_INCARNATION:
             self._incarnation = incarnation + 1
         else:  # garbage: no start can follow it, and a deletion lets readers forget it
-            await store.delete(self._key, self._revision)
+            await self._count("delete", store.delete(self._key, self._revision))
             self._revision = 0
 
     def _note_duplicate(self) -> None:
@@ -265,11 +268,11 @@ class Announcer:
 
     async def _withdraw(self) -> None:
         store = await self._open_store()
-        there = await store.get(self._key)
+        there = await self._count("get", store.get(self._key))
         mine = _read(there)
         if there is not None and mine is not None and mine.incarnation == self._incarnation:
             with contextlib.suppress(RevisionConflict):  # another instance has the name now
-                await store.delete(self._key, there.revision)
+                await self._count("delete", store.delete(self._key, there.revision))
         self._sent = self._revision = None
 
 

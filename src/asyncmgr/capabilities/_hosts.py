@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from asyncmgr.capabilities._ageing import Ageing
 from asyncmgr.capabilities._announcement import STORE, STORE_TTL, Announcement
 from asyncmgr.capabilities._announcer import ANSWER_WITHIN
 from asyncmgr.capabilities._changes import ChangeStream
 from asyncmgr.capabilities._malformed import MalformedKeys
-from asyncmgr.capabilities._registry import Registry
+from asyncmgr.capabilities._registry import HostAge, Registry
 from asyncmgr.capabilities._selection import choose
 from asyncmgr.capabilities._states import Filter, HostChange, HostState, Weigher
 from asyncmgr.errors import ServiceStateError, TransportClosed
@@ -35,6 +35,9 @@ HELD_FOR = RETRY_MOST + ANSWER_WITHIN
 
 If the hosts could not reach the store either, their next try to announce themselves may come as late as this.
 """
+
+_opened: WeakKeyDictionary[Registry, asyncio.AbstractEventLoop] = WeakKeyDictionary()
+"""What the views know that are open in this process, with their loops; for metrics."""
 
 PROOF_WITHIN = 0.25
 """Seconds between two looks for a sign that the feed lives, while hosts are due to be judged by their age."""
@@ -91,11 +94,13 @@ class Hosts:
                 engine = await stack.enter_async_context(open_store(engine))
             await self._begin_following(engine, stack)
             self._open = stack.pop_all()
+        _opened[self._registry] = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        _opened.pop(self._registry, None)
         stack, self._open = self._open, None
         if stack is not None:
             await stack.aclose()
@@ -263,6 +268,21 @@ class Hosts:
         self._end()
         self._registry.clear()
         self._ageing.stop()
+
+
+def ages_seen() -> Iterator[HostAge]:
+    """Yield each host that views of the running loop show now, once each; nothing where no loop runs."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    seen: set[tuple[str, str]] = set()
+    for registry, opened_in in tuple(_opened.items()):
+        if opened_in is loop:
+            for one in registry.ages(loop.time()):
+                if (one.service, one.host) not in seen:
+                    seen.add((one.service, one.host))
+                    yield one
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from asyncmgr.capabilities._announcement import LAST_INCARNATION, Announcement
 from asyncmgr.capabilities._states import HostChange, HostState, Kind
 from asyncmgr.capabilities._values import same
 
 NEVER = math.inf
+
+
+class HostAge(NamedTuple):
+    """A host without its capabilities."""
+
+    service: str
+    host: str
+    state: Literal["fresh", "stale"]
+    age: float
+    """Seconds since it was announced, on the reader's clock."""
 
 
 class _Known:
@@ -72,6 +82,13 @@ class Registry:
         """All nodes, by service, host and node."""
         states = [state for known in self._known.values() for state in known.states(now)]
         return sorted(states, key=lambda state: (state.service, state.host, state.node))
+
+    def ages(self, now: float) -> Iterator[HostAge]:
+        """Yield the hosts with the ages of their announcements, in no order."""
+        for known in self._known.values():
+            said = known.announcement
+            state: Literal["fresh", "stale"] = "stale" if known.is_stale else "fresh"
+            yield HostAge(said.service, said.host, state, max(0.0, now - known.born))
 
     @property
     def changes_at(self) -> float:

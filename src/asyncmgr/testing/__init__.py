@@ -4,10 +4,11 @@ The pytest plugin is opt-in: ``pytest_plugins = ["asyncmgr.testing.plugin"]`` in
 
 Read in this order. `_virtual` is the event loop in virtual time, with `run_virtual` and `run_for`. `_reports` is the
 report that `run_for` returns. `_contexts` builds a `RunContext`, to call a task without a service. `plugin` is the
-pytest plugin. `nats` starts a NATS server. The package `conformance` holds the tests that every transport passes.
+pytest plugin. `nats` starts a NATS server. The package `conformance` holds the tests that every transport passes;
+`simulation` runs a cluster with faults, and `rehearsal` one application, for ``asyncmgr simulate``.
 
-May import `_common`, `errors`, `wire`, `events`, `_tasks`, `_settings` and `transports`; never `_rpc`, `capabilities`
-or `_service`.
+`simulation` and `rehearsal` may import `_service` and all below it; the rest only `_common`, `errors`, `wire`,
+`events`, `_tasks`, `_settings` and `transports`.
 """
 
 from __future__ import annotations

@@ -13,18 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sysconfig
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from asyncmgr.errors import AsyncmgrError
+from asyncmgr.testing._server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +38,7 @@ class NatsServerError(AsyncmgrError):
     """The server is not installed or did not start; the text has the end of its log."""
 
 
-class NatsServer:
+class NatsServer(ServerProcess):
     """One ``nats-server`` process. Needs no event loop: its methods block while the process starts or ends.
 
     ``async with`` starts and stops it in a thread, ``with`` in the current one; both remove its files.
@@ -54,25 +51,17 @@ class NatsServer:
         Whether the server has JetStream, which stores need.
     """
 
+    _name = "nats"
+
     def __init__(self, config: str = "", *, jetstream: bool = True) -> None:
+        super().__init__()
         self._config = config
         self._jetstream = jetstream
-        self._directory: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._paused = False
-        self.port: int = 0
-        """Chosen at the first start, and kept."""
 
     @property
     def url(self) -> str:
         """The URL for `open_transport`."""
         return f"nats://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        """The log of the server so far."""
-        file = self._home / "log"
-        return file.read_text(errors="replace") if file.exists() else ""
 
     def start(self) -> None:
         """Start the server if it does not run, and return when it listens.
@@ -96,51 +85,12 @@ class NatsServer:
             self.kill()
             raise
 
-    def stop(self) -> None:
-        """End the server in order, and remove its files."""
-        self._end(signal.SIGTERM)
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
-
-    def kill(self) -> None:
-        """End the server at once, as ``kill -9`` does."""
-        self._end(signal.SIGKILL)
-
     def restart(self, *, empty: bool = False) -> None:
         """Kill the server and start it on the same port. It keeps its stores, unless `empty`."""
         self.kill()
         if empty:
             shutil.rmtree(self._home / "store", ignore_errors=True)
         self.start()
-
-    def pause(self) -> None:
-        """Freeze the process: connections stay open and nothing answers, until `resume`. Not on Windows."""
-        if self._process and not self._paused:
-            self._paused = True
-            self._process.send_signal(signal.SIGSTOP)
-            os.waitpid(
-                self._process.pid, os.WUNTRACED
-            )  # wait for the stop: else it answers for a moment more
-
-    def resume(self) -> None:
-        """Let the process run again after `pause`."""
-        if self._process and self._paused:
-            self._paused = False
-            self._process.send_signal(signal.SIGCONT)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
 
     async def __aenter__(self) -> Self:
         return await asyncio.to_thread(self.__enter__)
@@ -150,12 +100,6 @@ class NatsServer:
     ) -> None:
         await asyncio.to_thread(self.stop)
 
-    @property
-    def _home(self) -> Path:
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="asyncmgr-nats-"))
-        return self._directory
-
     def _command(self) -> list[str]:
         home = self._home
         # Port -1 has the server choose one, so that no other process can take it in between.
@@ -163,18 +107,8 @@ class NatsServer:
         stores = ["--jetstream", "--store_dir", str(home / "store")] if self._jetstream else []
         return [_binary(), "--config", str(home / "server.conf"), *listening, *stores]
 
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(how)
-        self.resume()  # a paused process would not see the signal
-        process, self._process = self._process, None
-        try:
-            process.wait(STARTS_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        (self._home / f"nats-server_{process.pid}.ports").unlink(missing_ok=True)
+    def _ended(self, pid: int) -> None:
+        (self._home / f"nats-server_{pid}.ports").unlink(missing_ok=True)
 
     def _await(self, found: Callable[[], int | None]) -> int:
         deadline = time.monotonic() + STARTS_WITHIN

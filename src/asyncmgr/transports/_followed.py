@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping
 
 from asyncmgr.transports._streams import SNAPSHOT_DONE, Deleted, Entry, Watch
 
+SUM_MODULO = 2**31 - 1
+"""Revisions are summed up by their rests, since the sum of many would be too large for an engine."""
+
 _LEEWAY = 1.0
 """Seconds. A key that vanished this short before its expiry counts as expired."""
 
@@ -64,6 +67,19 @@ class Followed:
     def vanished(self, listed: Mapping[str, int]) -> list[str]:
         """The keys that were told and are not in a complete list."""
         return [key for key in self._told if key not in listed]
+
+    def tell_vanished(self, listed: Mapping[str, int], last: int) -> None:
+        """Deliver the deletion of each key that is not in a complete list, made at the revision `last` of the store.
+
+        A key that somebody has removed behind the engine's back may have been the last one written.
+        """
+        for key in self.vanished(listed):
+            self.tell_absent(key, max(last, self.revision_of(key) + 1))
+
+    @property
+    def summary(self) -> tuple[int, int]:
+        """The number of keys that were told, and the sum of their revisions, each by its rest of `SUM_MODULO`."""
+        return len(self._told), sum(revision % SUM_MODULO for revision, _ in self._told.values())
 
     def revision_of(self, key: str) -> int:
         """The revision of `key` that was told; 0 = none."""

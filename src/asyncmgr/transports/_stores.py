@@ -27,6 +27,7 @@ from asyncmgr._common.log import log
 from asyncmgr._common.safe_text import safe_repr
 from asyncmgr.errors import TransportClosed, TransportError
 from asyncmgr.transports._given import Data
+from asyncmgr.transports._operations import Operations
 from asyncmgr.transports._streams import SNAPSHOT_DONE, Entry, Watch
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class StoreEngine(ABC):
         self._connected = True
         self._listeners: list[StateListener] = []
         self._opened_in = _running_loop()
+        self.operations = Operations()
+        """What this process has asked of it, for metrics."""
 
     @property
     def connected(self) -> bool:

@@ -8,6 +8,7 @@ import functools
 import shutil
 import signal
 import sys
+import textwrap
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ from asyncmgr.errors import AsyncmgrError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_NEEDED = ("psutil", "rich")
+_NEEDED = ("psutil", "rich", "starlette", "uvicorn")
 _KEPT = 8
 """Lines of each kind that a high screen shows."""
 _OTHER_LINES = 16
@@ -38,6 +39,8 @@ _BAR = 24
 """Columns of the longest bar on a wide terminal."""
 _SHORTEST_BAR = 8
 _REDRAW = 0.25
+_READABLE = 78
+"""Columns of an explanation, which is wrapped."""
 _HEADERS = ("host", "process", "state", "age", "reserved", "free MiB", "")
 _LESS_NEEDED = ("process", "age")
 """Columns that a narrow terminal leaves out."""
@@ -50,15 +53,26 @@ _LESS_NEEDED = ("process", "age")
     metavar="N",
     help="End by itself.  [default: go on until Ctrl-C]",
 )
+@click.option(
+    "--kill-after",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    default=KILL_AFTER,
+    show_default=True,
+    help="Seconds until the first host is killed.",
+)
 @click.option("--plain", is_flag=True, help="Write lines also on a terminal.")
-def demo(*, seconds: float | None, plain: bool) -> None:
-    """Show on this machine how hosts find and call each other, and what happens when one dies.
+def demo(*, seconds: float | None, kill_after: float, plain: bool) -> None:
+    """Show on this machine how hosts share jobs out and call each other, and what happens when one dies.
 
     Starts a real NATS server, which only this machine reaches, and four services in processes of their own: three
-    hosts, which announce how much memory they have (each a simulated share of this machine's free memory; none is
-    really taken), and one that places memory on the host with the most of it, by two calls each 1.5 s. After twenty
-    seconds one host is killed: its announcement goes stale after 3 s, is gone after 6 s, and the host is started
-    again. Then the next one.
+    hosts, and one that places memory on the host with the most of it, by two calls each 3 s (each host has a
+    simulated share of this machine's free memory; none is really taken). The hosts share four jobs out, each of which
+    only one host runs: one is well, one fails, one hangs, one blocks the event loop. What 'asyncmgr explain' says of
+    each is shown with the command. A page shows it all in your browser; the link with its token is printed once.
+
+    After twenty seconds the host that sends the reports is killed: another takes its jobs over some five seconds
+    later. Its announcement goes stale after 3 s, is gone after 6 s, and the host is started again. Then the next one.
 
     A terminal shows tables that change, a pipe a line for each thing that happens. Ctrl-C ends all of it and leaves
     no process and no file behind. Nothing of your own settings is read. Needs 'asyncmgr[demo]'.
@@ -66,7 +80,9 @@ def demo(*, seconds: float | None, plain: bool) -> None:
     _check_extra()
     configure("error", "console", sys.stderr)
     live = not plain and sys.stdout.isatty()
-    raise click.exceptions.Exit(run_to_the_end(functools.partial(_demonstrate, seconds, live), _explain))
+    raise click.exceptions.Exit(
+        run_to_the_end(functools.partial(_demonstrate, seconds, kill_after, live), _explain)
+    )
 
 
 def _check_extra() -> None:
@@ -81,7 +97,7 @@ def _explain(error: AsyncmgrError) -> None:
     click.ClickException(in_words(error)).show()
 
 
-async def _demonstrate(seconds: float | None, live: bool) -> None:
+async def _demonstrate(seconds: float | None, kill_after: float, live: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -89,9 +105,8 @@ async def _demonstrate(seconds: float | None, live: bool) -> None:
             loop.add_signal_handler(number, stop.set)
     scene = Scene()
     show = _Screen(scene) if live else _Lines(stop)
-    kill_after = KILL_AFTER if seconds is None else min(KILL_AFTER, seconds / 4)
     with Processes() as processes:
-        story = Story(scene, processes, show.tell, kill_after=kill_after)
+        story = Story(scene, processes, show.tell, show.quote, kill_after=kill_after)
         with show:
             await _play([story.play(), show.draw()], stop, seconds)
         click.echo("ending the processes", err=True)
@@ -117,6 +132,13 @@ def _now() -> str:
     return to_datetime(read_wall()).astimezone().strftime("%H:%M:%S")
 
 
+def _quoted(command: str, answer: str) -> str:
+    """Write a command and its answer as in a shell."""
+    wrapped = (textwrap.wrap(line, _READABLE - 2) for line in answer.splitlines())
+    lines = [f"$ {command}", *(part for parts in wrapped for part in parts)]
+    return "\n".join(("", *(f"  {line}" for line in lines), ""))
+
+
 class _Lines:
     """Writes a line for each thing that happens."""
 
@@ -132,6 +154,13 @@ class _Lines:
     def tell(self, word: str, sentence: str) -> None:
         try:
             click.echo(f"{_now()}  {word:<{_WORD_WIDTH}}  {sentence}")
+        except BrokenPipeError:
+            discard_stdout()
+            self._stop.set()
+
+    def quote(self, command: str, answer: str) -> None:
+        try:
+            click.echo(_quoted(command, answer))
         except BrokenPipeError:
             discard_stdout()
             self._stop.set()
@@ -158,10 +187,21 @@ class _Screen:
         self._live.stop()
 
     def tell(self, word: str, sentence: str) -> None:
-        if word == "pick":
+        if word == "page":  # printed once, above the picture: not cut, and easy to click
+            self._print(f"\n  The page: {sentence}\n")
+        elif word == "pick":
             self._picks.append(f"{_now()}  {sentence}")
         else:
             self._events.append(f"{_now()}  {word:<{_WORD_WIDTH}}  {sentence}")
+
+    def quote(self, command: str, answer: str) -> None:
+        self._print(_quoted(command, answer))
+
+    def _print(self, text: str) -> None:
+        """Print above the picture, where it stays."""
+        from rich.text import Text
+
+        self._live.console.print(Text(text), soft_wrap=True)
 
     async def draw(self) -> None:
         while True:

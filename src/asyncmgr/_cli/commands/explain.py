@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,13 +14,21 @@ from asyncmgr._cli.output import lines_of, table_lines, write_json
 from asyncmgr._cli.task_views import local
 from asyncmgr._common.clock import read_wall, to_datetime
 from asyncmgr._common.durations import parse_duration
+from asyncmgr._common.safe_text import printable
 from asyncmgr._history.words import length
 from asyncmgr.errors import AsyncmgrError
 
 _HEADERS = ("slot, local", "task", "fate", "took", "late", "what")
 
 
-class Moment(click.ParamType[datetime]):
+# Only the stubs of click are generic before 8.3.
+if TYPE_CHECKING:
+    _Type = click.ParamType[datetime]
+else:
+    _Type = click.ParamType
+
+
+class Moment(_Type):
     """A moment as people write it: ``03:00``, ``2026-07-01 03:00``, ``20m ago``; local without an offset."""
 
     name = "TIME"
@@ -63,6 +71,8 @@ def _aware(moment: datetime) -> datetime:
 
 MOMENT = Moment()
 
+_key = click.option("--key", metavar="KEY", help="Only this key, of a task with each=.")
+
 
 @click.command(
     "explain",
@@ -70,19 +80,23 @@ MOMENT = Moment()
         "asyncmgr explain Volumes.sync",
         "asyncmgr explain Invoices.export 03:00",
         "asyncmgr explain Invoices.export '20m ago' --json",
+        "asyncmgr explain Poller.poll 03:00 --key 10.0.0.7",
     ),
 )
 @click.argument("task", shell_complete=complete_running_task)
 @click.argument("moment", metavar="[TIME]", required=False, type=MOMENT)
+@_key
 @options.as_json
 @reach
-def explain(reach: Reach, task: str, moment: datetime | None, *, as_json: bool) -> None:
+def explain(reach: Reach, task: str, moment: datetime | None, key: str | None, *, as_json: bool) -> None:
     """Explain in a sentence or two what became of a slot of TASK, and why.
 
     TIME is up to a minute from the slot: 03:00, '2026-07-01 03:00', '20m ago'; local. Without it: how the task stands.
+    Each key of a task with each= has slots of its own: say which by --key.
     """
+    at = None if moment is None else moment.isoformat()
     with reach.doors() as doors:
-        told = _ask_all(doors, "explain", task=task, at=None if moment is None else moment.isoformat())
+        told = _ask_all(doors, "explain", task=task, key=key, at=at)
     if as_json:
         write_json([answer for _, answer in told])
         return
@@ -96,6 +110,7 @@ def explain(reach: Reach, task: str, moment: datetime | None, *, as_json: bool) 
     epilog=options.examples(
         "asyncmgr history",
         "asyncmgr history Volumes.sync --since '2h ago'",
+        "asyncmgr history Poller.poll --key 10.0.0.7",
         "asyncmgr history --limit 500 --json",
     ),
 )
@@ -103,20 +118,28 @@ def explain(reach: Reach, task: str, moment: datetime | None, *, as_json: bool) 
 @click.option("--since", metavar="TIME", type=MOMENT, help="Leave out what ended before.")
 @click.option("--until", metavar="TIME", type=MOMENT, help="Leave out slots after.")
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="Lines at most.")
+@_key
 @options.as_json
 @reach
 def history(
     reach: Reach,
     task: str | None,
+    key: str | None,
     since: datetime | None,
     until: datetime | None,
     limit: int,
     *,
     as_json: bool,
 ) -> None:
-    """List what became of the slots of TASK, or of all tasks, the newest first."""
+    """List what became of the slots of TASK, or of all tasks, the newest first.
+
+    Those of the keys of a task with each= are listed with TASK only.
+    """
+    if key is not None and task is None:
+        raise click.UsageError(f"--key {printable(key)} needs the TASK whose key it is")
     given = {
         "task": task,
+        "key": key,
         "since": None if since is None else since.isoformat(),
         "until": None if until is None else until.isoformat(),
         "limit": limit,
@@ -141,7 +164,7 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     fate = record["fate"] if record["reason"] is None else f"{record['fate']}, {record['reason']}"
     return (
         f"{slot}{count}",
-        record["task"],
+        record["task"] if record.get("key") is None else f"{record['task']}[{record['key']}]",
         fate,
         "" if duration is None else length(duration),
         "" if late is None or late < 1 else length(late),

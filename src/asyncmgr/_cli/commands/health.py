@@ -10,6 +10,7 @@ from asyncmgr._cli import options
 from asyncmgr._cli.commands.status import UNHEALTHY
 from asyncmgr._cli.doors import Door, Reach, reach
 from asyncmgr._cli.output import lines_of, write_json
+from asyncmgr._history.words import length
 
 
 @click.command(
@@ -48,5 +49,8 @@ def _show(door: Door, report: dict[str, Any]) -> None:
     for what in ("live", "ready"):
         if not report[what]["ok"]:
             click.echo(lines_of(f"  not {what}: {report[what]['reason']}"))
+    if blocked := report.get("blocked"):  # which an older service does not tell
+        when = "now" if blocked["ago"] is None else f"{length(blocked['ago'])} ago"
+        click.echo(lines_of(f"  {when}: {blocked['text']}"))
     if report["leases"]["held"]:
         click.echo(lines_of(f"  holds {', '.join(report['leases']['held'])}"))

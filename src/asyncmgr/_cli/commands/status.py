@@ -49,8 +49,10 @@ def status(reach: Reach, task: str | None, key: str | None, *, watch: bool, as_j
     Without --transport these are your own services on this machine: those of 'asyncmgr run', and embedded ones with
     the setting control = true. Exit code 3: a service does not answer.
     """
+    if key is not None and task is None:
+        raise click.UsageError(f"--key {printable(key)} needs the TASK whose key it is")
     with reach.doors() as doors:
-        if key is not None:
+        if task is not None and key is not None:
             _show_key(doors, task, key, as_json=as_json)
             return
         if not watch:
@@ -72,7 +74,7 @@ def _show(doors: list[Door], task: str | None, *, as_json: bool) -> None:
         click.echo("\n".join(_picture(told, task)))
 
 
-def _show_key(doors: list[Door], task: str | None, key: str, *, as_json: bool) -> None:
+def _show_key(doors: list[Door], task: str, key: str, *, as_json: bool) -> None:
     """Show one key of a task, by each service that has it."""
     told, refused = [], []
     for door in doors:

@@ -11,18 +11,24 @@ import click
 from asyncmgr._cli import options
 from asyncmgr._cli.doors import Reach, complete_running_task, reach
 from asyncmgr._cli.output import lines_of
-from asyncmgr._cli.status_text import ahead, clock, running_in_words, took
+from asyncmgr._cli.verb_text import (
+    PAUSE,
+    Tell,
+    cancelled,
+    disabled,
+    enabled,
+    pause_text,
+    rescheduled,
+    resumed,
+    triggered,
+)
 from asyncmgr._common.clock import read_wall, to_datetime
-from asyncmgr._common.durations import format_duration, parse_duration
+from asyncmgr._common.durations import parse_duration
 from asyncmgr.errors import AsyncmgrError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Tell = Callable[[dict[str, Any], datetime], str]
-"""Writes an answer as sentences, at a moment."""
 
 EVER = ("ever", "forever")
-PAUSE = 3600.0
-"""Seconds of a pause where nothing is said."""
 
 _task = click.argument("task", shell_complete=complete_running_task)
 _key = click.option("--key", metavar="KEY", help="Only this key, of a task with each=.")
@@ -33,7 +39,7 @@ def _steer(reach: Reach, verb: str, tell: Tell, *, task: str, **arguments: Any) 
     """Use a verb on the task of each service that is meant; exit with 1 where one refuses it."""
     failed = False
     with reach.doors() as doors:
-        chosen = reach.door_for(doors, task)
+        chosen = reach.door_for(doors, task, arguments.get("key"))
         for door in chosen:
             try:
                 answer = door.ask(verb, task=task, **arguments)
@@ -72,21 +78,7 @@ def trigger(reach: Reach, task: str, key: str | None, *, wait: bool) -> None:
     It works while the task is paused. Ctrl-C ends the waiting, and not the run. Exit code 1: the run failed, or it
     was refused, since another one is in progress.
     """
-    _steer(reach, "trigger", _triggered, task=task, key=key, wait=wait)
-
-
-def _triggered(answer: dict[str, Any], now: datetime) -> str:
-    name, run = answer["task"]["task"], answer.get("run")
-    if run is None:
-        return f"{name}: run {answer['run_id']} is on its way."
-    error = f": {run['error']}" if run["error"] else ""
-    return f"{name}: run {run['run_id']} {_outcome(run['outcome'])} after {took(run['duration'])}{error}"
-
-
-def _outcome(outcome: str) -> str:
-    return {"timed_out": "timed out", "nothing": "had nothing to do", "cancelled": "was cancelled"}.get(
-        outcome, outcome
-    )
+    _steer(reach, "trigger", triggered, task=task, key=key, wait=wait)
 
 
 @click.command(
@@ -103,14 +95,7 @@ def cancel(reach: Reach, task: str, run_id: str | None, key: str | None) -> None
     Their outcome is 'cancelled', which is no failure. One that goes on for 10 s all the same is logged as leaked.
     Exit code 1: there was none.
     """
-    _steer(reach, "cancel", _cancelled, task=task, key=key, run_id=run_id)
-
-
-def _cancelled(answer: dict[str, Any], now: datetime) -> str:
-    name, run_ids = answer["task"]["task"], answer["run_ids"]
-    if not run_ids:
-        return f"{name}: nothing to cancel, no such run is in progress."
-    return f"{name}: {', '.join(run_ids)} {'is' if len(run_ids) == 1 else 'are'} cancelled; {_following(answer, now)}"
+    _steer(reach, "cancel", cancelled, task=task, key=key, run_id=run_id)
 
 
 # Pausing
@@ -144,7 +129,7 @@ def pause(reach: Reach, task: str, length: str | None, until: str | None, note: 
         arguments["ever"] = True
     else:
         arguments["for"] = PAUSE if length is None else _seconds("--for", length)
-    _steer(reach, "pause", _pause_text(is_default=length is None and until is None), task=task, **arguments)
+    _steer(reach, "pause", pause_text(is_default=length is None and until is None), task=task, **arguments)
 
 
 def _seconds(option: str, text: str) -> float:
@@ -171,40 +156,12 @@ def _moment(text: str) -> datetime:
     return moment.astimezone()
 
 
-def _pause_text(*, is_default: bool) -> Tell:
-    def tell(answer: dict[str, Any], now: datetime) -> str:
-        told = answer["task"]
-        name, until = told["task"], told["paused"]["until"]
-        if until is None:
-            said = f"{name} is paused for ever; 'asyncmgr resume {name}' ends it."
-        else:
-            default = f", for {format_duration(PAUSE)} since --for says nothing else" if is_default else ""
-            said = f"{name} is paused until {clock(until, now)}{default}."
-        if told["running"] is not None:
-            said += f" A run goes on: {running_in_words(told['running'], now)}."
-        return said
-
-    return tell
-
-
 @click.command("resume", epilog=options.examples("asyncmgr resume Invoices.export"))
 @_task
 @reach
 def resume(reach: Reach, task: str) -> None:
     """End the pause of TASK. Slots that passed meanwhile are not caught up."""
-    _steer(reach, "resume", _resumed, task=task)
-
-
-def _resumed(answer: dict[str, Any], now: datetime) -> str:
-    was = "runs again" if answer["changed"] else "was not paused"
-    return f"{answer['task']['task']} {was}; {_following(answer, now)}"
-
-
-def _following(answer: dict[str, Any], now: datetime) -> str:
-    due = answer["task"]["next_due"]
-    if due is None:
-        return f"no slot is to come: it is {answer['task']['state']}."
-    return f"next slot {clock(due, now)}, {ahead(due, now)}."
+    _steer(reach, "resume", resumed, task=task)
 
 
 # Schedule and switch
@@ -227,13 +184,7 @@ def reschedule(reach: Reach, task: str, spacing: str | None, cron: str | None, t
     if (spacing is None) == (cron is None) and tz is None:
         raise click.UsageError("say either --spacing or --cron (or --tz alone)")
     seconds = None if spacing is None else _seconds("--spacing", spacing)
-    _steer(reach, "reschedule", _rescheduled, task=task, spacing=seconds, cron=cron, tz=tz)
-
-
-def _rescheduled(answer: dict[str, Any], now: datetime) -> str:
-    told = answer["task"]
-    zone = f" {told['tz']}" if told["tz"] else ""
-    return f"{told['task']}: {told['schedule']}{zone}, until the service restarts; {_following(answer, now)}"
+    _steer(reach, "reschedule", rescheduled, task=task, spacing=seconds, cron=cron, tz=tz)
 
 
 @click.command("enable", epilog=options.examples("asyncmgr enable Feeds.legacy"))
@@ -241,12 +192,7 @@ def _rescheduled(answer: dict[str, Any], now: datetime) -> str:
 @reach
 def enable(reach: Reach, task: str) -> None:
     """Switch TASK on, until its service restarts or the settings say otherwise of it."""
-    _steer(reach, "enable", _enabled, task=task)
-
-
-def _enabled(answer: dict[str, Any], now: datetime) -> str:
-    was = "is switched on until the service restarts" if answer["changed"] else "was on already"
-    return f"{answer['task']['task']} {was}; {_following(answer, now)}"
+    _steer(reach, "enable", enabled, task=task)
 
 
 @click.command("disable", epilog=options.examples('asyncmgr disable Feeds.legacy --note "too dear"'))
@@ -255,15 +201,7 @@ def _enabled(answer: dict[str, Any], now: datetime) -> str:
 @reach
 def disable(reach: Reach, task: str, note: str | None) -> None:
     """Switch TASK off, until its service restarts or the settings say otherwise of it. A run in progress goes on."""
-    _steer(reach, "disable", _disabled, task=task, note=note)
-
-
-def _disabled(answer: dict[str, Any], now: datetime) -> str:
-    told = answer["task"]
-    said = f"{told['task']} is switched off until the service restarts."
-    if told["running"] is not None:
-        said += f" A run goes on: {running_in_words(told['running'], now)}."
-    return said
+    _steer(reach, "disable", disabled, task=task, note=note)
 
 
 VERBS = (trigger, pause, resume, reschedule, enable, disable, cancel)

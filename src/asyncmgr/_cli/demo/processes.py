@@ -11,15 +11,21 @@ import tempfile
 
 from asyncmgr.errors import AsyncmgrError
 
-ENDS_WITHIN = 5.0
+ENDS_WITHIN = 20.0
 """Seconds that a process gets to end in order."""
 
 _LOG_SHOWN = 1500
 _SERVER = "server"
+_MANAGERS = "asyncmgr._cli.demo.managers"
 
 
 class DemoFailed(AsyncmgrError):
     """A process of the demonstration did not start, or ended by itself; the text has the end of its log."""
+
+
+def own_environment() -> dict[str, str]:
+    """Return the environment without the user's settings, which are for other services."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("ASYNCMGR_")}
 
 
 class Processes:
@@ -52,10 +58,10 @@ class Processes:
         return url
 
     def start(self, name: str, url: str, *targets: str, **variables: str) -> int:
-        """Run these managers as the host of this name. Returns the process id."""
+        """Run these targets as the host of this name. Returns the process id."""
         command = [sys.executable, "-P", "-m", "asyncmgr", "run", "--host", name, "--transport", url]
-        named = [f"asyncmgr._cli.demo.managers:{target}" for target in (*targets, "EndsWithParent")]
-        return self._start(name, [*command, "--log-format", "console", *named], variables).pid
+        command += ["--log-format", "console", *targets, f"{_MANAGERS}:EndsWithParent"]
+        return self._start(name, command, variables).pid
 
     def kill(self, name: str) -> None:
         """Kill a host as ``kill -9`` does, so that it cannot say goodbye."""
@@ -72,14 +78,13 @@ class Processes:
                 )
 
     def _start(self, name: str, command: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-        # Without the user's settings, and in a session of its own: Ctrl-C reaches only the demonstration.
-        ours = {key: value for key, value in os.environ.items() if not key.startswith("ASYNCMGR_")}
+        # In a session of its own: Ctrl-C reaches only the demonstration.
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if name == _SERVER else subprocess.DEVNULL,
             stderr=self._log,
-            env=ours | variables,
+            env=own_environment() | variables,
             cwd=sys.prefix,
             start_new_session=True,
         )

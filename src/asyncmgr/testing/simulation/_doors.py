@@ -11,12 +11,12 @@ from asyncmgr.testing.simulation._cluster import Process
 
 def set_rules(service: Service, rules: Rules) -> None:
     """Have a service that has not started follow these rules."""
-    service._cluster_scope.rules = rules  # noqa: SLF001 - a door of our own house
+    service._scopes.cluster.rules = rules  # noqa: SLF001 - a door of our own house
 
 
 def _cluster(process: Process) -> Cluster | None:
     service: Service | None = process.service
-    return None if service is None else service._cluster_scope.begun  # noqa: SLF001 - a door of our own house
+    return None if service is None else service._scopes.cluster.begun  # noqa: SLF001 - a door of our own house
 
 
 def session(process: Process) -> Session | None:

@@ -2,7 +2,8 @@
 
 A notification has a key and its revision, and its value is read. Every two seconds it is asked whether a store has
 changed at all, and where it has, all its keys are compared: so a watch sees changes without notifications too, behind a
-pooler for one. The same question finds out whether the connection still works.
+pooler for one. The same question finds out whether the connection still works. Now and then the keys are counted, since
+somebody may have removed rows by SQL.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from asyncmgr.transports._streams import Entry
 
 POLL = 2.0
 """Seconds between two looks at a store."""
+
+RECOUNT = 5.0
+"""Seconds between two counts of the keys, which show what was removed by SQL: that moves no revision of the store."""
 
 _HINTS_MOST = 500
 """Keys that are read one by one; for more of them, all are compared."""
@@ -110,7 +114,7 @@ class Follower:
 
     async def _follow(self, session: Session) -> None:
         loop = asyncio.get_running_loop()
-        next_poll = loop.time() + POLL
+        next_poll, next_count = loop.time() + POLL, loop.time() + RECOUNT
         while True:
             async with asyncio.timeout(CALL_WITHIN):
                 await self._listen(session)
@@ -118,6 +122,9 @@ class Follower:
                 if (now := loop.time()) >= next_poll:
                     next_poll = now + POLL
                     await self._poll(session)
+                if now >= next_count:
+                    next_count = now + RECOUNT
+                    await self._recount(session)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_poll):
                     await self._wake.wait()
@@ -167,14 +174,21 @@ class Follower:
                 _end(feed, f"store {feed.followed.store} was emptied or restored; watch again")
             feed.followed.watch.note_heard()
 
+    async def _recount(self, session: Session) -> None:
+        """Compare all keys where their number, or the sum of their revisions, is not as it was told."""
+        for feed in [feed for feed in self._feeds if feed.begun]:
+            followed = feed.followed
+            (row,) = await session.fetch(self._sql.summary, followed.store, *between(followed.start))
+            if (row["keys"], row["revisions"]) != followed.summary:
+                await self._compare(session, feed)
+
     async def _compare(self, session: Session, feed: Feed) -> int:
         """Tell all that has changed; return the store's last revision at that moment."""
         followed = feed.followed
         rows = await session.fetch(self._sql.listing, followed.store, *between(followed.start))
         last, listed = split(rows)
         await self._read(session, feed, followed.changed(listed))
-        for key in followed.vanished(listed):
-            followed.tell_absent(key, last)
+        followed.tell_vanished(listed, last)
         followed.seen = max(last, followed.seen) if last else followed.seen
         return last
 

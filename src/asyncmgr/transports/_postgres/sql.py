@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 
+from asyncmgr.transports._followed import SUM_MODULO
+
 TABLE = "asyncmgr_store"
 
 _MICROSECONDS = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -86,6 +88,9 @@ class Statements:
         below = f"WHERE t.store = $1 AND (t.key = '' OR (t.key >= $2 AND t.key < $3 AND {_ALIVE}))"
         self.snapshot = f"SELECT {_ENTRY} FROM {t} t {below}"
         self.listing = f"SELECT t.key, t.revision FROM {t} t {below}"
+        self.summary = f"""
+            SELECT count(*) AS keys, coalesce(sum(t.revision % {SUM_MODULO}), 0)::bigint AS revisions
+            FROM {t} t WHERE t.store = $1 AND t.key <> '' AND t.key >= $2 AND t.key < $3 AND {_ALIVE}"""
         # Whoever writes a key holds the store's row and waits for the key's; this waits for neither. Materialized,
         # since a plan may run a plain subquery again for each row, each time with a limit of its own.
         self.purge = f"""

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from asyncmgr._common.clock import SECOND, read_wall
 from asyncmgr.errors import AsyncmgrError, RevisionConflict, TransportError
+from asyncmgr.transports._followed import SUM_MODULO
 from asyncmgr.transports._given import lasting
 from asyncmgr.transports._sqlite.failures import translated
 from asyncmgr.transports._sqlite.file import Options, check_place, identity
@@ -141,6 +142,18 @@ class Database:
             with _reading(connection):
                 last = (_store(connection, name) or (0, None))[0]
                 return State(last, {} if last == seen else _listed(connection, name, start))
+
+        return self.run(work)
+
+    def summary(self, name: str, start: str) -> tuple[int, int]:
+        """The number of keys that begin with `start`, and the sum of their revisions by their rests of `SUM_MODULO`."""
+        sql = (
+            f"SELECT count(*), coalesce(sum(revision % {SUM_MODULO}), 0) FROM asyncmgr_entries WHERE {_BELOW}"
+        )
+
+        def work(connection: sqlite3.Connection) -> tuple[int, int]:
+            keys, revisions = connection.execute(sql, (name, *_between(start), read_wall())).fetchone()
+            return int(keys), int(revisions)
 
         return self.run(work)
 

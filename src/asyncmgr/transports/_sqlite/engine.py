@@ -32,6 +32,10 @@ POLL = 0.1
 LOOK_AGAIN = 2.0
 """Seconds after which a watch compares even where the file seems unchanged."""
 
+RECOUNT = 2.0
+"""Seconds between two counts of the keys of a file that others write. They show what was removed by SQL, behind the
+back of all stores: that moves no revision."""
+
 
 @asynccontextmanager
 async def open_sqlite(url: str, settings: Any = None) -> AsyncIterator[SqliteEngine]:
@@ -229,7 +233,8 @@ class Watches:
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
         known: tuple[int, int] | None = None
-        look_again = 0.0
+        counted: tuple[int, int] | None = None
+        look_again = count_again = 0.0
         while True:
             woken = self._wake.is_set()
             self._wake.clear()
@@ -238,24 +243,34 @@ class Watches:
                 known, look_again = version, loop.time() + LOOK_AGAIN
                 for followed in tuple(self._followed):
                     await self._compare(followed)
+            if version != counted and loop.time() >= count_again:
+                counted, count_again = version, loop.time() + RECOUNT
+                for followed in tuple(self._followed):
+                    await self._recount(followed)
             for followed in self._followed:
                 followed.watch.note_heard()
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL):
                     await self._wake.wait()
 
-    async def _compare(self, followed: Followed) -> None:
-        name = followed.store
-        state = await self._engine.do(self._database.state, name, followed.start, followed.seen)
+    async def _recount(self, followed: Followed) -> None:
+        """Compare all keys where their number, or the sum of their revisions, is not as it was told."""
+        found = await self._engine.do(self._database.summary, followed.store, followed.start)
+        if found != followed.summary:
+            await self._compare(followed, whole=True)
+
+    async def _compare(self, followed: Followed, *, whole: bool = False) -> None:
+        """Tell what has changed. `whole`: look at each key even where the store is still at its last revision."""
+        name, seen = followed.store, None if whole else followed.seen
+        state = await self._engine.do(self._database.state, name, followed.start, seen)
         if state.last < followed.seen:
             followed.watch.end(TransportError(f"store {name} was emptied or restored; watch again"))
             return self._followed.remove(followed) if followed in self._followed else None
-        if state.last == followed.seen:
+        if state.last == seen:
             return None
         if keys := followed.changed(state.listed):
             for entry in await self._engine.do(self._database.entries, name, keys):
                 followed.tell(entry)
-        for key in followed.vanished(state.listed):
-            followed.tell_absent(key, state.last)
+        followed.tell_vanished(state.listed, state.last)
         followed.seen = state.last
         return None
