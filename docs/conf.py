@@ -21,6 +21,7 @@ html_title = "asyncmgr"
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
+smartquotes = False  # an option is --option
 pygments_style = "default"
 pygments_dark_style = "github-dark"
 

@@ -108,17 +108,24 @@ def signature_of(value: Any) -> str | None:
         )
     except (TypeError, ValueError):
         return None
-    text = re.sub(r"\basyncmgr\.(?:\w+\.)*", "", str(found).replace("'", ""))
-    text = re.sub(r"<(\w+)\.(\w+): [^>]*>|<factory>", lambda match: match[2] or "...", text)
+    text = _plain(str(found))
+    if inspect.isclass(value):
+        text = text.removesuffix(" -> None")
     if len(text) <= 90:
         return text
-    own = [str(one).replace("'", "") for one in found.parameters.values()]
+    own = [_plain(str(one)) for one in found.parameters.values()]
     kinds = {one.kind for one in found.parameters.values()}
     if "(*, " in text and inspect.Parameter.VAR_POSITIONAL not in kinds:
         own.insert(0, "*")
     returned = text.rpartition(") -> ")[2] if ") -> " in text else ""
-    lines = ",\n    ".join(re.sub(r"\basyncmgr\.(?:\w+\.)*", "", one) for one in own)
+    lines = ",\n    ".join(own)
     return f"(\n    {lines},\n)" + (f" -> {returned}" if returned else "")
+
+
+def _plain(text: str) -> str:
+    """A signature without quotes, modules, and the `repr` of defaults that nobody could write."""
+    text = re.sub(r"\basyncmgr\.(?:\w+\.)*", "", text.replace("'", ""))
+    return re.sub(r"<(\w+)\.(\w+): [^>]*>|<[^>]*>", lambda match: match[2] or "...", text)
 
 
 def _members(cls: type) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Writes the page of all settings from the models: key, variable, default, what is accepted, meaning."""
+"""Writes the page of all settings from the models: key, variable, default, meaning, what is accepted."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from asyncmgr._settings.sources import NESTED, PREFIX
 from asyncmgr._tasks.options import OPTIONS
 from sitegen.docstrings import attribute_docs, cell
 
-HEAD = "| key | default | variable | accepted | meaning |\n|---|---|---|---|---|"
+HEAD = "| key, and its variable | default | meaning |\n|---|---|---|"
 
 TASK_VARIABLE = "TASKS__VOLUMES__SYNC"
 """How a variable names the table of the task ``Volumes.sync``."""
@@ -65,7 +66,9 @@ def _table(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         default = _default(field)
         meaning = cell(texts.get(name) or _of_option(name, model))
-        yield f"| `{name}` | {default} | `{prefix}{name.upper()}` | {cell(field.description or '')} | {meaning} |"
+        accepted = f"Accepted: {cell(field.description)}." if field.description else ""
+        told = " ".join(part for part in (meaning, accepted) if part)
+        yield f"| `{name}`<br>`{prefix}{name.upper()}` | {default} | {told} |"
     yield ""
 
 
@@ -88,9 +91,6 @@ def option_texts() -> dict[str, str]:
     """What the docstring of `@periodic_task` says of each option."""
     from asyncmgr import periodic_task
 
-    text = re.sub(r"``", "`", periodic_task.__doc__ or "")
-    found: dict[str, str] = {}
-    for match in re.finditer(r"^ *([a-z_, ]+)\n((?: {8,}.*\n?)+)", text, re.MULTILINE):
-        for name in match[1].split(", "):
-            found[name.strip()] = " ".join(match[2].split())
-    return found
+    text = inspect.getdoc(periodic_task) or ""
+    found = re.finditer(r"^([a-z_]+)\n((?: {4,}.*\n?)+)", text, re.MULTILINE)
+    return {match[1]: " ".join(match[2].split()) for match in found}

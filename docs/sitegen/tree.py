@@ -95,4 +95,4 @@ def _contents(path: Path) -> str:
     if path.name != "index.md":
         return ""
     entries = [one.path.removesuffix(".md") for one in listed(DOCS / path)]
-    return "\n".join(["", "```{toctree}", ":hidden:", "", *entries, "```", ""])
+    return "\n".join(["", "```{toctree}", ":hidden:", ":titlesonly:", "", *entries, "```", ""])

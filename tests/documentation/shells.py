@@ -25,6 +25,17 @@ PORT = re.compile(r"\b(?:8000|8080|4222)\b")
 DATABASE = "postgresql://agent@db.example/jobs"
 
 
+ALONE = """\
+import os
+import pathlib
+
+iterdir = pathlib.Path.iterdir
+elsewhere = f"/tmp/asyncmgr-{os.getuid()}"
+pathlib.Path.iterdir = lambda self: iter(()) if str(self) == elsewhere else iterdir(self)
+"""
+"""Hides the services of this user that run beside the tests: commands look for sockets in ``/tmp`` in any case."""
+
+
 class Shell:
     """Runs commands, and keeps those that go on in the background."""
 
@@ -105,16 +116,17 @@ class Shell:
         """The variables of a shell in which nothing of this machine is set."""
         run_time = self.directory / "run"
         run_time.mkdir(mode=0o700, exist_ok=True)
-        kept = {key: os.environ[key] for key in ("PYTHONPATH", "LANG", "SYSTEMROOT") if key in os.environ}
+        (run_time / "sitecustomize.py").write_text(ALONE, encoding="utf-8")
+        kept = {key: os.environ[key] for key in ("LANG", "SYSTEMROOT") if key in os.environ}
+        paths = [str(run_time), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         return {
             **kept,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "HOME": str(self.directory),
             "XDG_RUNTIME_DIR": str(run_time),
             "XDG_STATE_HOME": str(run_time),
-            "TMPDIR": str(
-                run_time
-            ),  # services of this user that run beside the tests have their sockets elsewhere
+            "TMPDIR": str(run_time),
             "ASYNCMGR_HOST": "web-1",
             "ASYNCMGR_LOG_FORMAT": "console",
             "COLUMNS": "150",

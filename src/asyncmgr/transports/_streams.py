@@ -75,6 +75,7 @@ class Marker(enum.Enum):
 
 
 SNAPSHOT_DONE: Final = Marker.SNAPSHOT_DONE
+"""What a watch yields once, when the snapshot is complete and changes follow."""
 
 Change: TypeAlias = Entry | Deleted | Literal[Marker.SNAPSHOT_DONE]
 """An item that a watch yields."""
