@@ -19,7 +19,7 @@ from tests.page.conftest import ARGUMENTS, NAMES
 
 MINUTES = 14.0
 """Long enough that the shortest span of the page, 15 minutes, is nearly full."""
-SIZE = (1280, 1060)
+SIZE = (1280, 910)
 MOST = 300_000
 """Bytes that a picture in the documentation may have."""
 
