@@ -155,6 +155,10 @@ def test_a_task_that_one_host_runs(context: BrowserContext, scenes: Start) -> No
     assert page.evaluate("lanesOf(S.tasks.get('Reports.send')).length") == 1
     wait_until(page, "document.querySelector('.row[aria-label^=\"Reports.send, ok\"]') !== null")
     assert page.evaluate("worst(S.tasks.get('Reports.send')).host") == owner
+    wait_until(page, f"S.tasks.get('Reports.send').marks.get('{owner}')?.length > 0")
+    # Its host dies: what it did stays.
+    page.evaluate(f"take.host({{ host: '{owner}', gone: true }})")
+    assert owner in page.evaluate("lanesOf(S.tasks.get('Reports.send'))[0].hosts")
 
 
 def test_filters_search_and_keys(context: BrowserContext, scenes: Start) -> None:

@@ -162,7 +162,12 @@ class Neighbours:
             await self._read(one)
         except (AsyncmgrError, KeyError, TypeError, ValueError) as exc:
             silent = one.facts.get("silent") or read_wall() // 1000
-            one.facts = {**one.facts, "ok": False, "silent": silent, "error": error_text(exc, 200)}
+            one.facts = {
+                **one.facts,
+                "ok": False,
+                "silent": silent,
+                "error": error_text(exc, 200).rstrip(".?"),
+            }
         else:
             one.facts = {
                 "host": one.host,

@@ -25,7 +25,7 @@ RENDERED_IN = 1.6
 class Reports(Manager):
     """What has to be done once, however many hosts there are."""
 
-    @periodic_task(spacing=3, run_immediately=True, scope="cluster")
+    @periodic_task(spacing=10, run_immediately=True, scope="cluster")
     async def send(self, context: RunContext) -> None:
         await asyncio.sleep(0.4)
 
@@ -33,7 +33,7 @@ class Reports(Manager):
 class Invoices(Manager):
     """Talks to somebody who refuses."""
 
-    @periodic_task(spacing=5, run_immediately=True, scope="cluster")
+    @periodic_task(spacing=10, run_immediately=True, scope="cluster")
     async def export(self, context: RunContext) -> None:
         await asyncio.sleep(0.2)
         raise ConnectionError("503 from pay.example/v2/export")
@@ -54,7 +54,7 @@ class Search(Manager):
 class Images(Manager):
     """Does in the event loop what belongs into a thread."""
 
-    @periodic_task(spacing=45, initial_delay=6, scope="cluster")
+    @periodic_task(spacing=150, initial_delay=6, scope="cluster")
     async def render(self, context: RunContext) -> None:
         until = time.perf_counter() + RENDERED_IN
         while time.perf_counter() < until:

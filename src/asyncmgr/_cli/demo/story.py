@@ -36,7 +36,7 @@ LEASE_TTL = "5s"
 """TTL of the hosts' leases: the jobs of a host that is killed are another's this much later, and 0.5 s."""
 
 KILL_AFTER = 20.0
-"""Seconds until the first host is killed, and between one that is back and the next."""
+"""Seconds until the first host is killed, and the least between one that is back and the next."""
 
 _PICK_EACH = 3.0
 _HELD = 24.0
@@ -119,7 +119,7 @@ class Story:
             transport,
             _SERVICE,
             scene.url,
-            hosts=lambda: scene.states.keys() & scene.pids.keys(),
+            pids=lambda: {host: pid for host, pid in scene.pids.items() if host in scene.states},
             tell=self._tell,
             quote=self._quote,
         )
@@ -229,7 +229,7 @@ class Story:
             await self._until(lambda host=victim: host not in self._scene.states)
             await asyncio.sleep(_BACK_AFTER)
             self._start(victim, "restart")
-            await asyncio.sleep(self._kill_after)
+            await asyncio.sleep(max(KILL_AFTER, self._kill_after))
 
     async def _until(self, condition: Callable[..., bool]) -> None:
         while not condition():  # noqa: ASYNC110 - the view reports changes only, not its present state

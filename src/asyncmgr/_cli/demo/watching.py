@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -42,8 +42,8 @@ class Watch:
     ----------
     service
         The name of the service that the hosts run.
-    hosts
-        The hosts that run now.
+    pids
+        The process ids of the hosts that run now, by host.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Watch:
         service: str,
         url: str,
         *,
-        hosts: Callable[[], Collection[str]],
+        pids: Callable[[], Mapping[str, int]],
         tell: Tell,
         quote: Quote,
     ) -> None:
         self._client = RpcClient(transport, service, version="1.1", namespace=NAMESPACE, timeout=4.0)
         self._url = url
-        self._hosts = hosts
+        self._pids = pids
         self._tell = tell
         self._quote = quote
         self._explained: set[str] = set()
@@ -87,7 +87,7 @@ class Watch:
 
     async def _ask_all(self) -> dict[str, Told]:
         """Ask the hosts for the status of each job, as its owner tells it; a job without an owner is left out."""
-        hosts = sorted(self._hosts())
+        hosts = sorted(self._pids())
         answers = await asyncio.gather(*(self._ask(host, "status") for host in hosts))
         return {
             status["task"]: {**status, "host": host}
@@ -115,8 +115,12 @@ class Watch:
             self.owner = owner
             self._tell("owner", self._changed(status, before))
         if self._killed is not None and owner != self._killed[0] and status["runs"]:
-            await self._explain("owner", "", REPORT, wanted=REPORT)
-            self._killed = None
+            await self._explain_fail_over(owner, self._killed[0])
+
+    async def _explain_fail_over(self, owner: str, killed: str) -> None:
+        """Ask a host that does not run the report, and is not the one that was killed."""
+        for other in self._pids().keys() - {owner, killed}:
+            await self._explain("took over", "", REPORT, at=other, wanted=f"and did on {owner}")
 
     def _changed(self, status: Told, before: str) -> str:
         owner = status["host"]
@@ -133,7 +137,7 @@ class Watch:
             say = f"{FAILING} on {status['host']} fails at each run"
             slot = datetime.fromisoformat(status["last"]["slot"])
             await self._explain(
-                "fails", say, FAILING, _time_of(slot), "--at", status["host"], wanted="ConnectionError"
+                "fails", say, FAILING, _time_of(slot), at=status["host"], wanted="ConnectionError"
             )
 
     async def _look_at_hanging(self, told: Mapping[str, Told]) -> None:
@@ -143,13 +147,13 @@ class Watch:
         where = f"{HANGING} on {status['host']}"
         if status["state"] == "hung":
             await self._explain(
-                "hangs", f"{where} hangs", HANGING, "--at", status["host"], wanted="is running since"
+                "hangs", f"{where} hangs", HANGING, at=status["host"], wanted="is running since"
             )
         elif status["skipped"] >= _ENOUGH_SKIPS:
             # Without a moment it would say how the task stands; of a slot it says why there was no run.
-            words = (HANGING, _time_of(to_datetime(read_wall())), "--at", status["host"])
+            words = (HANGING, _time_of(to_datetime(read_wall())))
             say = f"{where} does not come to an end"
-            await self._explain("waits", say, *words, wanted="was still going")
+            await self._explain("waits", say, *words, at=status["host"], wanted="was still going")
 
     async def _look_at_block(self, told: Mapping[str, Told]) -> None:
         status = told.get(BLOCKING)
@@ -158,9 +162,7 @@ class Watch:
         slot = await self._find_delayed(status["host"])
         if slot is not None:
             say = f"{BLOCKING} blocked the event loop of {status['host']}"
-            await self._explain(
-                "blocks", say, DELAYED, _time_of(slot), "--at", status["host"], wanted=BLOCKING
-            )
+            await self._explain("blocks", say, DELAYED, _time_of(slot), at=status["host"], wanted=BLOCKING)
 
     async def _find_delayed(self, host: str) -> datetime | None:
         """Find a slot that a block by the job delayed or passed over."""
@@ -178,16 +180,15 @@ class Watch:
 
     # Explaining
 
-    async def _explain(self, word: str, say: str, *words: str, wanted: str) -> None:
+    async def _explain(self, word: str, say: str, *words: str, at: str, wanted: str) -> None:
         """Tell of a trouble and quote the command that explains it, with its answer; once.
 
-        An answer without what is `wanted` is of something else, as when the task has just moved to another host.
+        The host `at` is asked. An answer without what is `wanted` is of something else, as when the task has just moved
+        to another host.
         """
         if word in self._explained:
             return
-        command = ["explain", *words]
-        if not hasattr(socket, "AF_UNIX"):  # without control sockets by way of the server
-            command += ["--transport", self._url]
+        command = ["explain", *words, *self._reach(at)]
         answer = await _output_of(command)
         if wanted not in " ".join(answer.split()):
             return
@@ -195,6 +196,13 @@ class Watch:
         if say:
             self._tell(word, say)
         self._quote(" ".join(["asyncmgr", *command]), answer)
+
+    def _reach(self, host: str) -> list[str]:
+        """Say whom the command is to ask. Not by the name alone: another demonstration may run on this machine."""
+        pid = self._pids().get(host)
+        if pid is None or not hasattr(socket, "AF_UNIX"):  # there are no control sockets
+            return ["--at", host, "--transport", self._url]
+        return ["--service", str(pid)]
 
 
 def _host_of(status: Told) -> str:

@@ -14,7 +14,7 @@ const hatch = (ctx, colour) => {
     const tile = document.createElement("canvas"), size = Math.round(6 * dpr);
     tile.width = tile.height = size;
     const c = tile.getContext("2d");
-    c.fillStyle = colour; c.globalAlpha = 0.12; c.fillRect(0, 0, size, size); c.globalAlpha = 1;
+    c.fillStyle = colour; c.globalAlpha = .12; c.fillRect(0, 0, size, size); c.globalAlpha = 1;
     c.strokeStyle = colour; c.lineWidth = dpr; c.beginPath();
     for (const d of [-size, 0, size]) { c.moveTo(d - 1, size + 1); c.lineTo(d + size + 1, -1); }
     c.stroke();
@@ -24,7 +24,7 @@ const hatch = (ctx, colour) => {
   }
   return hatches.get(key);
 };
-const NOW = 0.908;
+const NOW = .908;
 const xOf = (t, width) => width * NOW + ((t - now) / (U.span * 1000)) * width * NOW;
 const STEPS = [MIN, 2 * MIN, 5 * MIN, 10 * MIN, 15 * MIN, 30 * MIN, HOUR, 2 * HOUR, 3 * HOUR, 4 * HOUR, 6 * HOUR];
 const ticks = width => {
@@ -50,17 +50,11 @@ const label = (ctx, text, x, y, colour, room) => {
     if (n < 3) return;
     shown = shown.slice(0, n) + "…"; width = ctx.measureText(shown).width;
   }
-  ctx.fillStyle = C.card; ctx.globalAlpha = 0.88; ctx.fillRect(x + 2, y - 7, width + 6, 14); ctx.globalAlpha = 1;
-  ctx.fillStyle = colour; ctx.textBaseline = "middle"; ctx.textAlign = "left"; ctx.fillText(shown, x + 5, y + 0.5);
+  ctx.fillStyle = C.card; ctx.globalAlpha = .88; ctx.fillRect(x + 2, y - 7, width + 6, 14); ctx.globalAlpha = 1;
+  ctx.fillStyle = colour; ctx.textBaseline = "middle"; ctx.textAlign = "left"; ctx.fillText(shown, x + 5, y + .5);
 };
-const lanesOf = task => {
-  const lanes = [];
-  let shared = false;
-  for (const facts of task.on.values()) if (facts.owner) shared = true;
-  if (shared) { lanes.push({ hosts: [...task.on.keys()] }); return lanes; }
-  for (const host of [...task.on.keys()].sort()) lanes.push({ hosts: [host] });
-  return lanes;
-};
+// Of a task that one process of many runs, what a host did that is gone now stays in the one lane.
+const lanesOf = task => isShared(task) ? [{ hosts: [...new Set([...task.on.keys(), ...task.marks.keys()])] }] : [...task.on.keys()].sort().map(host => ({ hosts: [host] }));
 const firstAfter = (list, t) => { // marks are sorted by their begin; a long one may begin well before
   let low = 0, high = list.length;
   while (low < high) { const mid = (low + high) >> 1; if (list[mid][0] < t) low = mid + 1; else high = mid; }
@@ -75,7 +69,7 @@ const reasonText = (m, facts) => {
   return `${fate} ${many(m[3])}: ${brief}`;
 };
 const pausedText = p => `paused by ${p.by}${p.note ? `: ${p.note}` : ""}`;
-const unknown = (ctx, x, y, height) => { ctx.globalAlpha = 0.35; box(ctx, hatch(ctx, C.gone), 0, y, x, height); ctx.globalAlpha = 1; };
+const unknown = (ctx, x, y, height) => { ctx.globalAlpha = .35; box(ctx, hatch(ctx, C.gone), 0, y, x, height); ctx.globalAlpha = 1; };
 const cross = (ctx, x, y, r, colour) => { ctx.strokeStyle = colour; ctx.lineWidth = 1.7; ctx.beginPath(); ctx.moveTo(x - r, y - r); ctx.lineTo(x + r, y + r); ctx.moveTo(x + r, y - r); ctx.lineTo(x - r, y + r); ctx.stroke(); };
 const ground = (ctx, width, y, height) => {
   box(ctx, C.lane, 0, y, width * NOW, height);
@@ -111,11 +105,12 @@ const paintLane = (ctx, task, host, width, y, height, t0, labels, shared) => {
   if (!shared && up > t0 && (!list.length || list[0][0] >= up - 1000)) {
     const x = Math.min(xOf(up, width), width * NOW);
     unknown(ctx, x, y, height);
-    if (height > 11) labels.push(["nothing is kept from before the start", 0, mid, C.faint, x]);
+    if (height > 11) labels.push(["no records before the start", 0, mid, C.faint, x]);
   }
   for (const e of S.journal.get(host) || []) if (e.kind === "blocked" && (e.until || e.at) > t0) {
     const x = xOf(e.at, width); box(ctx, C.shade, x, y, Math.max(3, xOf(e.until || e.at, width) - x), height);
   }
+  let skipped = 0; // while the present run goes on: said together with it
   for (let i = firstAfter(list, t0); i < list.length; i++) {
     const m = list[i], x = xOf(m[0], width), fate = m[2];
     if (fate >= RUNS) {
@@ -130,12 +125,13 @@ const paintLane = (ctx, task, host, width, y, height, t0, labels, shared) => {
       const left = Math.max(0, x);
       if (end < 0) continue;
       box(ctx, hatch(ctx, tone), left, y, Math.max(2, end - left), height);
-      labels.push([reasonText(m, facts), left, mid, tone, end - left]);
+      if (reason === "overlap" && facts?.running && m[0] >= facts.running.since) skipped += m[3];
+      else labels.push([reasonText(m, facts), left, mid, tone, end - left]);
       continue;
     }
     let wide = xOf(m[0] + m[1], width) - x;
     if (x + wide < 0) continue;
-    const bad = fate === FAILED || fate === TIMED_OUT, tall = bad ? 1 : fate === NOTHING ? 0.4 : wide > 5 ? 0.88 : height < 12 ? 0.62 : 0.66;
+    const bad = fate === FAILED || fate === TIMED_OUT, tall = bad ? 1 : fate === NOTHING ? .4 : wide > 5 ? .88 : height < 12 ? .62 : .66;
     ctx.fillStyle = bad ? C.bad : fate === CANCELLED ? C.slate : C.ok;
     if (wide < 2) wide = bad ? 2.5 : height < 12 ? 1.6 : 2;
     const left = Math.max(0, x);
@@ -144,10 +140,10 @@ const paintLane = (ctx, task, host, width, y, height, t0, labels, shared) => {
   }
   if (facts?.running) {
     const r = facts.running, x = Math.max(0, xOf(r.since, width)), end = width * NOW, usual = Math.min(end, xOf(r.since + (facts.usual || 0) * 1000, width));
-    ctx.globalAlpha = 0.3; box(ctx, C.run, x, y, Math.max(2, end - x), height);
-    if (usual > x) { ctx.globalAlpha = 0.35; box(ctx, C.ok, x, y, usual - x, height); }
+    ctx.globalAlpha = .3; box(ctx, C.run, x, y, Math.max(2, end - x), height);
+    if (usual > x) { ctx.globalAlpha = .35; box(ctx, C.ok, x, y, usual - x, height); }
     ctx.globalAlpha = 1; box(ctx, C.run, x, y + height - 2, Math.max(2, end - x), 2);
-    if (end - x > 60 && height > 11) labels.push([`running ${long(now - r.since)}`, x, y + 7, C.run, end - x]);
+    if (end - x > 60 && height > 11) labels.push([`running ${long(now - r.since)}${skipped ? `, ${many(skipped)} skipped` : ""}`, x, mid, C.run, end - x]);
   }
   const off = facts?.paused ? [facts.paused.since, "slate", pausedText(facts.paused)] : facts?.state === "disabled" ? [t0, "gone", `switched off${facts.off ? `: ${facts.off}` : ""}`] : null;
   if (off) {

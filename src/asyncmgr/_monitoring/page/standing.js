@@ -7,6 +7,7 @@ const LOOK = {
 const ORDER = Object.keys(LOOK);
 const stateOf = facts => (facts.need?.kind === "skips" ? "skips" : facts.state);
 // A task that one process of many runs stands as its owner says.
+const isShared = task => [...task.on.values()].some(facts => facts.owner);
 const ownerOf = facts => facts.owner?.replace(/~[0-9a-f]+$/, "");
 const worst = task => {
   let found, rank = 99;

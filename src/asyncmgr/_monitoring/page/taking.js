@@ -82,7 +82,7 @@ const take = {
     if (host.trouble !== m.trouble) { host.trouble = m.trouble; dirtyNeeds = true; }
   },
   host(m) {
-    if (m.gone) { S.hosts.delete(m.host); S.journal.delete(m.host); for (const t of S.tasks.values()) { t.on.delete(m.host); t.marks.delete(m.host); if (!t.on.size) S.tasks.delete(t.name); } dirtyView = true; }
+    if (m.gone) { S.hosts.delete(m.host); S.journal.delete(m.host); for (const t of S.tasks.values()) { if (!isShared(t)) t.marks.delete(m.host); t.on.delete(m.host); if (!t.on.size) S.tasks.delete(t.name); } dirtyView = true; }
     else { const host = hostOf(m.host); host.silent = host.error = undefined; Object.assign(host, m); }
     dirtyNeeds = true;
   },
