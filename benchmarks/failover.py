@@ -114,12 +114,15 @@ def many(store: str, processes: int, tasks: int, seconds: float) -> str:
             site.assert_each_slot_once(name, cut_off=1)
         runs = site.notes("ran")
         missed = sum(note["count"] for note in site.notes("missed", reason="lease_lost"))
+        refused = len(site.notes("skipped", reason="lease_lost"))
+        untrusted = len({note["pid"] for note in site.notes("lost", reason="trust_ended")})
         late = sorted(run["at"] - run["slot"] for run in runs)
         counts = {process.pid: 0 for process in site.processes}
         for run in runs:
             counts[run["pid"]] += 1
         return (
-            f"{len(runs)} slots once each, {missed} missed after the kill; "
+            f"{len(runs)} slots once each, {missed} missed after the kill, {refused} refused without trust, which "
+            f"{untrusted} processes lost; "
             f"all tasks ran {first:.0f} s after the start; "
             f"lateness median {median(late):.3f} s, 99 % {late[len(late) * 99 // 100]:.2f} s; "
             f"runs a process {sorted(counts.values())}"
@@ -132,7 +135,9 @@ def main() -> None:
     parser.add_argument("--stores", default=",".join(STORES))
     parser.add_argument("--ttl", type=float)
     parser.add_argument("--times", type=int)
-    parser.add_argument("--only", choices=("kill", "term", "many"))
+    parser.add_argument(
+        "--only", choices=("kill", "term", "many"), help="this part; for one store less than 4 minutes"
+    )
     options = parser.parse_args()
     ttl = options.ttl or (2.0 if options.quick else 10.0)
     times = options.times or (5 if options.quick else 20)

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import time
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,6 +22,9 @@ T = TypeVar("T")
 
 PATIENCE = 90.0
 """Seconds after which something that should happen did not."""
+
+MANY = 5000
+"""Notes from which on they are looked at less often."""
 
 PRELOADED = [
     "asyncmgr.transports._nats.transport",
@@ -135,6 +139,8 @@ class Site:
         self.processes: list[Child] = []
         self._read, self._rest = 0, b""
         self._notes: list[Note] = []
+        self._indexed: defaultdict[tuple[str, str | None], list[Note]] = defaultdict(list)
+        """The same notes, by what they are and by their task; `None` = of all tasks."""
         run_time = path / "run"
         run_time.mkdir(mode=0o700, exist_ok=True)
         home = {"XDG_RUNTIME_DIR": str(run_time), "XDG_STATE_HOME": str(path / "state")}
@@ -174,11 +180,11 @@ class Site:
     def notes(self, what: str | None = None, **facts: Any) -> list[Note]:
         """What was noted so far, the oldest first."""
         self._take_in()
-        return [
-            note
-            for note in self._notes
-            if what in (None, note["what"]) and all(note.get(key) == value for key, value in facts.items())
-        ]
+        task = facts.pop("task", None)
+        found = self._notes if what is None else self._indexed.get((what, task), ())
+        if what is None and task is not None:
+            facts["task"] = task
+        return [note for note in found if all(note.get(key) == value for key, value in facts.items())]
 
     def _take_in(self) -> None:
         with contextlib.suppress(FileNotFoundError), (self.path / "notes").open("rb") as file:
@@ -186,14 +192,17 @@ class Site:
             text = self._rest + file.read()
             self._read = file.tell()
             *lines, self._rest = text.split(b"\n")
-            self._notes += map(json.loads, lines)
+            for note in map(json.loads, lines):
+                self._notes.append(note)
+                for task in {None, note.get("task")}:
+                    self._indexed[note["what"], task].append(note)
 
     def until(self, condition: Callable[[], T]) -> T:
         """Return what is found once it is true."""
         ends = time.monotonic() + PATIENCE
         while not (found := condition()):
             assert time.monotonic() < ends, "\n".join([*map(str, self._notes[-20:]), self.log[-3000:]])
-            time.sleep(0.01)
+            time.sleep(0.01 if len(self._notes) < MANY else 0.5)
         return found
 
     def until_noted(self, what: str, count: int = 1, **facts: Any) -> list[Note]:
@@ -207,9 +216,14 @@ class Site:
 
     def until_each(self, tasks: Iterable[str], count: int = 1) -> None:
         """Return once so many runs of each task have begun from now on."""
-        wanted = {task: len(self.notes("ran", task=task)) + count for task in tasks}
-        for task, runs in wanted.items():
-            self.until_noted("ran", runs, task=task)
+        before = Counter(note["task"] for note in self.notes("ran"))
+        wanted = {task: before[task] + count for task in tasks}
+
+        def have_run() -> bool:
+            runs = Counter(note["task"] for note in self.notes("ran"))
+            return all(runs[task] >= number for task, number in wanted.items())
+
+        self.until(have_run)
 
     def holder(self, task: str) -> Child:
         """The process that ran a task last."""

@@ -103,8 +103,8 @@ def listen(service: Service, leases: Sequence[str]) -> None:
                     reason=event.reason,
                     slot=event.slot.timestamp(),
                 )
-            case SlotSkipped():
-                note("skipped", task=event.task, reason=event.reason, holder=event.holder)
+            case SlotSkipped() if event.reason != "not_owner":  # of which there are very many
+                note("skipped", task=event.task, reason=event.reason)
             case LeaseAcquired():
                 note("acquired", name=event.name, token=event.token, taken_from=event.taken_from)
             case LeaseLost():
