@@ -53,6 +53,8 @@ REAL_MODULES = {
     "test_valkey_cluster",
     "test_sqlite",
     "test_sqlite_contract",
+    "test_stalls",
+    "test_stranger",
 }
 
 

@@ -10,6 +10,7 @@ from asyncmgr._common.clock import SECOND
 from asyncmgr._history.journal import Entry
 from asyncmgr._history.slots import Record
 from asyncmgr._history.words import Dial, length, quoted, was
+from asyncmgr._tasks.options import BY_SETTINGS
 
 LATE = 1.0
 """Seconds from which on a late start is worth a word."""
@@ -170,7 +171,7 @@ def _running(running: Running, facts: Facts, dial: Dial) -> str:
 
 def _nothing_yet(facts: Facts, dial: Dial) -> tuple[str, int | None, str]:
     if facts.why_off:
-        return f"it is switched off: {facts.why_off}.", None, "none"
+        return f"it is {_why_off(facts.why_off)}.", None, "none"
     if facts.is_paused:
         return f"{_pause(facts, dial)}. No slot has passed since.", None, "none"
     if facts.next is None:
@@ -181,7 +182,7 @@ def _nothing_yet(facts: Facts, dial: Dial) -> tuple[str, int | None, str]:
 def _to_come(slot: int, facts: Facts, dial: Dial) -> str:
     wait = f"in {length(max(0, slot - facts.now) / SECOND)}"
     if facts.why_off:
-        return f"the slot of {dial.show(slot)}, {wait}, will not be run: it is switched off: {facts.why_off}."
+        return f"the slot of {dial.show(slot)}, {wait}, will not be run: it is {_why_off(facts.why_off)}."
     if facts.is_paused:
         return f"the slot of {dial.show(slot)} is still to come, {wait}, but {_pause(facts, dial)}."
     return f"the slot of {dial.show(slot)} is still to come, {wait}."
@@ -251,7 +252,12 @@ def _off(facts: Facts, record: Record, dial: Dial) -> str:
         return f"{_who(entry)} switched the task off at {dial.show_second(entry.at)}{quoted(entry.note)}"
     entry = _newest(facts, "switched_off", record.slot)
     why = entry.note if entry is not None else facts.why_off
-    return f"the task is switched off: {why}" if why else "the task was switched off then"
+    return f"the task is {_why_off(why)}" if why else "the task was switched off then"
+
+
+def _why_off(why: str) -> str:
+    place = why.removeprefix(BY_SETTINGS)
+    return f"switched off: {why}" if place == why else f"switched off by {place}"
 
 
 def _overlap(facts: Facts, record: Record, dial: Dial) -> str:

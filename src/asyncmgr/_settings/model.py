@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -33,6 +34,7 @@ from asyncmgr._settings.matching import Matches, fits_a_manager, match
 from asyncmgr._settings.problems import fact, invalid_settings, listed, redacted, suggestion
 from asyncmgr._settings.sources import Whole, read_layers
 from asyncmgr._tasks.options import (
+    BY_SETTINGS,
     LONGEST,
     OPTIONS,
     SETTABLE,
@@ -462,11 +464,16 @@ class Settings(BaseModel):
             A setting means nothing beside the declaration. The text names its place.
         """
         try:
-            return override_options(declared, override)
+            options = override_options(declared, override)
         except InvalidPeriodicTaskArg as exc:
             text = str(exc)
             place = self.place_of("tasks", full_name, text.partition("=")[0])
             raise invalid_settings([f"{place}: {full_name}: {text}"]) from None
+        if override.enabled is False and declared.switched_off is None:
+            # Somebody looks for the cause in the code else, where the task is switched on.
+            place = self.place_of("tasks", full_name, "enabled").replace(": ", ", ", 1)
+            options = replace(options, switched_off=f"{BY_SETTINGS}{place}")
+        return options
 
     def place_of(self, *path: str) -> str:
         """Say where a value was written, for error texts: ``place_of("managers", "Volumes", "driver")``."""

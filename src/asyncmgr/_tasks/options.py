@@ -449,6 +449,9 @@ _SCHEDULES = frozenset(["spacing", "cron", "at"])
 _SWITCHES = _SCHEDULES | {"enabled"}
 _TZ_ALONE = "tz= is the zone of a cron expression; give cron= too, or leave it out"
 _NOT_ENABLED = "it is not enabled"
+
+BY_SETTINGS = "it is switched off by "
+"""What the reason begins with where the settings switch a task off; their place follows."""
 NEGATIVE = "its spacing is negative"
 """Why a task with a negative spacing is off: it has no schedule that it could run by."""
 
