@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +110,24 @@ def test_switched_off() -> None:
             )
             assert told(recorded, after(hours=1), "M.b") == (
                 'M.b: the slot of 03:00 was not run: the application switched the task off at 02:00 ("moved").'
+            )
+
+    virtually(main())
+
+
+def test_switched_off_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file and the key are named: in the code the task is switched on."""
+    (tmp_path / "asyncmgr.toml").write_text('[tasks."M.noop"]\nenabled = false\n')
+    monkeypatch.chdir(tmp_path)
+
+    async def main() -> None:
+        recorded = Recorded(task(noop, cron="0 * * * *"))
+        async with recorded.service:
+            await until(after(hours=1, minutes=1))
+            by = f'it is switched off by {tmp_path}/asyncmgr.toml, [tasks."M.noop"] enabled'
+            assert recorded.service.task("M.noop").status.off == by
+            assert told(recorded, after(hours=1)) == (
+                f"M.noop: the slot of 03:00 was not run: the task {by.removeprefix('it ')}."
             )
 
     virtually(main())
