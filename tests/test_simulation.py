@@ -25,7 +25,7 @@ SEEDS = int(os.environ.get("SIMULATED_SEEDS", "50"))
 CHUNK = 10
 
 QUICK = {
-    "claim-condition": 0,
+    "claim-condition": 11,
     "identity": 0,
     "margin": 6,
     "next-token": 9,

@@ -57,6 +57,23 @@ def slow_answers(seed: int) -> Story:
     return _story(seed, faults, rates=(0.9, 1.1), quiet_from=60.0)
 
 
+def asleep(seed: int) -> Story:
+    """The machine of the holder sleeps until another process has the task."""
+    moment = 20 + random.Random(seed).uniform(0, 4)
+    return _story(seed, [Fault(moment, "suspend", 0), Fault(moment + 16, "resume", 0)], quiet_from=45.0)
+
+
+def old_wall(seed: int) -> Story:
+    """The holder is cut off, and its wall clock is set back by a minute."""
+    moment = 20 + random.Random(seed).uniform(0, 4)
+    faults = [
+        Fault(moment, "cut", 0),
+        Fault(moment + 1, "step_wall", 0, -60.0),
+        Fault(moment + 20, "heal", 0),
+    ]
+    return _story(seed, faults, quiet_from=50.0)
+
+
 def unheard_of_owner(seed: int) -> Story:
     """A process gets a free name right after its start, and others see its claim before its session."""
     moment = 20 + random.Random(seed).uniform(0, 0.5)
@@ -175,6 +192,8 @@ def late_views(seed: int) -> Story:
 
 DIRECTED: Mapping[str, Callable[[int], Story]] = {
     "trust-from-answer": slow_answers,
+    "monotonic-only": asleep,
+    "wall-clock": old_wall,
     "absent-is-dead": unheard_of_owner,
     "version-blind": newer_program,
     "back-off": late_views,
