@@ -107,6 +107,7 @@ def test_ranks_are_a_permutation_and_spread_evenly() -> None:
         ClaimRecord(None, 4, 10.0),
         ClaimRecord("a~1", 2**53 - 1, 10.0),
         SlotRecord(1, 2, -3, 0, "claimed", "a~1"),
+        SlotRecord(1, 9, -3, 1_000_000, "missed", "a~1", oldest=4),
     ],
 )
 def test_records_are_json_and_come_back(record: Any) -> None:

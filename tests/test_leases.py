@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -505,6 +506,46 @@ async def test_a_slot_that_was_cut_off_is_told_of_once() -> None:
         assert numbers(log) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "schedule", [{"spacing": 1}, {"spacing": 2}, {"spacing": 0.5}, {"cron": "* * * * * *"}]
+)
+async def test_a_holder_that_dies_at_its_first_claim_leaves_no_slot_without_a_fate(
+    schedule: dict[str, Any],
+) -> None:
+    """The run of the slot that it has claimed was to stand for those before: the next holder tells of all of them."""
+    async with workers("a", "b", "c", **schedule) as (log, team):
+        await asyncio.sleep(4.2)
+        first = holder_of(team)
+        rest = [worker for worker in team if worker is not first]
+        first.vanish()
+        written: list[Worker] = []
+        for worker in rest:
+            worker.wire.fault = partial(_claim_without_answer, worker, written)
+        await seconds_until(lambda: len(written) == 2)  # it takes the slots over, and claims one
+        second = written[-1]
+        second.vanish()
+        third = next(worker for worker in rest if worker is not second)
+        await asyncio.sleep(40)
+        assert third.holds
+        assert {ran.host for ran in log} == {first.host, third.host}
+        last = max(ran.number for ran in log if ran.host == first.host if ran.number is not None)
+        ran = sorted(ran.number for ran in log if ran.host == third.host and ran.number is not None)
+        step = 1_000_000 if "cron" in schedule else 1
+        together = 2 if schedule.get("spacing") == 0.5 else 0  # claimed at once, so perhaps run
+        told = sum(event.count for event in third.of(SlotsMissed))
+        assert (ran[0] - last) // step - 1 == told + together
+        assert told > 6
+
+
+def _claim_without_answer(
+    worker: Worker, written: list[Worker], verb: str, store: str, key: str
+) -> str | None:
+    if (verb, store) != ("update", "asyncmgr-slots"):
+        return None
+    written.append(worker)
+    return "lose_reply" if len(written) == 2 else None
+
+
 async def test_a_process_knows_how_its_own_run_ended() -> None:
     """It could not write the outcome, and takes the task again in another session: the slot is not missed."""
     async with workers("a", spacing=60) as (log, (a,)):
@@ -536,6 +577,25 @@ async def test_slots_without_a_run_are_not_missed_by_the_next_holder() -> None:
         last = max(ran.number or 0 for ran in log if ran.host == first.host)
         following = min(ran.number or 0 for ran in log if ran.host == second.host)
         assert following == last + len(skipped) + missed + 1
+
+
+async def test_slots_between_a_loss_and_a_release_have_a_fate() -> None:
+    """Trust ends and comes back, and the task is given up at that moment: nobody saw to the slots since its end."""
+    async with workers("a", "b", spacing=1) as (log, team):
+        await asyncio.sleep(4.2)
+        first, (second,) = holder_of(team), others_of(team)
+        first.vanish()
+        await seconds_until(lambda: first.of(LeaseLost))
+        await asyncio.sleep(1.2)  # and less than the TTL since the last renewal: the session lives
+        first.service.task("M.job").remove()
+        first.return_()
+        await asyncio.sleep(20)
+        assert second.holds
+        assert second.of(LeaseAcquired)[0].taken_from is None  # it was released
+        last = max(ran.number or 0 for ran in log if ran.host == first.host)
+        following = min(ran.number or 0 for ran in log if ran.host == second.host)
+        assert following - last > 5
+        assert sum(e.count for e in second.of(SlotsMissed)) == following - last - 1
 
 
 async def test_a_wish_that_is_not_taken_is_void() -> None:

@@ -99,6 +99,18 @@ class MovesWall(Protocol):
         ...  # pragma: no cover
 
 
+@runtime_checkable
+class ShowsClocks(Protocol):
+    """An event loop that has clocks of its own for the host whose code runs now, as a simulated cluster has.
+
+    No real time passes there, and no other thread may take part: no run of a simulation would repeat.
+    """
+
+    def clock_readings(self) -> tuple[float, float, float]:
+        """Return monotonic, boot-time and wall clock of this host, in seconds."""
+        ...  # pragma: no cover
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A jump of the wall clock against the loop's clock."""

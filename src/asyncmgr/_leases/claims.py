@@ -255,8 +255,12 @@ class Claims:
             if hold.is_active:
                 self._suspend(name, hold)
             return None
-        if self._must_wait(name) or (holder.is_busy and not hold.is_active):
+        if self._must_wait(name):
             return None
+        if not hold.is_active and not self._rules.may_claim(
+            known=True, trusted=True, unwinding=holder.is_busy
+        ):
+            return None  # until the bodies of before have ended
         if not self._is_wanted(name):
             return None if holder.is_busy else self._release(name, hold)
         if not hold.is_active:

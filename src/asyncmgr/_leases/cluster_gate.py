@@ -18,7 +18,7 @@ from asyncmgr._tasks.gate import Answer, Gate, Holding, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
-from asyncmgr._tasks.schedules import Every
+from asyncmgr._tasks.schedules import Every, Gap
 from asyncmgr.events import Outcome
 
 
@@ -32,6 +32,11 @@ class _Waiting:
     """The number of the last slot that is claimed with it."""
     ahead: int
     """Microseconds from the run's slot to that one."""
+
+
+def _at_once(spacing: int) -> int:
+    """Return how many slots of a spacing in microseconds are claimed together: those of one second."""
+    return SECOND // spacing if 0 < spacing < SECOND else 1
 
 
 class ClusterGate(Gate, Holder):
@@ -54,12 +59,11 @@ class ClusterGate(Gate, Holder):
         self._anchor = (0, 0)
         """The number of the last slot that was claimed or handed out, and its moment on the scale of the plan."""
         self._claimed_until = 0
-        self._dark_from: int | None = None
-        """The first slot, on the scale of the plan, that was refused here while the claim was ours without the right to
-        act: nobody has told what became of it, nor of those after it. `None` = there is none."""
         self._again: int | None = None
         """The number of the last slot, where it gets a run although it was claimed before."""
         self._gained_at = 0
+        self._was_lost = False
+        """Whether the right to run has ended since it was gained: slots have come up that nobody saw to."""
         self._is_first = False
         """Whether the next run is the first one since this process became the holder."""
         self._waiting: deque[_Waiting] = deque()
@@ -69,6 +73,8 @@ class ClusterGate(Gate, Holder):
         """The slot that was claimed last: its number, under which identity, and in which state it is by now."""
         self._older: Run | None = None
         """The run whose slot was claimed last, until it has begun or was refused: it may stand for older slots."""
+        self._told: tuple[int, str] | None = None
+        """The last slot of which this process has told in the place of the holder before, and under which identity."""
         self._writer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -78,12 +84,6 @@ class ClusterGate(Gate, Holder):
     # Gate
 
     def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
-        refusal = self._why_not()
-        if refusal is not None and self._hold is not None and run.is_of_grid and self._dark_from is None:
-            self._dark_from = run.oldest if run.missed else run.planned
-        return refusal
-
-    def _why_not(self) -> Literal["not_owner", "lease_lost"] | None:
         hold = self._hold
         if hold is None or not hold.is_active:
             # Held until trust ended, and not known to be anybody else's.
@@ -199,7 +199,7 @@ class ClusterGate(Gate, Holder):
 
     def _more_at_once(self) -> int:
         """Return how many later slots are claimed together with one: those of one second."""
-        return SECOND // self._spacing - 1 if 0 < self._spacing < SECOND else 0
+        return _at_once(self._spacing) - 1
 
     def _number(self, planned: int) -> int:
         """Number a slot: by its moment on the wall clock, or by its distance from the last one."""
@@ -250,9 +250,11 @@ class ClusterGate(Gate, Holder):
         moment = self._runner.lookout.read()
         lag = self._task.plan.reference(moment) - run.planned - waiting.ahead
         state = CLAIMED if waiting.until == waiting.number else SEVERAL
-        self._older = run
+        self._older, oldest = run, 0
+        if run.missed:
+            oldest = run.oldest if self._task.plan.grid.on_wall else waiting.number - run.missed
         self._last = waiting.until, hold.session.inc, SEVERAL if state == SEVERAL else UNSTARTED
-        written = await self._slots.claim(hold, waiting.until, lag, self._spacing, state)
+        written = await self._slots.claim(hold, waiting.until, lag, self._spacing, state, oldest)
         if not self._waiting or self._waiting[0] is not waiting:
             if written:  # and withdrawn meanwhile
                 self._tell_older()
@@ -291,16 +293,18 @@ class ClusterGate(Gate, Holder):
     async def take(self, hold: Hold) -> bool:
         return await self._slots.take(hold, self._spacing, self._judge)
 
-    def _judge(self, found: SlotRecord) -> str:
+    def _judge(self, found: SlotRecord) -> tuple[str, bool]:
         """Say how the last slot was left: as this process remembers it, else its run was cut off."""
+        last = self._last if self._last is not None and self._last[:2] == (found.n, found.inc) else None
+        is_told = last is not None or self._told == (found.n, found.inc)
         if found.state != CLAIMED:
-            return found.state
-        if self._last is not None and self._last[:2] == (found.n, found.inc) and self._last[2] != CLAIMED:
-            return self._last[2]
-        return CLAIMED if self._task.options.interrupted == "rerun" else MISSED
+            return found.state, is_told
+        if last is not None and last[2] != CLAIMED:
+            return last[2], is_told
+        return CLAIMED if self._task.options.interrupted == "rerun" else MISSED, is_told
 
     def gained(self, hold: Hold) -> None:
-        self._hold, self._again, self._is_first, self._dark_from = hold, None, True, None
+        self._hold, self._again, self._is_first, self._was_lost = hold, None, True, False
         record = self._slots.record
         assert record is not None
         moment = self._runner.lookout.read()
@@ -317,17 +321,40 @@ class ClusterGate(Gate, Holder):
             return
         if self._last is not None and self._last[:2] == (record.n, record.inc):
             self._tell_older()
+        if record.oldest:
+            self._tell_untold(record, last)
         again = record.state in (UNSTARTED, CLAIMED)
         if again:
             self._again = last if plan.grid.on_wall else record.n
-        elif self._slots.tell_cut_off():
-            self._runner.report_cut_off(self._task, last, "lease_lost")
         if not self._runner.resume_grid(self._task, last, "lease_lost", again=again) and again:
             self._again = None
             self._note_end(record.n, MISSED)
             self._write_soon()
 
+    def _tell_untold(self, record: SlotRecord, last: int) -> None:
+        """Tell that slots are missed of which the holder before may not have told; `last` is the record's slot.
+
+        It is written down afterwards, so that a slot may be told of twice where this process ends before, and never not
+        at all.
+        """
+        grid, is_cut_off = self._task.plan.grid, record.state == MISSED
+        if grid.on_wall and not record.spacing:
+            gap = self._task.plan.gap_between(record.oldest, last if is_cut_off else last - 1)
+        elif grid.on_wall or not record.spacing:
+            gap = Gap(last, last, 1) if is_cut_off else None  # the task has another schedule by now
+        else:
+            until = record.n
+            if not is_cut_off:
+                until -= _at_once(record.spacing) if record.state == SEVERAL else 1
+            first, end = (last - (record.n - number) * record.spacing for number in (record.oldest, until))
+            gap = Gap(first, end, until - record.oldest + 1)
+        if gap is not None:
+            self._runner.report_cut_off(self._task, gap, "lease_lost")
+        self._told, self._outcome = (record.n, record.inc), (record.n, record.state)
+        self._write_soon()
+
     def lost(self, why: LostWhy) -> None:
+        self._was_lost = True
         self._waiting.clear()
         self._outcome = None
         self._runner.withdraw(self._task)
@@ -335,7 +362,9 @@ class ClusterGate(Gate, Holder):
             self._hold = None
 
     async def settle(self, hold: Hold) -> None:
-        seen_to = self._seen_to()  # now: slots that come up from here on are not ours
+        # Now: slots that come up from here on are not ours. After a loss none is known to be seen to, beyond what the
+        # record says, and the next holder tells of the others.
+        seen_to = None if self._was_lost else self._seen_to()
         while self._writer is not None and hold.session.trusted:
             await asyncio.wait({self._writer})
         # The next holder goes on after the last slot that came up here, and not after one that was claimed ahead.
@@ -355,8 +384,6 @@ class ClusterGate(Gate, Holder):
         if record is None or record.state == NEW or slot is None or not step:
             return None
         last, at = self._anchor
-        if self._dark_from is not None:
-            slot = min(slot, self._dark_from)
         passed = max(0, round((slot - step - at) / step))
         return last + passed, at + passed * step
 

@@ -9,19 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
-from asyncmgr._common.clock import SECOND, MovesWall, read_wall
+from asyncmgr._common.clock import SECOND, MovesWall, ShowsClocks, read_wall
 from asyncmgr._leases.rules import Readings, Rules
-
-
-@runtime_checkable
-class ShowsClocks(Protocol):
-    """An event loop that has clocks of its own for the host whose code runs now, as a simulated cluster has."""
-
-    def clock_readings(self) -> tuple[float, float, float]:
-        """Return monotonic, boot-time and wall clock of this host, in seconds."""
-        ...  # pragma: no cover
 
 
 class HostClock:

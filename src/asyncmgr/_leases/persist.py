@@ -20,7 +20,7 @@ from asyncmgr._tasks.gate import Answer, Gate, SlotClaim
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
 from asyncmgr._tasks.runs import Run
-from asyncmgr._tasks.schedules import Every
+from asyncmgr._tasks.schedules import Every, Gap
 from asyncmgr.events import Outcome
 from asyncmgr.transports import Store, StoreEngine
 
@@ -142,7 +142,7 @@ class PersistGate(Gate):
             record.state == CLAIMED and self._task.options.interrupted == "rerun"
         )
         if record.state == CLAIMED and not again:
-            self._runner.report_cut_off(self._task, last, "down")
+            self._runner.report_cut_off(self._task, Gap(last, last, 1), "down")
         try:
             self._runner.resume_grid(self._task, last, "down", again=again)
         except Exception as exc:  # of the schedule

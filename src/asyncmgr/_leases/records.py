@@ -100,6 +100,8 @@ class ShardsRecord(Record):
 class SlotRecord(Record):
     """How far the grid of a task has come."""
 
+    optional: ClassVar[frozenset[str]] = frozenset({"oldest"})
+
     token: int
     """The fencing token of the holder that wrote this."""
     n: int
@@ -114,11 +116,15 @@ class SlotRecord(Record):
     ``several``: slots were claimed together; ``unstarted``: no run of the slot started; ``missed``: its run was cut
     off, as a later holder has told; ``passed``: its holder had no run for it; else the outcome of its run."""
     inc: str
-    """The identity of the holder that claimed the slot, or told that it was missed."""
+    """The identity of the holder that claimed the slot, or took over slots that are still to be told of."""
+    oldest: int = 0
+    """The number of the first older slot that may not have been told of: the run of `n` stands for the slots from this
+    one on, and its holder tells of them when it begins. With `missed`, `n` itself is still to be told of. 0 = none."""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "inc": (str,),
+    "oldest": (int,),
     "host": (str,),
     "ttl": (int, float),
     "n": (int,),

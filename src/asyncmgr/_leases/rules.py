@@ -137,7 +137,7 @@ class Rules:
     # 5 Claims
 
     def may_claim(self, *, known: bool, trusted: bool, unwinding: bool) -> bool:
-        """Whether this process may claim a free name: it knows it, it is trusted, and no body of it unwinds here."""
+        """Whether this process may claim a free name, or begin to act on it: it is trusted, and no body unwinds."""
         return known and trusted and not unwinding
 
     def is_free(self, record: ClaimRecord | None, *, owner_dead: bool) -> bool:

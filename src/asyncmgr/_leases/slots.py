@@ -27,8 +27,8 @@ MISSED, PASSED = "missed", "passed"
 were claimed together, whose runs are not written down; the holder knows for sure that no run of the slot started; its
 run was cut off, and a later holder has said so; the holder that left had no run for it, and has said so."""
 
-Judge: TypeAlias = Callable[[SlotRecord], str]
-"""Says in which state the last slot is left by the holder before."""
+Judge: TypeAlias = Callable[[SlotRecord], tuple[str, bool]]
+"""Says in which state the last slot is left by the holder before, and whether its `oldest` was told of for sure."""
 
 
 class Slots:
@@ -42,8 +42,6 @@ class Slots:
         self._revision = 0
         self._at = 0.0
         """The moment of the record's writing, by the clock that nobody sets."""
-        self._verdict: tuple[int, str] | None = None
-        """The slot that this process may have written down as missed, with the identity under which; not told yet."""
 
     @property
     def since(self) -> int:
@@ -67,14 +65,6 @@ class Slots:
     async def _read(self) -> tuple[Entry | None, SlotRecord | Foreign | None]:
         entry = await self._calls.get(await self._stores.slots(), self._key)
         return entry, None if entry is None else decode(SlotRecord, entry.value, self._rules.knows)
-
-    def tell_cut_off(self) -> bool:
-        """Whether the last slot is missed by the word of this process, and that is still to be told. Call it once.
-
-        The word is in the record before anybody is told, so that no later holder says it again.
-        """
-        record, verdict, self._verdict = self.record, self._verdict, None
-        return record is not None and record.state == MISSED and verdict == (record.n, record.inc)
 
     async def take(self, hold: Hold, spacing: int, judge: Judge) -> bool:
         """Write our token over the record, then read the grid from it; False = a newer program wrote it.
@@ -110,30 +100,38 @@ class Slots:
         if self.record is not None and self._is_ahead(found):
             # The store lost slots, perhaps those of a later holder too: the number is higher than any that was given.
             number = max(self.record.n, hold.token) if self.record.spacing else self.record.n
-            state = judge(self.record)
-            return replace(self.record, token=hold.token, n=number, lag=self.since, state=state)
+            state, _ = judge(self.record)
+            return replace(self.record, token=hold.token, n=number, lag=self.since, state=state, oldest=0)
         if entry is None or found is None:
             # Numbers begin at the token: they grow over the loss of all records too.
             return SlotRecord(hold.token, hold.token, 0, spacing, NEW, hold.session.inc)
-        record = replace(found, token=hold.token, lag=found.lag + to_us(entry.age), state=judge(found))
-        if record.state == MISSED != found.state:
-            record = replace(record, inc=hold.session.inc)
-            self._verdict = record.n, record.inc
-        return record
+        state, is_told = judge(found)
+        oldest = 0 if is_told else found.oldest
+        if state == MISSED != found.state:
+            oldest = oldest or found.n  # the last one was cut off
+        # Whom it names has to tell: it stays there until that is done, or else a holder that dies first would leave
+        # slots without a fate.
+        inc = hold.session.inc if oldest else found.inc
+        lag = found.lag + to_us(entry.age)
+        return replace(found, token=hold.token, lag=lag, state=state, oldest=oldest, inc=inc)
 
     def _keep(self, record: SlotRecord, revision: int, at: float) -> None:
         self.record, self._revision, self._at = record, revision, at
 
-    async def claim(self, hold: Hold, number: int, lag: int, spacing: int, state: str) -> bool:
+    async def claim(
+        self, hold: Hold, number: int, lag: int, spacing: int, state: str, oldest: int = 0
+    ) -> bool:
         """Claim a slot before its run; False = it is another holder's, or trust ended before that was known.
 
-        `lag` is the microseconds from the slot to now; `state` is `CLAIMED` or `SEVERAL`.
+        `lag` is the microseconds from the slot to now; `state` is `CLAIMED` or `SEVERAL`. `oldest` is the first of the
+        older slots for which the run stands, 0 = there are none: where this process ends before it has told of them, a
+        later holder does.
         """
         began = self._clock.observed()
         while hold.is_active and hold.session.trusted:
             at = self._clock.observed()
             passed = lag + to_us(at - began)
-            record = SlotRecord(hold.token, number, passed, spacing, state, hold.session.inc)
+            record = SlotRecord(hold.token, number, passed, spacing, state, hold.session.inc, oldest)
             try:
                 condition = self._rules.slot_condition(self._revision)
                 revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
@@ -172,17 +170,21 @@ class Slots:
         """
         if self.record is None or self.record.token != hold.token:
             return
-        at, record = self._clock.observed(), replace(self.record, n=number, lag=lag, state=PASSED)
+        at = self._clock.observed()
+        record = replace(self.record, n=number, lag=lag, state=PASSED, oldest=0)
         with contextlib.suppress(Doubt, RevisionConflict):
             condition = self._rules.slot_condition(self._revision)
             self._revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
         self._keep(record, self._revision, at)
 
     async def note(self, hold: Hold, number: int, state: str) -> bool:
-        """Note the outcome of a slot's run, where it is still the last one; False = it is not known, try again."""
+        """Note what became of a slot, where it is still the last one; False = it is not known, try again.
+
+        By then the older ones have been told of too.
+        """
         if self.record is None or self.record.n != number:
             return True
-        return await self._rewrite(hold, replace(self.record, lag=self.since, state=state))
+        return await self._rewrite(hold, replace(self.record, lag=self.since, state=state, oldest=0))
 
     async def _rewrite(self, hold: Hold, record: SlotRecord) -> bool:
         """Write another account of what this hold has claimed, where nobody has written since."""

@@ -332,9 +332,9 @@ class Runner:
         """Make this moment the next slot of the task."""
         self.lookout.replan(task, task.plan.begin_now)
 
-    def report_cut_off(self, task: ManagedTask, slot: int, why: Literal["lease_lost", "down"]) -> None:
-        """Report a slot, on the scale of the plan, whose run was cut off when its process died."""
-        self._report.passed(task, Gap(slot, slot, 1), why, self.lookout.read())
+    def report_cut_off(self, task: ManagedTask, gap: Gap, why: Literal["lease_lost", "down"]) -> None:
+        """Report slots, on the scale of the plan, whose run was cut off, or never began, when its process died."""
+        self._report.passed(task, gap, why, self.lookout.read())
 
     def report_missed(self, run: Run) -> None:
         """Report the older slots for which a run stood that was refused."""

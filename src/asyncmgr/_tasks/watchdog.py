@@ -19,7 +19,7 @@ from time import monotonic
 from types import FrameType
 from typing import Protocol
 
-from asyncmgr._common.clock import MovesWall
+from asyncmgr._common.clock import MovesWall, ShowsClocks
 from asyncmgr._common.log import log
 from asyncmgr._tasks.blame import Sight, look_at
 from asyncmgr._tasks.block_kinds import Block, Finding, Reading, stretch
@@ -351,9 +351,13 @@ _watches: dict[asyncio.AbstractEventLoop, Watch] = {}
 
 
 def join_watch(seat: Seat, run_of: Callable[[FrameType], Run | None]) -> Watch | None:
-    """Take part in the watch of the running loop; `None` = it is in virtual time, in which nothing is blocked."""
+    """Take part in the watch of the running loop; `None` = it is in virtual time, in which nothing is blocked.
+
+    There the watch would be a thread that follows real time: its beats would be turns of the loop that no second run of
+    the same story has.
+    """
     loop = asyncio.get_running_loop()
-    if isinstance(loop, MovesWall):
+    if isinstance(loop, MovesWall | ShowsClocks):
         return None
     watch = _watches.get(loop)
     if watch is not None and not watch.is_usable:

@@ -6,8 +6,8 @@ data; then all faults end. `simulate` runs one story and checks at every step wh
 Read in this order. `_timeline` is real time, `_hosts` the clocks of a machine, `_loop` the event loop of a process.
 `_server` is the store, and `_store` a process's faulty way to it. `_cluster` joins these. `_story` makes up what
 happens, `_faults` carries it out, `_cast` has the services of a story, and `_invariants` watches. `_doors` reaches into
-the leases; `_runs` has `simulate`, `_ablations` the rules that can be taken away, and `_keys` the stories of tasks with
-keys. ``python -m asyncmgr.testing.simulation`` runs many seeds.
+the leases; `_runs` has `simulate`, `_ablations` the rules that can be taken away, `_directed` stories for some of
+them, and `_keys` the stories of tasks with keys. ``python -m asyncmgr.testing.simulation`` runs many seeds.
 """
 
 from asyncmgr.testing.simulation._ablations import ABLATIONS, KEY_ABLATIONS

@@ -7,12 +7,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from asyncmgr._leases.rules import Rules
 from asyncmgr.testing.simulation._ablations import ABLATIONS, MASKED
+from asyncmgr.testing.simulation._directed import story_for
 from asyncmgr.testing.simulation._keys import simulate_keys
 from asyncmgr.testing.simulation._runs import Report, simulate
 
@@ -28,9 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.keys:
         return _run_keys(range(options.start, options.start + options.seeds), options)
-    rules = ABLATIONS[options.ablation] if options.ablation else Rules
     if options.seed is not None:
-        return _show(options.seed, rules, log=options.log)
+        return _show(options.seed, options.ablation, log=options.log)
     names = list(ABLATIONS) if options.ablations else [options.ablation]
     seeds = range(options.start, options.start + options.seeds)
     results = [_run(name, seeds, options.jobs) for name in names]
@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(seed: int, rules: type[Rules], *, log: bool) -> int:
-    report = simulate(seed, rules=rules, log=_print if log else None)
+def _show(seed: int, ablation: str | None, *, log: bool) -> int:
+    report = _simulate(seed, ablation, log=_print if log else None)
     _say(
         f"seed {seed}: {report.runs} runs in {report.length:.0f} s, {report.events} events, {report.digest[:16]}"
     )
@@ -73,10 +73,9 @@ def _say(line: str) -> None:
 def _run(ablation: str | None, seeds: range, jobs: int) -> bool:
     """Run these seeds and print a row; return whether the result is as it should be."""
     began = time.perf_counter()
-    rules = ABLATIONS[ablation] if ablation else Rules
     broken: list[Report] = []
     runs = 0
-    for report in reports(seeds, rules, jobs):
+    for report in reports(seeds, ablation, jobs):
         runs += report.runs
         if report.violation is not None:
             broken.append(report)
@@ -93,15 +92,15 @@ def _run(ablation: str | None, seeds: range, jobs: int) -> bool:
     return ablation in MASKED or bool(broken) == (ablation is not None)
 
 
-def reports(seeds: range, rules: type[Rules], jobs: int) -> Iterator[Report]:
+def reports(seeds: range, ablation: str | None, jobs: int) -> Iterator[Report]:
     """Run the seeds in so many processes; yield the reports in the order of the seeds."""
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     if jobs <= 1:
         for seed in seeds:
-            yield simulate(seed, rules=rules)
+            yield _simulate(seed, ablation)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        for found in pool.map(partial(_simulate, rules=rules), chunks):
+        for found in pool.map(partial(_simulate_all, ablation=ablation), chunks):
             yield from found
 
 
@@ -119,8 +118,15 @@ def _run_keys(seeds: range, options: argparse.Namespace) -> int:
     return int(bool(broken))
 
 
-def _simulate(seeds: range, rules: type[Rules]) -> list[Report]:
-    return [simulate(seed, rules=rules) for seed in seeds]
+def _simulate_all(seeds: range, ablation: str | None) -> list[Report]:
+    return [_simulate(seed, ablation) for seed in seeds]
+
+
+def _simulate(
+    seed: int, ablation: str | None, log: Callable[[float, str, str], None] | None = None
+) -> Report:
+    rules = ABLATIONS[ablation] if ablation else Rules
+    return simulate(seed, rules=rules, story=story_for(ablation, seed), log=log)
 
 
 if __name__ == "__main__":

@@ -263,34 +263,14 @@ KEY_ABLATIONS: dict[str, type[Rules]] = {
 """The rules that tasks with keys need, by their names; those of the shards alone, and some of all names."""
 
 
-# Pairs: a rule that others mask, with one that masks it.
+class ForgetOwnClaims(Rules):
+    """A process does not know a claim that names its own session for its own."""
+
+    def is_ours(self, record: ClaimRecord | None, inc: str) -> bool:
+        return False
 
 
-class RenewAnywayAndKeep(RenewAnyway, KeepLostClaims):
-    """A killed session renews itself, and keeps claims that are others' by now."""
-
-
-class AdoptAnythingAndKeep(AdoptAnything, KeepLostClaims):
-    """A killed session takes its death for a renewal, and keeps claims that are others' by now."""
-
-
-class ReleaseAnywayAndKeep(ReleaseAnyway, KeepLostClaims):
-    """A holder goes on when its claim is another's, and then releases that one."""
-
-
-class ClaimUntrustedAndLate(ClaimUntrusted, LateAnswer):
-    """A process claims while it is not trusted, and acts on the answer."""
-
-
-class NeverLookBeforeStart(NoLookBeforeStart, NoCancel):
-    """Trust is neither looked at before a run starts nor when it ends."""
-
-
-class ForgetSlotsAndTokens(ForgetSlots, NextToken):
-    """After the store lost its data, neither slots nor tokens go on from what is known."""
-
-
-ABLATIONS: dict[str, type[Rules]] = {
+_SINGLE: dict[str, type[Rules]] = {
     "margin": NoMargin,
     "trust-from-answer": TrustFromAnswer,
     "wall-clock": WallClock,
@@ -321,27 +301,31 @@ ABLATIONS: dict[str, type[Rules]] = {
     "store-loss": IgnoreStoreLoss,
     "release-condition": ReleaseAnyway,
     "release-repeat": ReleaseOnce,
-    "renewal-condition + stop-at-loss": RenewAnywayAndKeep,
-    "adopt-anything + stop-at-loss": AdoptAnythingAndKeep,
-    "release-condition + stop-at-loss": ReleaseAnywayAndKeep,
-    "claim-untrusted + late-answer": ClaimUntrustedAndLate,
-    "look-before-start + cancel": NeverLookBeforeStart,
-    "remembered-slots + next-token": ForgetSlotsAndTokens,
+    "own-claims": ForgetOwnClaims,
 }
-"""All ablations by the name of the rule that is taken away; two names = both of them."""
 
-MASKED = frozenset(
-    (
-        "adopt-anything",
-        "back-off",
-        "claim-untrusted",
-        "look-before-start",
-        "release-condition",
-        "release-repeat",
-        "remembered-slots",
-        "renewal-condition",
-        "store-loss",
-        "version-blind",
-    )
+
+def without(*names: str) -> type[Rules]:
+    """Take several rules away together, by their names in `ABLATIONS`."""
+    found = tuple(_SINGLE[name] for name in names)
+    return found[0] if len(found) == 1 else type("And".join(one.__name__ for one in found), found, {})
+
+
+TOGETHER = (
+    ("renewal-condition", "claim-condition"),
+    ("store-loss", "stop-at-loss"),
+    ("adopt-anything", "trust-from-answer", "store-loss", "stop-at-loss"),
+    ("release-condition", "stop-at-loss"),
+    ("release-repeat", "own-claims"),
+    ("look-before-start", "cancel"),
 )
-"""Ablations that the stories of seeds need not catch: other rules mask them. A pair or a story of its own does."""
+"""Rules that others mask, the first of each line, with those that mask them."""
+
+ABLATIONS: dict[str, type[Rules]] = {
+    **_SINGLE,
+    **{" + ".join(names): without(*names) for names in TOGETHER},
+}
+"""All ablations by the name of the rule that is taken away; several names = all of them."""
+
+MASKED = frozenset(names[0] for names in TOGETHER)
+"""Ablations that no story need catch: others mask the rule, and `TOGETHER` has it with those."""

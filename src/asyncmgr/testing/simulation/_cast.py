@@ -33,7 +33,8 @@ class Crew(Manager):
     async def init_host(self) -> None:
         # Here, since the manager has its service's settings now and need not read any.
         for task, body in self._bodies.items():
-            self.add_periodic_task(body, name=task.name, spacing=task.spacing, scope="cluster")
+            schedule: dict[str, Any] = {"cron": task.cron} if task.cron else {"spacing": task.spacing}
+            self.add_periodic_task(body, name=task.name, overlap=task.overlap, scope="cluster", **schedule)
 
 
 def full_name(task: TaskPart) -> str:

@@ -109,6 +109,7 @@ class Cluster:
             connection = Connection(self.server, self.timeline, loop, self.weather, self.chance)
         process = Process(machine, len(self.processes) + 1, loop, connection)
         connection.writer, connection.is_cut = process, machine.is_cut
+        connection.gives_up = bool(process.number % 2)
         machine.process = process
         self.processes.append(process)
         loop.call_soon(self._begin, process, main, context=contextvars.Context())

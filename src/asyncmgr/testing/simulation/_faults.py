@@ -54,6 +54,7 @@ class Faults:
         for machine in self._cluster.machines:
             self.resume(machine)
             self.heal(machine)
+            self.answer_late(machine, 0.0)
             if machine.process is not None and machine.process.is_stopping:
                 self.kill(machine)
             self.start(machine, True)
@@ -111,6 +112,10 @@ class Faults:
         if machine.process is not None:
             machine.process.connection.heal()
 
+    def answer_late(self, machine: Machine, seconds: float) -> None:
+        if machine.process is not None:
+            machine.process.connection.answers_late = seconds
+
     def break_watches(self, machine: Machine, most: float) -> None:
         if machine.process is not None:
             machine.process.connection.break_watches(most)
@@ -129,6 +134,12 @@ class Faults:
 
     def wipe(self) -> None:
         self._cluster.server.wipe()
+
+    def drop_claim(self, task: str) -> None:
+        """Lose the claim of a task, as where an operator deletes its row: nobody is told but by the watch."""
+        server = self._cluster.server
+        server.delete(server.table(CLAIMS, None), task_key(APPLICATION, task), None, "story")
+        server.note_loss()
 
     def foreign(self, task: str) -> None:
         """Have a newer program release a task: the claim's record has a version that no process here knows."""

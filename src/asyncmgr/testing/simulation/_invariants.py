@@ -43,6 +43,7 @@ from asyncmgr.testing.simulation import _doors as doors
 from asyncmgr.testing.simulation._cluster import Cluster, Process
 from asyncmgr.testing.simulation._hosts import State
 from asyncmgr.testing.simulation._server import Write
+from asyncmgr.testing.simulation._story import TaskPart
 from asyncmgr.testing.simulation._timeline import SECOND
 
 KEPT = 50
@@ -127,6 +128,8 @@ class Standing:
     """The identity of the session that its claim names."""
     claim_token: int = 0
     """The highest token of any claim."""
+    own: dict[Process, int] = field(default_factory=dict)
+    """The last slot that each process has started: it remembers that itself, whatever the store has lost."""
     started: dict[int, tuple[int, str]] = field(default_factory=dict)
     """Slot numbers that were started: how often the store had lost writes by then, and where."""
     bodies: list[Body] = field(default_factory=list)
@@ -165,8 +168,9 @@ class Invariants:
         *,
         longest_ttl: float,
         knows: Callable[[Process, str], bool],
+        parts: Mapping[str, TaskPart],
     ) -> None:
-        """`knows` says whether a process runs a version that knows a task."""
+        """`knows` says whether a process runs a version that knows a task; `parts` are those of the story."""
         self.seed = seed
         self.longest_ttl = longest_ttl
         self._timeline = cluster.timeline
@@ -174,6 +178,9 @@ class Invariants:
         self._holders: dict[str, dict[Process, int]] = {}
         """Names, each with the processes that hold it as far as they know, and their tokens."""
         self._knows = knows
+        self._on_wall = {name for name, part in parts.items() if part.cron}
+        """Tasks whose slots are moments of the wall clock: they are not counted."""
+        self._overlapping = {name for name, part in parts.items() if part.overlap == "allow"}
         self.tasks: dict[str, Standing] = {}
         self.events: list[tuple[int, object, str, tuple[Any, ...]]] = []
         """What happened: real moment, where, what, and facts."""
@@ -280,7 +287,13 @@ class Invariants:
         if body.number is None:
             return
         losses = self._server.lost_writes
-        self._check_fates(standing, body, body.number, losses)
+        if body.task not in self._on_wall:
+            self._check_fates(standing, body, body.number, losses)
+        if body.number <= standing.own.get(body.process, -1):
+            self.break_promise(
+                f"slot twice: {body.process} starts slot {body.number} of {body.task} once more"
+            )
+        standing.own[body.process] = body.number
         before = standing.started.get(body.number)
         if before is not None and before[0] == losses and not self._is_excused:
             self.break_promise(
@@ -316,7 +329,11 @@ class Invariants:
 
     def _check_alone(self, standing: Standing, body: Body) -> None:
         for other in standing.bodies:
-            if not other.frozen and not self._is_excused:
+            is_own = other.process is body.process
+            is_allowed = is_own and body.task in self._overlapping
+            # Whatever the store lost, a process knows which of its bodies it may run no more.
+            is_left = is_own and other.lost is not None
+            if not other.frozen and (is_left or not (is_allowed or self._is_excused)):
                 self.break_promise(f"two run: {body.process} starts {body.task}, which {other.process} runs")
 
     def effect(self, body: Body) -> bool:
@@ -423,6 +440,8 @@ class Invariants:
             standing.unknown = SECOND // record.spacing
         if record.state == MISSED and standing.last is not None and standing.last.number == record.n:
             standing.is_missed = True
+        if before.oldest and record.token != before.token:
+            standing.repeated += before.n - before.oldest + 1  # perhaps its holder has told of them
         if record.n < before.n and (record.state != PASSED or record.token != before.token):
             self.break_promise(f"slots went back: {title_of(write.key)[1]} from {before.n} to {record.n}")
         elif record.n == before.n and before.state in _FATES and record.state not in (before.state, "new"):
@@ -452,6 +471,8 @@ class Invariants:
                 self.note(process, "acquired", event.name, event.token, event.taken_from)
                 if not self._knows(process, event.name):
                     self.break_promise(f"unknown task: {process} owns {event.name}, which it does not know")
+                if doors.untrusted_for(doors.session(process)) >= 0:
+                    self.break_promise(f"late right: {process} gets {event.name}, and does not trust itself")
                 self._holders.setdefault(event.name, {})[process] = event.token
                 for other in [other for other in self._of(event.name).unwritten if other is not process]:
                     self._repeat(self._of(event.name), other)

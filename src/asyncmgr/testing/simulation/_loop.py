@@ -104,12 +104,14 @@ class HostLoop(asyncio.AbstractEventLoop):
         if self.state is State.DEAD:
             self._last.append(turn)
         else:
-            self.timeline.put(self._moment_of(when), turn)
+            self._put(turn)
         return turn
 
-    def _moment_of(self, when: float) -> int:
+    def _put(self, turn: Turn) -> None:
+        """Let a turn come up at its time."""
         # One microsecond at least: what waits for no time at all would else come up for ever at one moment.
-        return max(self.timeline.now + 1, self.clock.moment_of(when))
+        timeline, moment = self.timeline, self.clock.moment_of(turn.due)
+        timeline.put(moment if moment > timeline.now else timeline.now + 1, turn)
 
     def bring(self, seconds: float, callback: Callable[..., object], *args: Any) -> None:
         """Call back here after so much real time: what comes from outside waits for no clock of this host."""
@@ -168,7 +170,7 @@ class HostLoop(asyncio.AbstractEventLoop):
             if (
                 turn.due and self.clock.slept and self.time() < turn.due
             ):  # the machine was suspended meanwhile
-                self.timeline.put(self._moment_of(turn.due), turn)
+                self._put(turn)
                 return False
             return True
         if self.state is State.PAUSED:

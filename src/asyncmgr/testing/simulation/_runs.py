@@ -136,12 +136,16 @@ class _Run:
         for part in story.machines:
             wall = EPOCH + round(part.wall_error * SECOND)
             self._cluster.add_machine(part.name, Clocks(part.rate, part.uptime, wall))
+        self._known = {full_name(task): task for task in story.tasks}
         self._invariants = Invariants(
-            self._cluster, story.seed, longest_ttl=story.longest_ttl, knows=self._knows
+            self._cluster,
+            story.seed,
+            longest_ttl=story.longest_ttl,
+            knows=self._knows,
+            parts=self._known,
         )
         if log is not None:
             self._invariants.listeners.append(log)
-        self._known = {full_name(task): task for task in story.tasks}
         self._expected = expected
         Faults(self._cluster, story, self._invariants, self._start)
         self._cluster.timeline.at(round(self._checked_at * SECOND), self._check_runs, story.quiet_from)

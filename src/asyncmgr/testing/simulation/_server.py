@@ -177,9 +177,13 @@ class Server:
         least = self.highest + 1 - EPOCH - self._timeline.now
         self.clock_error = max(least, self.clock_error - round(seconds * SECOND))
 
-    def _lose(self) -> None:
+    def note_loss(self) -> None:
+        """Note that acknowledged writes are lost."""
         self.lost_writes += 1
         self.lost_at = self._timeline.now
+
+    def _lose(self) -> None:
+        self.note_loss()
         for listener in tuple(self.on_loss):
             listener()
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NO_ANSWER = 5.0
-"""Seconds after which the connection gives a call up that got no answer."""
+"""Seconds after which some connections give a call up that got no answer. Others wait for ever, as some clients do."""
 
 SILENCE = 15.0
 """Seconds after which a dead watch is noticed at the latest."""
@@ -48,6 +48,8 @@ class Weather:
     """Seconds: reads, and snapshots of watches, show a moment up to so long ago."""
     watch_lag: float = 0.0
     """Seconds by which a change reaches a watch late, at most."""
+    lost_table: str = ""
+    """Calls for this table get no answer."""
 
 
 class Connection(Transport):
@@ -70,6 +72,10 @@ class Connection(Transport):
         """Calls made so far."""
         self.is_closed = False
         """Whether the process has closed it, or has died."""
+        self.answers_late = 0.0
+        """Seconds by which every answer comes late, while requests arrive in time."""
+        self.gives_up = True
+        """Whether a call that gets no answer fails after `NO_ANSWER`; else it waits for ever."""
         self._messages = MemoryTransport(Fabric())
         self.feeds: list[_Feed] = []
         """The watches that go on."""
@@ -134,13 +140,14 @@ class Connection(Transport):
 
     # Calls
 
-    async def call(self, kind: str, act: Callable[[], T]) -> T:
+    async def call(self, kind: str, act: Callable[[], T], table: str = "") -> T:
         """Have the server do `act`; raise what it raises, or `TransportError` where no answer comes."""
         if self.is_closed:
             raise TransportClosed("this transport was closed; open a new one")
         self.calls += 1
         answer: asyncio.Future[T] = self.loop.create_future()
-        if self._happens(self.weather.lose_request) or self.is_cut:
+        is_lost = self.is_cut or (table and table == self.weather.lost_table)
+        if self._happens(self.weather.lose_request) or is_lost:
             self._give_no_answer(answer)
         else:
             self.timeline.after(self._delay(), self._arrive, kind, act, answer)
@@ -156,7 +163,7 @@ class Connection(Transport):
         if self._happens(self.weather.lose_reply):
             self._give_no_answer(answer)
         else:
-            self.loop.bring(self._delay(), self._reply, answer, *result)
+            self.loop.bring(self._delay() + self.answers_late, self._reply, answer, *result)
         return None
 
     def _reply(self, answer: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
@@ -166,7 +173,7 @@ class Connection(Transport):
             _settle(answer, value, error)
 
     def _give_no_answer(self, answer: asyncio.Future[Any]) -> None:
-        if self.loop.state is not State.DEAD:
+        if self.loop.state is not State.DEAD and self.gives_up:
             error = TransportError(f"the store gave no answer within {NO_ANSWER:g} s")
             self.loop.call_at(self.loop.time() + NO_ANSWER, _settle, answer, None, error)
 
@@ -212,7 +219,7 @@ class SimulatedStore(Store):
 
     async def get(self, key: str) -> Entry | None:
         check_name(key, "key")
-        return await self._connection.call("get", lambda: self._read(key))
+        return await self._connection.call("get", lambda: self._read(key), self._table.name)
 
     def _read(self, key: str) -> Entry | None:
         moment = self._connection.moment_seen(self._written.get(key, 0))
@@ -247,7 +254,7 @@ class SimulatedStore(Store):
         def acted() -> tuple[T, int]:
             return act(), timeline.now
 
-        result, moment = await self._connection.call(kind, acted)
+        result, moment = await self._connection.call(kind, acted, self._table.name)
         self._written[key] = max(moment, self._written.get(key, 0))
         return result
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 TTLS = (4.0, 6.0, 10.0)
 """Seconds: lease TTLs that stories use."""
 
 SPACINGS = (0.5, 1.0, 2.0, 3.0, 5.0)
 """Seconds between the slots of a story's tasks. The first one claims a second of slots at once."""
+
+
+AFTERWARDS = 12.0
+"""Seconds that a story goes on after twice the TTL since its last fault: by then every task has run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,9 @@ class TaskPart:
     """Seconds that a body works."""
     unwinds: float
     """Seconds that a body needs to end after it was cancelled, as a share of the TTL below a quarter."""
+    cron: str | None = None
+    """The slots of the wall clock that it has, in the place of those of its spacing."""
+    overlap: Literal["skip", "queue", "allow"] = "skip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +94,7 @@ def tell(seed: int, *, with_tasks: bool = True) -> Story:
     ttl = max(machine.ttl for machine in machines)
     length = chance.uniform(8, 14) * ttl
     faults = sorted(_faults(chance, length, machines, ttl), key=lambda fault: fault.at)
-    # After the last fault, twice the TTL until every task has run again, and as long to see that it goes on.
-    return Story(seed, machines, tasks, tuple(faults), length, length + 2 * ttl + 9)
+    return Story(seed, machines, tasks, tuple(faults), length, length + 2 * ttl + AFTERWARDS)
 
 
 def _tasks(chance: random.Random) -> tuple[TaskPart, ...]:
