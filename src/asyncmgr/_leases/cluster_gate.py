@@ -69,9 +69,6 @@ class ClusterGate(Gate, Holder):
         self._anchor = (0, 0)
         """The number of the last slot that was claimed or handed out, and its moment on the scale of the plan."""
         self._claimed_until = 0
-        self._dark_from: int | None = None
-        """The first slot, on the scale of the plan, that was refused here while the claim was ours without the right to
-        act: nobody has told what became of it, nor of those after it. `None` = there is none."""
         self._again: int | None = None
         """The number of the last slot, where it gets a run although it was claimed before."""
         self._gained_at = 0
@@ -97,12 +94,6 @@ class ClusterGate(Gate, Holder):
     # Gate
 
     def not_here(self, run: Run) -> Literal["not_owner", "lease_lost"] | None:
-        refusal = self._why_not()
-        if refusal is not None and self._hold is not None and run.is_of_grid and self._dark_from is None:
-            self._dark_from = run.oldest if run.missed else run.planned
-        return refusal
-
-    def _why_not(self) -> Literal["not_owner", "lease_lost"] | None:
         hold = self._hold
         if hold is None or not hold.is_active:
             # Held until trust ended, and not known to be anybody else's.
@@ -364,7 +355,7 @@ class ClusterGate(Gate, Holder):
 
     def _continue_grid(self, hold: Hold) -> None:
         self._hold, self._again, self._is_first = hold, None, True
-        self._was_lost, self._dark_from = False, None
+        self._was_lost = False
         record = self._slots.record
         assert record is not None
         moment = self._runner.lookout.read()
@@ -449,8 +440,6 @@ class ClusterGate(Gate, Holder):
         if record is None or record.state == NEW or slot is None or not step:
             return None
         last, at = self._anchor
-        if self._dark_from is not None:
-            slot = min(slot, self._dark_from)
         passed = max(0, round((slot - step - at) / step))
         return last + passed, at + passed * step
 
