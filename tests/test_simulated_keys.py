@@ -9,8 +9,8 @@ from asyncmgr.testing.simulation import KEY_ABLATIONS, simulate_keys
 SEEDS = 20
 CHUNK = 4
 
-CAUGHT = {"hand-over-busy": 13, "quota": 3}
-"""Rules whose loss is found soon, each with a seed that shows it."""
+CAUGHT = {"hand-over-busy": (27, 16, 8), "quota": (3, 16, 8), "margin": (0, 16, 8), "place": (52, 40, 16)}
+"""Rules whose loss is found soon, each with a seed that shows it, and the numbers of keys and shards."""
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
@@ -24,4 +24,5 @@ def test_all_promises_hold(start: int) -> None:
 
 @pytest.mark.parametrize("name", CAUGHT)
 def test_a_rule_that_is_taken_away_is_missed(name: str) -> None:
-    assert simulate_keys(CAUGHT[name], keys=16, shards=8, rules=KEY_ABLATIONS[name]).violation is not None
+    seed, keys, shards = CAUGHT[name]
+    assert simulate_keys(seed, keys=keys, shards=shards, rules=KEY_ABLATIONS[name]).violation is not None

@@ -138,6 +138,8 @@ class Shard(Holder):
             self._open_again()
             self._patience = min(LONGEST_PATIENCE, 2 * self._patience)
             self._timer.set(self._group.now() + 2.0)
+        elif not self.is_chosen and self.is_active and self.runs and self._owes:
+            self._timer.set(self._group.now() + 0.1)  # what is about to be handed out runs first
         elif not self.is_chosen and self.is_active and self.runs:
             self._closing = _Closing(self._reached(), [])
             self._timer.set(self._group.now() + self._patience)
@@ -145,7 +147,10 @@ class Shard(Holder):
     def _reached(self) -> int:
         """Return the moment up to which this host has run the slots of its keys."""
         now, ring = self._group.runner.read().now, self._ring_of_keys
-        reached = ring.handed_out(now, self._group.keys[self.number])
+        keys = self._group.keys[self.number]
+        if keys and not any(key in ring.known for key in keys):  # held too shortly to run any
+            return max(now - ring.spacing, self.gained_at if self.since is None else self.since)
+        reached = ring.handed_out(now, keys)
         if reached is None:  # some were set aside: rather once more than never
             reached = max(now - ring.spacing, ring.anchor if self.since is None else self.since)
         return reached if self._unstarted is None else min(reached, self._unstarted - 1)

@@ -20,6 +20,7 @@ from asyncmgr._leases.keys import shards_key
 from asyncmgr._leases.records import ShardsRecord, decode
 from asyncmgr._leases.shards import choose_excess, choose_free, shard_of
 from asyncmgr._tasks.gate import Answer, Gate, Holding, TaskPause
+from asyncmgr._tasks.key_refresh import in_steps
 from asyncmgr._tasks.keys import KeyedTask, Keys
 from asyncmgr._tasks.managed import ManagedTask
 from asyncmgr._tasks.runner import Runner
@@ -70,7 +71,12 @@ class KeyShares(Gate):
             except Doubt:
                 await asyncio.sleep(self.cluster.rules.retry_in())
         self.keys = [{} for _ in range(count)]
-        self._sort(self.all)
+        while True:
+            keys = self.all
+            parts = await self._sorted(keys)
+            if keys is self.all:  # else the manager has given others meanwhile
+                break
+        self.keys = parts
         self.shards = [Shard(self, number) for number in range(count)]
         for shard in self.shards:
             self.cluster.claims.want(shard.key, shard)
@@ -99,32 +105,41 @@ class KeyShares(Gate):
 
     # Keys
 
-    def put(self, keys: Keys) -> Keys:
-        """Take in all keys of the manager; return those that run here."""
+    async def put(self, keys: Keys) -> Keys:
+        """Take in all keys of the manager; return those that run here. Others work in between."""
+        parts = await self._sorted(keys)
         before, self.all = self.all, keys
-        self._news = {key: None for key in keys if key not in before} if before else {}
-        self._sort(keys)
+        self._news = {}
+        if before:
+            async for key in in_steps(keys):
+                if key not in before:
+                    self._news[key] = None
+        if len(parts) != len(self.keys):  # the number of shards was agreed on meanwhile
+            parts = await self._sorted(keys)
+        self.keys = parts
         self._is_stale = False
-        return self._mine()
+        return await self._mine()
 
-    def _sort(self, keys: Keys) -> None:
+    async def _sorted(self, keys: Keys) -> list[Keys]:
+        """Sort keys by shard."""
         count = len(self.keys)
-        for part in self.keys:
-            part.clear()
+        parts: list[Keys] = [{} for _ in range(count)]
         if count:
-            for key, given in keys.items():
-                self.keys[shard_of(self.name, key, count)][key] = given
+            async for key in in_steps(keys):
+                parts[shard_of(self.name, key, count)][key] = keys[key]
+        return parts
 
-    def _mine(self) -> Keys:
+    async def _mine(self) -> Keys:
         found: Keys = {}
         for shard in self.shards:
             if shard.is_active:
                 found.update(self.keys[shard.number])
+                await asyncio.sleep(0)
         return found
 
-    def _moved(self) -> Keys:
+    async def _moved(self) -> Keys:
         self._news = {}  # what comes with a shard is not new, whoever has run it
-        return self._mine()
+        return await self._mine()
 
     def begins(self, key: Hashable) -> int | None:
         """Return the moment after which the slots of a key are to be run here; `None` = from now on."""

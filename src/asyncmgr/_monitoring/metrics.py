@@ -6,7 +6,6 @@ import asyncio
 import platform
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -401,8 +400,9 @@ def _running(task: ManagedTask) -> int:
 
 
 def _keys(task: KeyedTask, counts: TaskCounts) -> Iterator[tuple[str, Labels, float]]:
-    for name, value in asdict(task.count()).items():
-        yield "", counts.labels.with_(state=name), value
+    found = task.count()
+    for name in ("known", "running", "waiting", "failing"):
+        yield "", counts.labels.with_(state=name), getattr(found, name)
 
 
 def _failures(task: ManagedTask) -> int:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncIterable, Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Iterator,
+)
 from typing import Any, Literal, Protocol, TypeAlias
 
 from asyncmgr._common.clock import Moment
@@ -84,13 +93,14 @@ class KeyRefreshes:
             return False
         self._succeeded(task)
         async with self._turns.setdefault(task, asyncio.Lock()):
-            await change_keys(task, keys if task.share is None else task.share.put(keys), self._place)
+            ours = keys if task.share is None else await task.share.put(keys)
+            await change_keys(task, ours, self._place)
         return True
 
-    async def put(self, task: KeyedTask, choose: Callable[[], Keys]) -> None:
+    async def put(self, task: KeyedTask, choose: Callable[[], Awaitable[Keys]]) -> None:
         """Let other keys of the manager run here than before: `choose` returns them when it is its turn."""
         async with self._turns.setdefault(task, asyncio.Lock()):
-            await change_keys(task, choose(), self._place, "not_owner")
+            await change_keys(task, await choose(), self._place, "not_owner")
 
     def _failed(self, task: KeyedTask, error: Exception) -> None:
         failures = self._failures[task] = self._failures.get(task, 0) + 1
@@ -159,14 +169,13 @@ async def change_keys(task: KeyedTask, keys: Keys, place: Place, reason: WhyGone
     """Make these the keys of the task. Keys that stay keep their slots; the event loop gets its turn in between."""
     ring = task.keys.ring
     come: list[tuple[Hashable, object]] = []
-    for number, (key, given) in enumerate(keys.items()):
+    async for key in in_steps(keys):
+        given = keys[key]
         if key not in ring.known:
             come.append((key, given))
         elif given is not key:
             ring.known[key] = given  # an object, perhaps a new one for the same key
-        if number % _READ_AT_ONCE == _READ_AT_ONCE - 1:
-            await asyncio.sleep(0)
-    gone = [key for key in ring.known if key not in keys]
+    gone = [key async for key in in_steps(ring.known) if key not in keys]
     keeps_dropped = reason == "removed"
 
     def read() -> int:
@@ -185,14 +194,23 @@ async def change_keys(task: KeyedTask, keys: Keys, place: Place, reason: WhyGone
             await asyncio.sleep(0)
     if task.keys.ring is not ring:
         return  # the task was rescheduled meanwhile, and asks for its keys again
-    place.forget_keys(task, gone, reason)
-    _begin(task, [key for key, _ in come], place.read().now)
+    now = place.read().now
     if come or gone:
         place.keys_changed(task)
+    for few in _chunks(gone, _READ_AT_ONCE):
+        place.forget_keys(task, few, reason)
+        await asyncio.sleep(0)
+    for some in _chunks(come, _READ_AT_ONCE):
+        if _begin(task, [key for key, _ in some], now):
+            place.keys_changed(task)
+        await asyncio.sleep(0)
 
 
-def _begin(task: KeyedTask, come: list[Hashable], now: int) -> None:
-    """Hand out what keys that have come are owed: their first run, or slots that no other host has run."""
+def _begin(task: KeyedTask, come: list[Hashable], now: int) -> bool:
+    """Hand out what keys that have come are owed: their first run, or slots that no other host has run.
+
+    Returns whether there is anything.
+    """
     ring, share = task.keys.ring, task.share
     begins = {} if share is None else {key: since for key in come if (since := share.begins(key)) is not None}
     if begins and task.options.catch_up == "one":
@@ -201,8 +219,18 @@ def _begin(task: KeyedTask, come: list[Hashable], now: int) -> None:
         ring.catch_up([(key, max(since, earliest)) for key, since in begins.items()], now)
     if task.options.run_immediately and len(come) > len(begins):
         ring.run_at_once([key for key in come if key not in begins], now)
+        return True
+    return bool(begins)
 
 
-def _chunks(items: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(items), _FEW):
-        yield items[start : start + _FEW]
+async def in_steps(keys: Iterable[Hashable]) -> AsyncIterator[Hashable]:
+    """Yield the keys; others work after each thousand of them. Nobody may add or drop some meanwhile."""
+    for number, key in enumerate(keys):
+        yield key
+        if number % _READ_AT_ONCE == _READ_AT_ONCE - 1:
+            await asyncio.sleep(0)
+
+
+def _chunks(items: list[Any], most: int = _FEW) -> Iterator[list[Any]]:
+    for start in range(0, len(items), most):
+        yield items[start : start + most]

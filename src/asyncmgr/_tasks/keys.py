@@ -47,8 +47,8 @@ class KeyShare(Protocol):
         """The number of hosts that share out the keys."""
         ...  # pragma: no cover
 
-    def put(self, keys: Keys) -> Keys:
-        """Take in all keys of the manager; return those that run here."""
+    async def put(self, keys: Keys) -> Keys:
+        """Take in all keys of the manager; return those that run here. Others work in between."""
         ...  # pragma: no cover
 
     def begins(self, key: Hashable) -> int | None:

@@ -70,6 +70,7 @@ def _print(moment: float, where: str, what: str) -> None:
 
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
+    sys.stdout.flush()  # a file shows how far it is
 
 
 def _run(ablation: str | None, seeds: range, jobs: int) -> bool:
