@@ -78,6 +78,7 @@ STOPPING = Health(False, State.STOPPING, "the service is stopping")
 def test_probes(given: Facts, is_live: bool, is_ready: bool) -> None:
     """A table of facts; no dead upstream ends a process, and none takes it out of service unless a setting says so."""
     assert (live(given).ok, ready(given).ok) == (is_live, is_ready)
+    assert (bool(live(given)), bool(ready(given))) == (is_live, is_ready)
 
 
 @pytest.mark.parametrize(

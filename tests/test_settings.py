@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from asyncmgr._settings.matching import is_slip
 from asyncmgr._settings.model import Settings, TaskSettings
+from asyncmgr._settings.sources import TABLES
 from asyncmgr._tasks.declare import declare
 from asyncmgr._tasks.schedules import Cron
 from asyncmgr.errors import InvalidSettings
@@ -810,3 +811,17 @@ def test_secrets_of_a_store_are_not_shown(url: str, text: str) -> None:
     shown = repr(Settings(store=url))
     assert f"store='{text}'" in shown
     assert "hunter" not in shown
+
+
+def test_a_variable_gives_a_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting that is a table takes JSON."""
+    tables = {
+        name
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    assert {(name,) for name in tables} == TABLES
+    monkeypatch.setenv("ASYNCMGR_LEASE", '{"ttl": "6s", "shards": 16}')
+    monkeypatch.setenv("ASYNCMGR_MONITORING", '{"task_series": 7}')
+    settings = Settings()
+    assert (settings.lease.ttl, settings.lease.shards, settings.monitoring.task_series) == (6.0, 16, 7)

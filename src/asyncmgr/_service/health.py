@@ -44,10 +44,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether something holds, and why not."""
+    """Whether something holds, and why not. True where it holds."""
 
     ok: bool
     reason: str
+
+    def __bool__(self) -> bool:
+        return self.ok
 
 
 @dataclass(frozen=True, slots=True)

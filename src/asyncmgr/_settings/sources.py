@@ -29,7 +29,9 @@ CONFIG_VARIABLE = "ASYNCMGR_CONFIG"
 APP_VARIABLE = "ASYNCMGR_APP"
 """Names the default targets of the command line; not a setting."""
 
-_TABLES = {("plugins",), ("nats",)}
+TABLES = {("plugins",), ("nats",), ("lease",), ("monitoring",)}
+"""Settings that are tables: their variable is read as JSON."""
+
 _NO_SETTINGS = {CONFIG_VARIABLE, APP_VARIABLE}
 
 Keys = tuple[str, ...]
@@ -197,7 +199,7 @@ def _variable_path(variable: str) -> Keys:
 
 def _names_table(path: Keys) -> bool:
     # Deeper values of [managers] stay text: only the type hint of the argument tells a table from a password.
-    return path[0] == "tasks" or path in _TABLES or (path[0] == "managers" and len(path) <= 2)
+    return path[0] == "tasks" or path in TABLES or (path[0] == "managers" and len(path) <= 2)
 
 
 def _decoded(variable: str, text: str) -> Any:
