@@ -14,7 +14,7 @@ import nox
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "uv|venv"  # uv where it is there: five times as fast
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "lowest"]
+nox.options.sessions = ["lint", "types", "docs", "tests", "lowest"]
 
 PROJECT = nox.project.load_toml()
 
@@ -60,7 +60,7 @@ def page(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation site into .nox/site/html; warnings, broken links and requests to other sites fail."""
-    session.install("-e", ".[cli,web]", *_group("docs"))
+    session.install("-e", f".{EXTRAS}", *_group("docs"))
     session.run("python", "-m", "sitegen", ".nox/site", env={"PYTHONPATH": "docs"})
 
 
