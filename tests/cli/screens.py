@@ -150,7 +150,9 @@ class FakeWire(Wire):
             "entries": [],
         }
 
-    def _status(self, after: int = 0) -> dict[str, Any]:
+    def _status(self, after: int = 0, task: str | None = None) -> dict[str, Any]:
+        if task is not None:
+            return {"tasks": [status_as_json(self.tasks[task])]}
         page = list(self.tasks.values())[after : after + 50]
         following = after + 50 if len(self.tasks) > after + 50 else None
         return {"tasks": [status_as_json(one) for one in page], "next": following}

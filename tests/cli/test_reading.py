@@ -50,7 +50,8 @@ def test_list_marks_what_settings_override(invoke: Invoke) -> None:
     """What the settings say is in force, and marked."""
     Path("asyncmgr.toml").write_text('[tasks."Volumes.sync"]\nspacing = "10m"\nenabled = false')
     lines = invoke("list", "@Volumes").stdout.splitlines()
-    assert lines[2].startswith("Volumes.sync *     every 10m, jitter 5s      off: it is not enabled")
+    assert lines[2].startswith("Volumes.sync *     every 10m, jitter 5s      off: it is switched off by ")
+    assert 'asyncmgr.toml, [tasks."Volumes.sync"]' in lines[2]
 
 
 def test_list_shows_scopes_where_there_are_any(invoke: Invoke) -> None:

@@ -23,12 +23,13 @@ class ServerProcess:
     _name: str
     """In the name of its directory."""
 
+    port: int = 0
+    """Chosen at the first start, and kept."""
+
     def __init__(self) -> None:
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
-        self.port: int = 0
-        """Chosen at the first start, and kept."""
 
     @property
     def _home(self) -> Path:

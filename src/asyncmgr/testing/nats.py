@@ -52,6 +52,8 @@ class NatsServer(ServerProcess):
     """
 
     _name = "nats"
+    port: int = 0
+    """Chosen at the first start, and kept."""
 
     def __init__(self, config: str = "", *, jetstream: bool = True) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ class StoreEngine(ABC):
         self._connected = True
         self._listeners: list[StateListener] = []
         self._opened_in = _running_loop()
-        self.operations = Operations()
+        self.operations: Operations = Operations()
         """What this process has asked of it, for metrics."""
 
     @property

@@ -31,13 +31,13 @@ class Replay:
 
     def __init__(self, place: str) -> None:
         """`place` is a path, or a URL as in the setting `history`."""
-        self.path = (path_of(place) if "://" in place else Path(place)).absolute()
+        self.path: Path = (path_of(place) if "://" in place else Path(place)).absolute()
         if not self.path.is_file():
             raise AsyncmgrError(
                 f"there is no history file {self.path}; give the path that the setting 'history' of the service names"
             )
         self._past = Past(self.path)
-        self.began = self._ask_began()
+        self.began: int | None = self._ask_began()
 
     def _ask_began(self) -> int | None:
         """Find when the tasks of the newest life with runs began: wall time, microseconds; `None` = not known."""
