@@ -311,6 +311,17 @@ async def test_a_shard_that_was_claimed_and_never_run_begins_where_its_last_runn
         net.check_slots(0)
 
 
+async def test_a_host_catches_up_slots_from_before_its_own_start() -> None:
+    """It starts a second into a turn of the grid; the last holder stopped two seconds before that turn."""
+    async with pollers("a", settle=28.0) as (net, (a,)):
+        await a.service.stop()
+        await asyncio.sleep(3)
+        async with Poller("b", net):
+            await asyncio.sleep(2 * SPACING)
+            assert len({poll.key for poll in net.polls if poll.host == "b"}) == len(KEYS)
+            net.check_slots(0)
+
+
 @pytest.mark.parametrize("stay", [0.02, 0.3, 1.0, 4.0])
 async def test_no_slot_comes_twice_when_two_hosts_leave_at_once(stay: float) -> None:
     """The one that leaves last may have claimed what the other gave up."""
