@@ -13,12 +13,13 @@ import pytest
 
 from asyncmgr import NotOwner, RunContext
 from asyncmgr._leases.key_shares import KeyShares
+from asyncmgr._leases.records import CLAIMS
 from asyncmgr._leases.rules import Rules
 from asyncmgr._leases.shards import choose_excess, choose_free, shard_of
 from asyncmgr._service.manager import state_of
 from asyncmgr._tasks.keys import KeyedTask
-from asyncmgr.events import SlotSkipped
-from tests.workers import Worker
+from asyncmgr.events import LeaseReleased, SlotSkipped
+from tests.workers import Fault, Worker
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
 
@@ -131,6 +132,11 @@ async def pollers(
             await stack.enter_async_context(poller)
         await asyncio.sleep(settle)
         yield net, team
+
+
+def claims_after(delay: float) -> Fault:
+    """Make each change of a claim take some seconds."""
+    return lambda verb, store, key: delay if verb == "update" and store == CLAIMS else None
 
 
 def check_shares(team: list[Poller]) -> None:
@@ -287,6 +293,47 @@ async def test_a_key_that_moves_does_not_run_at_once_again() -> None:
                 poll for poll, passed in zip(polls, late, strict=True) if 0.01 < passed < SPACING - 0.01
             ]
             assert beside in ([], polls[:1]), (key, polls)  # its coming may be its slot
+
+
+async def test_a_shard_that_was_claimed_and_never_run_begins_where_its_last_runner_stopped() -> None:
+    """A host that stops while its claims are on their way passes on what it learnt; it has run none of these keys."""
+    async with pollers("a", "b", "c", settle=25.0) as (net, (a, b, c)):
+        a.wire.fault, c.wire.fault = claims_after(0.3), claims_after(0.5)
+        before = len(a.shards)
+        await b.service.stop()
+        a.wire.calls.clear()
+        await asyncio.sleep(0.1)
+        await a.service.stop()
+        released = [key for verb, store, key in a.wire.calls if verb == "update" and store == CLAIMS]
+        assert len(released) > before == len(a.of(LeaseReleased))  # also some on which it never acted
+        await asyncio.sleep(SPACING + 2)
+        assert c.shards == set(range(256))
+        net.check_slots(0)
+
+
+async def test_a_host_catches_up_slots_from_before_its_own_start() -> None:
+    """It starts a second into a turn of the grid; the last holder stopped two seconds before that turn."""
+    async with pollers("a", settle=28.0) as (net, (a,)):
+        await a.service.stop()
+        await asyncio.sleep(3)
+        async with Poller("b", net):
+            await asyncio.sleep(2 * SPACING)
+            assert len({poll.key for poll in net.polls if poll.host == "b"}) == len(KEYS)
+            net.check_slots(0)
+
+
+@pytest.mark.parametrize("stay", [0.02, 0.3, 1.0, 4.0])
+async def test_no_slot_comes_twice_when_two_hosts_leave_at_once(stay: float) -> None:
+    """The one that leaves last may have claimed what the other gave up."""
+    for apart in (0.0, 0.01, 0.1):
+        async with pollers("a", "b", "c", settle=12.0 + stay) as (net, team):
+            async with Poller("d", net):
+                await asyncio.sleep(stay)
+            await asyncio.sleep(apart)
+            await team[0].service.stop()
+            await asyncio.sleep(SPACING + 1)
+            assert not net.twice
+            net.check_slots(0)
 
 
 async def test_the_number_of_shards_is_agreed_on() -> None:

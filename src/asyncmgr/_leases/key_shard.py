@@ -236,24 +236,26 @@ class Shard(Holder):
         self._group.plan_soon()
 
     def gained(self, hold: Hold) -> None:
-        group = self._group
-        moment, now = group.runner.read(), group.now()
-        was, self.hold = self.hold, hold
-        own_stop, self._own_stop = self._own_stop, None
-        if own_stop is not None and own_stop[0] == hold.taken_from:
-            self.since = own_stop[1]
-        elif hold.taken_from is not None:
-            self.since = moment.now - to_us(now - group.cluster.peers.last_alive(hold.taken_from))
-        elif self._free_since is not None:
-            self.since = self._stopped_at(moment.now - to_us(now - self._free_since))
-        elif was is None:
-            self.since = None
+        group, now = self._group, self._group.runner.read().now
+        self.since, self.hold, self._own_stop = self._begins_at(hold), hold, None
         if self.since is not None:
-            self.since = group.cluster.rules.resumes_at(self.since, moment.now)
-        self.gained_at = moment.now
+            self.since = group.cluster.rules.resumes_at(self.since, now)
+        self.gained_at = now
         self._free_since = self._stopped = None
         group.plan_soon()
         group.change_soon()
+
+    def _begins_at(self, hold: Hold) -> int | None:
+        """Return the moment up to which others, or this host before, ran its keys; `None` = nobody is known to have."""
+        group = self._group
+        moment, now = group.runner.read(), group.now()
+        if self._own_stop is not None and self._own_stop[0] == hold.taken_from:
+            return self._own_stop[1]
+        if hold.taken_from is not None:
+            return moment.now - to_us(now - group.cluster.peers.last_alive(hold.taken_from))
+        if self._free_since is not None:
+            return self._stopped_at(moment.now - to_us(now - self._free_since))
+        return None if self.hold is None else self.since
 
     def _stopped_at(self, about: int) -> int:
         """Find out exactly where the last holder stopped: a slot in between would be lost, or come twice."""
@@ -290,7 +292,11 @@ class Shard(Holder):
     async def settle(self, hold: Hold) -> None:
         closing, self._closing = self._closing, None
         self._timer.drop()
-        self._stopped = self._reached() if closing is None else closing.reached
+        if self.hold is not hold:  # it never came to act: nobody has run the keys since the last holder
+            begins = self._begins_at(hold)
+            self._stopped = self._reached() if begins is None else begins
+        else:
+            self._stopped = self._reached() if closing is None else closing.reached
         self.hold = None
         if closing is not None:
             for run in closing.waiting:

@@ -215,8 +215,9 @@ def _begin(task: KeyedTask, come: list[Hashable], now: int) -> bool:
     begins = {} if share is None else {key: since for key in come if (since := share.begins(key)) is not None}
     if begins and task.options.catch_up == "one":
         window = task.options.catch_up_window
-        earliest = ring.anchor if window is None else now - window
-        ring.catch_up([(key, max(since, earliest)) for key, since in begins.items()], now)
+        # Not since the start of this process only: another one ran the key before.
+        owed = begins if window is None else {key: max(since, now - window) for key, since in begins.items()}
+        ring.catch_up(owed.items(), now)
     if task.options.run_immediately and len(come) > len(begins):
         ring.run_at_once([key for key in come if key not in begins], now)
         return True

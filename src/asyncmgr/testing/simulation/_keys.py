@@ -23,6 +23,9 @@ PLANNED = frozenset({"terminate", "start"})
 
 CRASHES = PLANNED | {"kill"}
 
+_NEARLY = 0.2
+"""Seconds for which a slot may be handed out early."""
+
 _SLACK = 1.3
 """Seconds, beside the spacing, between two runs of a key: a move may take one."""
 
@@ -169,8 +172,9 @@ def _broken_move(story: Story, seen: Seen, lasts: float) -> str | None:
     for key, runs in seen.runs.items():
         for number, ((early, slot), (late, following)) in enumerate(pairwise(runs)):
             passed = following - slot
-            # Of a key that runs at its coming, which only its first host sees, the first slot comes within a spacing.
-            is_first = seen.at_once and number == 0 and 0 < passed <= seen.spacing + 0.01
+            # Of a key that runs at its coming, which only its first host sees, the first slot comes within a spacing;
+            # or it gets no run, since it is due or nearly due while that first run goes on.
+            is_first = seen.at_once and number == 0 and 0 < passed <= seen.spacing + lasts + _NEARLY
             if is_planned and not is_first and abs(passed - seen.spacing) > 0.01:
                 return f"slots: {key} ran for {slot:.3f} and then for {following:.3f}"
             if late - early > most:
