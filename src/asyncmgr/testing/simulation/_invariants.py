@@ -154,6 +154,10 @@ class Standing:
     """Slots that a holder skipped which then lost the task: the next one cannot know, and says that they are missed."""
     unknown: int = 0
     """Slots that were claimed together by a holder that then lost the task: some may have got no run."""
+    writer: object = None
+    """Who wrote the record of its slots last."""
+    told_late: int = 0
+    """Slots of which that one told when it had lost the task: the answer to their claim came after the loss."""
     last_start: int = -1
     """Real moment."""
 
@@ -304,12 +308,12 @@ class Invariants:
     def _check_fates(self, standing: Standing, body: Body, number: int, losses: int) -> None:
         """Check that each slot between two runs was told of once: no more, and no less."""
         last, before = standing.last, standing.last_losses
-        was_sure, told, unknown = standing.is_sure, standing.told, standing.unknown
+        was_sure, told = standing.is_sure, standing.told
         repeated = standing.repeated + standing.is_missed
         # Slots that were refused while this run waited for its claim come after its own.
         most_ahead = standing.skips.get(body.process, 0)
         standing.last, standing.last_losses, standing.is_sure = body, losses, not self._is_excused
-        standing.unknown = 0
+        unsure, standing.unknown, standing.told_late = standing.unknown + standing.told_late, 0, 0
         standing.is_missed = False
         is_known = last is not None and last.number is not None and losses == before and was_sure
         if last is None or last.number is None or not is_known:
@@ -317,11 +321,11 @@ class Invariants:
         else:
             between = max(0, number - last.number - 1)
             least = min(most_ahead, max(0, told - between - repeated))
-            most = min(most_ahead, max(0, told - between + unknown))
+            most = min(most_ahead, max(0, told - between + unsure))
             where = f"lie between {last.number} on {last.process} and {number} on {body.process}"
             if told > between + repeated + most_ahead:
                 self.break_promise(f"two fates: {told} slots of {body.task} were told of, {between} {where}")
-            if told < between - unknown:
+            if told < between - unsure:
                 self.break_promise(f"no fate: {told} slots of {body.task} were told of, {between} {where}")
         standing.told, standing.repeated = most, most - least
         standing.skips, standing.just_missed = {body.process: most}, {}
@@ -432,6 +436,7 @@ class Invariants:
         if not isinstance(before, SlotRecord) or before.spacing != record.spacing:
             return
         standing = self._of(title_of(write.key)[1])
+        standing.writer = write.writer
         if record.n > before.n and record.n == record.token:
             standing.is_sure = False  # the store lost slots, and numbers begin anew
         if record.state == PASSED:
@@ -502,6 +507,8 @@ class Invariants:
                 if self._acts(process, event.task):
                     self._of(event.task).just_missed = {process: event.count}
                     self._tell(self._of(event.task), process, event.count)
+                elif self._of(event.task).writer is process:
+                    self._of(event.task).told_late += event.count
 
     def _acts(self, process: Process, name: str) -> bool:
         """Whether a process has the right to tell what becomes of a task's slots."""
