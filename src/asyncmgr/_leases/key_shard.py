@@ -149,11 +149,19 @@ class Shard(Holder):
         now, ring = self._group.runner.read().now, self._ring_of_keys
         keys = self._group.keys[self.number]
         if keys and not any(key in ring.known for key in keys):  # held too shortly to run any
-            return max(now - ring.spacing, self.gained_at if self.since is None else self.since)
+            return self._without_runs(self.since, self.gained_at)
         reached = ring.handed_out(now, keys)
         if reached is None:  # some were set aside: rather once more than never
             reached = max(now - ring.spacing, ring.anchor if self.since is None else self.since)
         return reached if self._unstarted is None else min(reached, self._unstarted - 1)
+
+    def _without_runs(self, since: int | None, held_from: int) -> int:
+        """Return the moment up to which the slots of its keys are done, where this host has run none of them."""
+        if since is not None:
+            return since
+        # Nobody has ever run them. Whoever is next does so at once where that is wanted, as for a slot that was missed.
+        turn_ago = self._group.runner.read().now - self._ring_of_keys.spacing
+        return turn_ago if self._group.task.options.run_immediately else max(turn_ago, held_from)
 
     def _open_again(self) -> None:
         closing, self._closing = self._closing, None
@@ -293,8 +301,7 @@ class Shard(Holder):
         closing, self._closing = self._closing, None
         self._timer.drop()
         if self.hold is not hold:  # it never came to act: nobody has run the keys since the last holder
-            begins = self._begins_at(hold)
-            self._stopped = self._reached() if begins is None else begins
+            self._stopped = self._without_runs(self._begins_at(hold), self._group.runner.read().now)
         else:
             self._stopped = self._reached() if closing is None else closing.reached
         self.hold = None
