@@ -56,6 +56,4 @@ class Images(Manager):
 
     @periodic_task(spacing=150, initial_delay=6, scope="cluster")
     async def render(self, context: RunContext) -> None:
-        until = time.perf_counter() + RENDERED_IN
-        while time.perf_counter() < until:
-            pass
+        time.sleep(RENDERED_IN)  # noqa: ASYNC251 - in place of a library that renders, and returns not before
