@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,17 @@ async def test_one_of_two_services_runs_the_task() -> None:
     assert ran == [("a", 10), ("a", 20), ("a", 30), ("a", 35)]
     skipped = [event for event in events if isinstance(event, SlotSkipped)]
     assert [(event.reason, event.holder) for event in skipped] == [("not_owner", HERE)] * 3
+
+
+async def test_the_holder_is_named_where_nobody_listens() -> None:
+    """Who it was is not asked at each slot: an explanation says who it is by now."""
+    ran: list[tuple[str, float]] = []
+    async with Service(Jobs(ran, "a"), name="s"):
+        await asyncio.sleep(0.5)
+        async with Service(Jobs(ran, "b"), name="s", host="b") as second:
+            await until(25)
+            told = second.explain("Jobs.once", datetime.now(UTC) - timedelta(seconds=5))
+    assert told.text.endswith(f"did not run here: another process held the task; now it is {HERE}.")
 
 
 async def test_a_service_that_stops_hands_over() -> None:

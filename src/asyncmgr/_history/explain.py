@@ -69,6 +69,8 @@ class Facts:
     has_file: bool = False
     elsewhere: str = ""
     """Why this process does not run the key that is asked about; empty = it does, or it is no key."""
+    holder: str = ""
+    """The process that holds the task at present; empty = it needs no holder, or none is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +279,9 @@ def _not_owner(facts: Facts, record: Record, dial: Dial) -> str:
     verb = "did not run here"
     holder = record.text
     if not holder:
-        return f"{dial.slots(record)} {verb}: another process holds the lease, and it is not known which."
+        # Nobody asked who it was then: that may cost a look into a file at each slot.
+        which = f"now it is {facts.holder}" if facts.holder else "it is not known which"
+        return f"{dial.slots(record)} {verb}: another process held the task; {which}."
     taken = _newest(facts, "lease_taken", record.last, lambda one: one.data.get("holder", holder) == holder)
     since = "" if taken is None else f" since {dial.show_second(taken.at)}{_token(taken)}"
     return f"{dial.slots(record)} {verb}, and did on {holder}, which holds the lease{since}."

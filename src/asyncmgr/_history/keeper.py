@@ -47,8 +47,11 @@ class Asked:
         run: Run | None,
         key: Hashable | None = None,
         elsewhere: str = "",
+        holder: str = "",
     ) -> None:
         """`absence` is ``paused``, ``disabled`` or `None`; `run` is the oldest run in progress.
+
+        `holder` is the process that holds the task at present; empty = none is known.
 
         `elsewhere` says why this process does not run the key; empty = it does.
         """
@@ -59,6 +62,7 @@ class Asked:
         self.run = run
         self.key = key
         self.elsewhere = elsewhere
+        self.holder = holder
 
     @property
     def name(self) -> str:
@@ -300,6 +304,7 @@ class History:
             self._kept_since(asked),
             self._past_of(asked) is not None,
             asked.elsewhere,
+            asked.holder,
         )
 
     def _tolerance(self, asked: Asked) -> int:

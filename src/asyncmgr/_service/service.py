@@ -446,7 +446,9 @@ class Service:
                 if key is not None:
                     return state.keys_of(managed).asked(key, self._history.ledger, absence, off)
                 run = None if self._runner is None else self._runner.oldest(managed.standing)
-                return Asked(managed, moment, absence=absence, why_off=off, run=run)
+                holding = self._scopes.gates.holding(managed)
+                holder = "" if holding is None else holding.owner
+                return Asked(managed, moment, absence=absence, why_off=off, run=run, holder=holder)
         raise AsyncmgrError(f"the service {self.name} has no task {safe_repr(full_name)}")
 
     # Life cycle
