@@ -197,17 +197,18 @@ async def test_the_record_of_a_pause_undoes_no_outcome(interrupted: str) -> None
 
 @pytest.mark.parametrize("silent", [5.0, 6.0, 7.0, 7.6, 8.0])
 @pytest.mark.parametrize("delay", [None, 0.2])
-async def test_a_resume_without_the_store_holds(silent: float, delay: float | None) -> None:
-    """As the process has the task still when the store is back: what its record says is older."""
+@pytest.mark.parametrize("after", [0.5, 5.5])
+async def test_a_resume_without_the_store_holds(silent: float, delay: float | None, after: float) -> None:
+    """As the process has the task still when the store is back, also where trust had ended: its record is older."""
     async with workers("a", "b") as (log, team):
         await asyncio.sleep(6)
         first = holder_of(team)
         first.service.task("M.job").pause()
         await asyncio.sleep(2)
         first.vanish()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(min(after, silent))
         first.service.task("M.job").resume()
-        await asyncio.sleep(silent - 0.5)
+        await asyncio.sleep(max(0, silent - after))
         first.return_()
         first.wire.fault = lambda verb, store, key: delay if store == "asyncmgr-slots" else None
         await asyncio.sleep(15)

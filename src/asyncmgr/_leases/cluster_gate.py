@@ -188,7 +188,7 @@ class ClusterGate(Gate, Holder):
 
     def paused(self, pause: TaskPause | None) -> None:
         self._pause = pause
-        if self._is_held:
+        if self._is_held and (pause or self._slots.pause) is not None:
             self._pause_is_news = True
             self._write_soon()
         self._cluster.claims.touch(self.key)
