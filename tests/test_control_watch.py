@@ -198,3 +198,25 @@ def test_a_row() -> None:
     axis.put(row, Mark(1950, 9000, CODES["skipped", "not_owner"]))
     assert pack(row) == [1, 2, SUCCEEDED, 3, 1, FAILED]
     assert worse(FAILED + 1, SUCCEEDED + 1) == worse(SUCCEEDED + 1, FAILED + 1) == FAILED + 1
+
+
+async def test_a_place_that_nobody_was_given_begins_anew(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One behind the end of a log hid how many records of the other were asked for, and all came in one answer."""
+    monkeypatch.setattr(control_watch, "MOST_NEWS", 5)
+    async with service:
+        life, *_ = (await ask(service, "changes"))["place"].split("-")
+        await asyncio.sleep(200)
+        for place in (f"{10**18}-0", f"0-{10**18}"):
+            assert (await ask(service, "changes", since=f"{life}-{place}-0-0"))["anew"] is True
+
+
+async def test_tasks_that_are_not_there_cost_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with service:
+        await asyncio.sleep(30)
+        monkeypatch.setattr(control_watch, "backlog", lambda *_: pytest.fail("the past was read"))
+        answer = await ask(service, "fates", after=2**52)
+        assert (answer["rows"], answer["next"]) == ({}, None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -339,3 +341,26 @@ def _stopped(service: Service, end: float) -> float:
     """The moment at which the stop began, seconds since the start."""
     stopping = [entry.at for entry in service.journal if entry.kind == "stopping"]
     return stopping[0] / 1e6 - START.timestamp() if stopping else end
+
+
+def test_keys_that_are_gone_keep_no_memory() -> None:
+    """Their newest slots, without a run, stand in a chunk that was dropped long ago."""
+    fates = KeyFates("M.t", str)
+    skipped, failed = code_of("skipped", "overlap"), code_of("failed", None)
+    look: Any = SimpleNamespace(shift=0, began=0)
+    run: Any = SimpleNamespace(
+        managed=SimpleNamespace(each_key="stays"),
+        look=look,
+        planned=1,
+        asked=None,
+        missed=0,
+        started=0.0,
+        number=1,
+        attempt=1,
+    )
+    for number in range(CHUNKS + 20):
+        fates.without_run(f"gone{number}", Gap(1, 1, 1), skipped, 0, 0, 10)
+        for _ in range(ROWS_A_CHUNK - 1):
+            fates.ended(run, 1.0, failed, 0)
+    assert len(fates._open) <= CHUNKS + 1
+    assert sum(1 for one in gc.get_objects() if type(one) is type(fates._swept)) < CHUNKS + 20

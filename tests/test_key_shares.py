@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from asyncmgr import NotOwner, RunContext
+from asyncmgr._leases.key_shard import _Closing
 from asyncmgr._leases.key_shares import KeyShares
 from asyncmgr._leases.records import CLAIMS
 from asyncmgr._leases.rules import Rules
@@ -264,6 +265,19 @@ async def test_a_key_is_triggered_where_it_runs() -> None:
         before = sum(poll.key == key for poll in net.polls)
         await a.service.task("M.poll").key(str(key)).trigger()
         assert sum(poll.key == key for poll in net.polls) == before + 1  # others run meanwhile
+
+
+async def test_a_trigger_meets_a_shard_that_starts_no_run() -> None:
+    """It is about to be handed over: its holder does not send the caller to itself."""
+    async with pollers("a", settle=15.0) as (_net, (a,)):
+        key = str(KEYS[0])
+        shard = a.shares._shard_of_key(key)
+        shard._closing = _Closing(shard._reached(), [])
+        with pytest.raises(NotOwner, match="this process is about to take it over, or to give it up"):
+            await a.service.task("M.poll").key(key).trigger()
+        shard._open_again()
+        assert shard.runs == 0
+        await a.service.task("M.poll").key(key).trigger()
 
 
 async def test_a_new_key_runs_on_one_host() -> None:

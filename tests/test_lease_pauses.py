@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from asyncmgr._tasks.actions import Actor, acting_as
-from asyncmgr.events import SlotSkipped
-from tests.workers import Worker, holder_of, numbers, others_of, workers
+from asyncmgr.errors import InvalidPeriodicTaskArg
+from asyncmgr.events import SlotSkipped, SlotsMissed
+from tests.workers import Ran, Worker, holder_of, numbers, others_of, seconds_until, workers
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
 OPS = Actor("ops (uid 1000)", "socket")
@@ -126,3 +127,105 @@ async def test_where_nothing_is_paused_nothing_is_written() -> None:
         await asyncio.sleep(1)
         assert b'"paused_note":"x"' in (await slots.get(gate.key)).value
         assert not a.of(SlotSkipped)
+
+
+async def test_a_pause_while_the_task_is_being_taken_over_stays() -> None:
+    """It stood in no record yet, and was forgotten with the release that it brings about."""
+    log: list[Ran] = []
+    a, b = Worker("a", log).add(), Worker("b", log).add()
+    a.wire.fault = lambda verb, store, key: 0.3 if store == "asyncmgr-slots" else None
+    async with a:
+        await seconds_until(lambda: any(name.operation for name in a.cluster.claims._names.values()))
+        a.service.task("M.job").pause(note="not here")
+        await asyncio.sleep(20)
+        assert paused_of(a).note == "not here"
+        assert log == []
+        async with b:
+            await asyncio.sleep(12)
+            assert {ran.host for ran in log} == {"b"}
+
+
+async def test_who_lost_the_task_without_a_word_does_not_claim_it_while_paused() -> None:
+    """Trust ended first, and the session later: from then on the process is one of the others."""
+    async with workers("a", "b", "c") as (log, team):
+        await asyncio.sleep(6)
+        first = holder_of(team)
+        first.vanish()
+        await asyncio.sleep(30)
+        second = holder_of([worker for worker in team if worker is not first])
+        (third,) = (worker for worker in team if worker not in (first, second))
+        first.return_()
+        await asyncio.sleep(10)
+        for worker in (first, third):
+            worker.service.task("M.job").pause()
+        await second.service.stop()
+        await asyncio.sleep(10)
+        assert not first.holds
+        third.service.task("M.job").resume()
+        ran = len(log)
+        await asyncio.sleep(12)
+        assert third.holds
+        assert len(log) > ran
+
+
+@pytest.mark.parametrize("interrupted", ["skip", "rerun"])
+async def test_the_record_of_a_pause_undoes_no_outcome(interrupted: str) -> None:
+    """The outcome's answer was lost, so that this process knew of an older record, and wrote that with the pause."""
+    async with workers("a", "b", interrupted=interrupted) as (log, team):
+        await asyncio.sleep(1)
+        first, (second,) = holder_of(team), others_of(team)
+        first.lasts, faults = 2, ["", "", "lose_reply"]
+
+        def fault(verb: str, store: str, key: str) -> str | None:
+            return (
+                (faults.pop(0) or None) if (verb, store) == ("update", "asyncmgr-slots") and faults else None
+            )
+
+        first.wire.fault = fault
+        await asyncio.sleep(5)
+        first.service.task("M.job").pause()
+        await asyncio.sleep(2.5)
+        assert faults == []
+        first.service.task("M.job").resume()
+        await asyncio.sleep(0.9)
+        first.vanish()
+        await asyncio.sleep(30)
+        assert second.holds
+        assert len(numbers(log)) == len(set(numbers(log))) > 2
+        assert log[0].slot not in {f"{event.slot:%H:%M:%S}.00" for event in second.of(SlotsMissed)}
+
+
+@pytest.mark.parametrize("silent", [5.0, 6.0, 7.0, 7.6, 8.0])
+@pytest.mark.parametrize("delay", [None, 0.2])
+@pytest.mark.parametrize("after", [0.5, 5.5])
+async def test_a_resume_without_the_store_holds(silent: float, delay: float | None, after: float) -> None:
+    """As the process has the task still when the store is back, also where trust had ended: its record is older."""
+    async with workers("a", "b") as (log, team):
+        await asyncio.sleep(6)
+        first = holder_of(team)
+        first.service.task("M.job").pause()
+        await asyncio.sleep(2)
+        first.vanish()
+        await asyncio.sleep(min(after, silent))
+        first.service.task("M.job").resume()
+        await asyncio.sleep(max(0, silent - after))
+        first.return_()
+        first.wire.fault = lambda verb, store, key: delay if store == "asyncmgr-slots" else None
+        await asyncio.sleep(15)
+        if first.holds:
+            assert paused_of(first) is None
+            assert len(log) > 1
+
+
+async def test_the_note_of_a_pause_is_a_text_of_limited_length() -> None:
+    """Another thing would make the record unreadable, or its writer fail for ever; each slot writes it again."""
+    async with workers("a") as (_log, (a,)):
+        await asyncio.sleep(6)
+        wrong: Any = 5
+        with pytest.raises(InvalidPeriodicTaskArg, match="note=5 is not accepted; note is a text"):
+            a.service.task("M.job").pause(note=wrong)
+        a.service.task("M.job").pause(note="x" * 100_000)
+        await asyncio.sleep(1)
+        slots = await a.wire.store("asyncmgr-slots", ttl=None, watched=False)
+        gate = next(iter(a.cluster.claims.held())).holder
+        assert len((await slots.get(gate.key)).value) < 1000

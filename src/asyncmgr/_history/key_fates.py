@@ -74,6 +74,14 @@ class _Log:
     def keeps(self, chunk: _Chunk) -> bool:
         return any(chunk is one for one in self._chunks)
 
+    @property
+    def newest(self) -> _Chunk:
+        return self._chunks[-1]
+
+    def kept(self) -> set[int]:
+        """Return the identities of the chunks that are kept."""
+        return {id(chunk) for chunk in self._chunks}
+
     def rows(
         self, key: Hashable | None
     ) -> Iterator[tuple[Hashable, tuple[int, int, float, int, int, int, int, int]]]:
@@ -148,6 +156,8 @@ class KeyFates:
         self._text_of = text_of
         self._good, self._rest = _Log(), _Log()
         self._open: dict[Hashable, _Open] = {}
+        self._swept = self._rest.newest
+        """The newest chunk when those were last let go that are open in a chunk which was dropped."""
         self._absences: deque[_Absence] = deque(maxlen=ABSENCES)
         self._grows = False
         """Whether slots without a run may be counted with the newest absence."""
@@ -166,6 +176,7 @@ class KeyFates:
         key, look = run.managed.each_key, run.look
         if self._open:
             self._open.pop(key, None)
+            self._let_go_of_dropped()
         self._grows = False
         trigger = 0 if run.asked is None and not run.missed else TRIGGERS.index(run.trigger)
         log.add(
@@ -197,6 +208,14 @@ class KeyFates:
         if len(self._open) >= _MOST_OPEN:
             self._open.clear()
         self._open[key] = _Open(chunk, place, code, text, gap.first + shift, gap.last, gap.slots)
+        self._let_go_of_dropped()
+
+    def _let_go_of_dropped(self) -> None:
+        """Let go of dropped chunks, once for each new one: a key that is gone would keep the one of its slots."""
+        if self._swept is self._rest.newest:
+            return
+        self._swept, kept = self._rest.newest, self._rest.kept()
+        self._open = {key: one for key, one in self._open.items() if id(one.chunk) in kept}
 
     def growing(self, key: Hashable, code: int, planned: int, step: int) -> int | None:
         """Return the text of the key's newest slots, if this one may be counted with them."""

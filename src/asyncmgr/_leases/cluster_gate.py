@@ -188,7 +188,7 @@ class ClusterGate(Gate, Holder):
 
     def paused(self, pause: TaskPause | None) -> None:
         self._pause = pause
-        if self._hold is not None:
+        if self._is_held and (pause or self._slots.pause) is not None:
             self._pause_is_news = True
             self._write_soon()
         self._cluster.claims.touch(self.key)
@@ -240,6 +240,7 @@ class ClusterGate(Gate, Holder):
             return
         if (error := task.exception()) is not None:
             log.error("lease.step_failed", name=self.name, kind="task", exc_info=error)
+            self._pause_is_news = False
             while self._waiting:
                 self._runner.refuse(self._waiting.popleft().run, "lease_lost", with_older=False)
         if self._hold is not None and self._has_news:
@@ -269,7 +270,7 @@ class ClusterGate(Gate, Holder):
         pause = self._pause
         if not await self._slots.write_pause(hold, pause):
             await asyncio.sleep(self._rules.retry_in())
-        elif pause == self._pause:
+        elif pause == self._pause and hold is self._hold:
             self._pause_is_news = False
 
     async def _write_claim(self, waiting: _Waiting, hold: Hold) -> None:
@@ -308,7 +309,15 @@ class ClusterGate(Gate, Holder):
 
     @property
     def is_wanted(self) -> bool:
-        return self._pause is None or self._hold is not None
+        return self._pause is None or self._is_held
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether the name is this process' since it became the holder, perhaps without the right to act."""
+        if self._hold is None:
+            return False
+        name = self._cluster.claims.find(self.key)
+        return name is not None and name.hold is not None and name.hold.session is self._hold.session
 
     @property
     def is_busy(self) -> bool:
@@ -335,9 +344,9 @@ class ClusterGate(Gate, Holder):
         self._continue_pause()
 
     def _continue_pause(self) -> None:
-        """Go on with the pause of the holder before, where it is not over."""
+        """Go on with the pause of the holder before, where it is not over; what was said here since is newer."""
         stored = self._slots.pause
-        if self._pause is not None or stored is None:
+        if self._pause is not None or stored is None or self._pause_is_news:
             self._pause_is_news = self._pause != stored
         elif stored.until is not None and stored.until <= self._runner.lookout.read().wall:
             self._pause_is_news = True
@@ -348,9 +357,12 @@ class ClusterGate(Gate, Holder):
             self._write_soon()
 
     def _leave_pause(self) -> None:
-        """Leave the pause to the next holder: it is the task's, and does not keep this process from another turn."""
-        if self._pause is not None:
-            self._pause, self._pause_is_news = None, False
+        """Leave the pause to the next holder: it is the task's, and does not keep this process from another turn.
+
+        One that stands in no record stays: nobody else knows of it.
+        """
+        if self._pause is not None and self._hold is not None and not self._pause_is_news:
+            self._pause = None
             self._verbs.leave_pause(self._task)
 
     def _continue_grid(self, hold: Hold) -> None:
@@ -409,10 +421,13 @@ class ClusterGate(Gate, Holder):
         self._waiting.clear()
         self._outcome = None
         self._runner.withdraw(self._task)
+        self._leave_pause()
         if why != "trust_ended":
             self._hold = None
-        if not self._pause_is_news:  # else nobody else knows of it
-            self._leave_pause()
+        if self._hold is None and self._pause is None:
+            self._pause_is_news = (
+                False  # a resume that nobody has learnt of is void where another one goes on
+            )
 
     async def settle(self, hold: Hold) -> None:
         while self._pause_is_news and self._writer is not None and hold.session.trusted:

@@ -28,6 +28,9 @@ MISSED, PASSED = "missed", "passed"
 were claimed together, whose runs are not written down; the holder knows for sure that no run of the slot started; its
 run was cut off, and a later holder has said so; the holder that left had no run for it, and has said so."""
 
+LONGEST_NOTE = 500
+"""Characters of the note of a pause that a record keeps: it is written again with each slot."""
+
 Judge: TypeAlias = Callable[[SlotRecord], tuple[str, bool]]
 """Says in which state the last slot is left by the holder before, and whether its `oldest` was told of for sure."""
 
@@ -209,7 +212,8 @@ class Slots:
         """Write down that the task is paused, or is not, for the next holder; False = it is not known, try again."""
         if self.record is None or self.record.token != hold.token:
             return True
-        at, record = self._clock.observed(), replace(self.record, lag=self.since, **_written(pause))
+        before = self.record
+        at, record = self._clock.observed(), replace(before, lag=self.since, **_written(pause))
         try:
             condition = self._rules.slot_condition(self._revision)
             revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)
@@ -217,7 +221,8 @@ class Slots:
             return await self._is_overtaken(hold)
         except Doubt:
             return False
-        self._keep(record, revision, at)
+        if self.record is before:  # else it was taken over anew meanwhile
+            self._keep(record, revision, at)
         return True
 
     async def _is_overtaken(self, hold: Hold) -> bool:
@@ -228,7 +233,8 @@ class Slots:
             return False
         if entry is None or not isinstance(found, SlotRecord) or found.token != hold.token:
             return True
-        self._revision = entry.revision
+        # What stands there is newer than what is known here: to write the latter again would undo it.
+        self._keep(replace(found, lag=found.lag + to_us(entry.age)), entry.revision, self._clock.observed())
         return False
 
     async def _rewrite(self, hold: Hold, record: SlotRecord) -> bool:
@@ -257,5 +263,5 @@ def _written(pause: TaskPause | None) -> dict[str, Any]:
         "paused_by": pause.by or "-",
         "paused_since": pause.since,
         "paused_until": min(pause.until or 0, LARGEST),
-        "paused_note": pause.note or "",
+        "paused_note": (pause.note or "")[:LONGEST_NOTE],
     }

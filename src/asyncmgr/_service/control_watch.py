@@ -133,13 +133,16 @@ class _Watch:
         return _Read(place.rest, place.fast, self._service.journal.count, read_wall())
 
     def _read_place(self, text: str) -> _Read | None:
-        """Read how far somebody has come; `None` = it was another life of this service, or what it lacks is lost."""
+        """Read how far somebody has come; `None` = no place of this life of the service, or what it lacks is lost."""
         life, _, rest = text.partition("-")
         numbers = rest.split("-")
         if life != self._life or len(numbers) != 4 or not all(_is_number(one) for one in numbers):
             return None
         found, ledger = _Read(*map(int, numbers)), self._insight.history.ledger
-        is_kept = found.rest >= ledger.rest.begin and found.fast >= ledger.fast.begin
+        # One behind the end of a log would make up for any number of records of the other.
+        is_kept = all(
+            log.begin <= at <= log.end for log, at in ((ledger.rest, found.rest), (ledger.fast, found.fast))
+        )
         return found if is_kept else None
 
     def _news(self, since: _Read, now: _Read) -> list[Record] | None:
@@ -203,7 +206,7 @@ class _Watch:
         handles = self._service.tasks[after : after + TASKS_AT_ONCE]
         axis = Axis(end - span * 1000, end, bins)
         rows = {handle.full_name: axis.row() for handle in handles}
-        async for records in self._past(axis.begin * 1000):
+        async for records in self._past(axis.begin * 1000 if rows else None):
             for record in records:
                 row = rows.get(record.task)
                 if row is not None:
@@ -217,8 +220,10 @@ class _Watch:
             "next": following if self._service.task_count > following else None,
         }
 
-    async def _past(self, since: int) -> AsyncIterator[list[Record]]:
-        """Yield records, with turns of the event loop for others between them."""
+    async def _past(self, since: int | None) -> AsyncIterator[list[Record]]:
+        """Yield records, with turns of the event loop for others between them; `None` = nobody needs any."""
+        if since is None:
+            return
         history = self._insight.history
         yield history.ledger.open_spans()
         for records in backlog(history.ledger, since):

@@ -152,6 +152,8 @@ def new_pause(
     """
     if for_ is not None and until is not None:
         raise InvalidPeriodicTaskArg("pause() takes either for_= or until=; give one of them")
+    if note is not None and not isinstance(note, str):
+        raise InvalidPeriodicTaskArg(f"note={safe_repr(note, 60)} is not accepted; note is a text")
     pause = Pause(by, moment.wall, note=note)
     if until is not None:
         pause.end, pause.on_wall = _moment(until), True

@@ -182,6 +182,8 @@ class Steering:
             self._tasks.tell_gate(task, paused=False)
             log.info("task.resumed", task=task.full_name, by=actor().name)
             self._note(task, "resume")
+        else:  # it may be paused where it is held, though this process acts for it no more, or not yet
+            self._tasks.tell_gate(task, paused=False)
 
     def adopt_pause(self, task: ManagedTask, pause: TaskPause) -> None:
         """Go on with the pause of a task that another process held until now. One that it has stays as it is."""

@@ -318,7 +318,7 @@ def _keyed(run: Run) -> KeyedTask:
 def _not_here(run: Run, answer: Answer, gate: Gate) -> NotOwner:
     holder = gate.holder_for(run)
     where = f"{holder} holds it; trigger it there" if holder else "no process is known to hold it; try again"
-    if not gate.is_settled(run.managed):
+    if answer == "later" or not gate.is_settled(run.managed):
         where = "this process is about to take it over, or to give it up; try again"
     if answer == "lease_lost":
         where = "this process has lost the store for too long, so another one may run it"
