@@ -136,7 +136,8 @@ def took_of(names: Sequence[str], said: Iterable[Took]) -> dict[str, Took]:
     """
     found: dict[str, Took] = {}
     for took in said:
-        fitting = fnmatch.filter(names, took.pattern)
+        # A task's own name will do, as elsewhere on the command line.
+        fitting = fnmatch.filter(names, took.pattern) or fnmatch.filter(names, f"*.{took.pattern}")
         if not fitting:
             raise AsyncmgrError(
                 f"--took {safe_repr(took.pattern)} fits no task{suggestion(took.pattern, names)}; "
