@@ -35,7 +35,7 @@ DIST = Path(".nox", "dist")
 EXTRAS = "[cli,host,nats,postgresql,redis,testing,top,uvloop,web]"
 PARALLEL = ("--numprocesses=4", "--dist=worksteal")  # most of what is slow waits
 FAST = ("-m", "not real")
-COVERAGE = ("--cov=asyncmgr", "--cov-report=term:skip-covered", "--cov-fail-under=85")
+COVERAGE = ("--cov=asyncmgr", "--cov-report=term:skip-covered", "--cov-fail-under=92")
 
 
 def _group(name: str) -> list[str]:
