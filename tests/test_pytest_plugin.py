@@ -372,7 +372,7 @@ def test_tests_of_anyio_are_told_what_to_use(pytester: pytest.Pytester, head: st
 
 
 def test_the_documented_way_for_anyio(pytester: pytest.Pytester) -> None:
-    """By anyio's own fixture its tests run in virtual time, and `run_for` serves them (50)."""
+    """By anyio's own fixture its tests run in virtual time, and `run_for` serves them; see docs/how-to/testing.md."""
     project(
         pytester,
         """
