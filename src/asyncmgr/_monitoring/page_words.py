@@ -41,7 +41,7 @@ def _fate(fate: str, reason: str | None) -> list[str | None]:
 FATE_WORDS = [_fate(fate, reason) for fate, reason in FATES]
 """For each number of a mark: fate, reason, colour, what is written into a band, and what a sentence says."""
 
-_DID = {
+DID = {
     "pause": "paused",
     "resume": "resumed",
     "reschedule": "rescheduled",
@@ -51,6 +51,7 @@ _DID = {
     "trigger": "ran",
     "remove": "removed",
 }
+"""What somebody did to a task, by the verb."""
 
 
 def words_of(entry: Mapping[str, Any], host: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def words_of(entry: Mapping[str, Any], host: str) -> dict[str, Any]:
     ``mark`` is a colour and what is written into the row of the event loop.
     """
     words: dict[str, Any] = {}
-    did = _DID.get(entry["kind"])
+    did = DID.get(entry["kind"])
     if did is not None:
         words["did"] = did
     say = _by_somebody(entry, host, did) if did is not None else _befell(entry, host)

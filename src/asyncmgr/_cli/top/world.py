@@ -12,22 +12,13 @@ from asyncmgr._cli.top.words import LOOKS, ORDER, Look, long, plural, sentence, 
 from asyncmgr._common.safe_text import printable
 from asyncmgr._history.slots import CODES
 from asyncmgr._monitoring.page_data import Json
+from asyncmgr._monitoring.page_words import DID
 
 FILTERS = ("all", "needs you", "failing only")
 
 _FAILED = (CODES["failed", None], CODES["timed_out", None])
 _WELL = (CODES["succeeded", None], CODES["nothing", None])
 _HOST = Look("⌁", "bad")
-_DID = {
-    "pause": "paused",
-    "resume": "resumed",
-    "reschedule": "rescheduled",
-    "enable": "switched on",
-    "disable": "switched off",
-    "cancel": "cancelled a run of",
-    "trigger": "ran",
-    "remove": "removed",
-}
 
 
 class Standing(NamedTuple):
@@ -204,8 +195,8 @@ def _said(entry: Json, host: str) -> str:
         return f"{host} was down{lasted}"
     if kind == "lease_lost":
         return f"{host} lost the lease of {task}"
-    if kind in _DID and who not in ("", "code"):
-        return f"{'a timer' if who == 'timer' else printable(who, 40)} {_DID[kind]} {task}"
+    if kind in DID and who not in ("", "code"):
+        return f"{'a timer' if who == 'timer' else printable(who, 40)} {DID[kind]} {task}"
     return ""
 
 
