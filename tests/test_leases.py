@@ -742,6 +742,37 @@ async def test_run_immediately_is_the_start_of_the_cluster() -> None:
     assert gaps(log) == [60.0]
 
 
+@pytest.mark.parametrize(
+    ("stops_after", "first"), [(1, 6.0), (4, 6.0), (600, 1206.0)], ids=["at once", "later", "long delay"]
+)
+async def test_the_first_slot_outlives_a_release(stops_after: float, first: float) -> None:
+    """A task that moves before its first slot keeps `initial_delay`: the next holder does not wait for a spacing."""
+    log: list[Ran] = []
+    options: dict[str, Any] = {"spacing": 150, "initial_delay": first}
+    b = Worker("b", log)  # whose connection keeps the store
+    began = asyncio.get_running_loop().time()
+    async with Worker("a", log).add(**options):
+        await asyncio.sleep(stops_after)
+    async with b.add(**options):
+        await asyncio.sleep(first + 350 - stops_after)
+    assert [round(ran.at - began, 1) for ran in log] == [first, first + 150, first + 300]
+    assert numbers(log) == [0, 1, 2]
+    assert not b.of(SlotsMissed)
+
+
+async def test_a_first_slot_between_two_holders_is_caught_up() -> None:
+    """It came up while nobody held the task: the next holder runs it at once."""
+    log: list[Ran] = []
+    b = Worker("b", log)
+    async with Worker("a", log).add(spacing=150, initial_delay=6):
+        await asyncio.sleep(1)
+    await asyncio.sleep(9)
+    async with b.add(spacing=150, initial_delay=6):
+        await asyncio.sleep(150)
+    assert [(ran.trigger, ran.host) for ran in log] == [("catch_up", "b"), ("schedule", "b")]
+    assert gaps(log)[0] == pytest.approx(146, abs=0.3)
+
+
 async def test_overlap_queue() -> None:
     """A slot that waits for the run before it is claimed when its turn comes."""
     async with workers("a", spacing=2, overlap="queue") as (log, (a,)):

@@ -380,7 +380,7 @@ class ClusterGate(Gate, Holder):
             if self._task.options.run_immediately:
                 self._runner.begin_now(self._task)
             elif record.token != record.n:
-                self._runner.resume_grid(self._task, last, "lease_lost")
+                self._runner.begin_grid(self._task, last)
             return
         if self._last is not None and self._last[:2] == (record.n, record.inc):
             self._tell_older()

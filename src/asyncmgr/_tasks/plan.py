@@ -189,10 +189,23 @@ class Plan:
         and returned. `own` is the slot of this plan that is being handed out: a slot of
         the other's grid at the same time is no catch-up.
         """
-        first = self.grid.first(slot)  # it may raise: before anything changes
+        return self._go_on(self.grid.first(slot), slot, moment, own)
+
+    def begin_from(self, start: int, moment: Moment) -> Gap | None:
+        """Go on with the grid that another holder began at `start`, on this grid's scale, and took no slot of.
+
+        The slots that are over get one run, or are dropped and returned, as by `continue_from`.
+        """
+        dropped = self._go_on(self._first_slot(start), None, moment, None)
+        self.start = start
+        return dropped
+
+    def _go_on(self, first: int | None, last: int | None, moment: Moment, own: int | None) -> Gap | None:
+        """Make `first` the next slot after `last`, and drop what is over where it gets no run."""
         reference = self.reference(moment)
+        # The grid may raise: before anything changes.
         turn = None if first is None or first > reference else self.grid.turn(first, reference, 0)
-        self.last_slot, self.delay, self.repeated_until, self.slot = slot, 0, None, first
+        self.last_slot, self.delay, self.repeated_until, self.slot = last, 0, None, first
         self._set_window()
         if turn is None or self._catches_up(turn[0], reference, own):
             return None

@@ -328,6 +328,18 @@ class Runner:
         self.lookout.replan(task, change)
         return gets_run
 
+    def begin_grid(self, task: ManagedTask, start: int) -> None:
+        """Go on with a grid that another holder began at `start`, on the scale of the plan, and took no slot of.
+
+        Slots that get no run are reported as missed.
+        """
+
+        def change(moment: Moment) -> None:
+            if (gap := task.plan.begin_from(start, moment)) is not None:
+                self._report.passed(task, gap, "lease_lost", moment)
+
+        self.lookout.replan(task, change)
+
     def begin_now(self, task: ManagedTask) -> None:
         """Make this moment the next slot of the task."""
         self.lookout.replan(task, task.plan.begin_now)
