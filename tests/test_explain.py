@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import asyncmgr._common.clock as clocks
 from asyncmgr import Skip
+from asyncmgr._common.clock import to_us
 from asyncmgr._history.explain import Facts, Running, explain
 from asyncmgr._history.journal import Entry
 from asyncmgr._history.slots import FATES, TRIGGERS, Record
@@ -233,6 +234,35 @@ def test_a_blocked_loop() -> None:
             assert told(recorded, after(seconds=90)) == (
                 "M.noop: the 2 slots from 02:01 to 02:01:30 were missed: the event loop was blocked from 02:01 to "
                 "02:02:20. The run of 02:02 stands for all of them."
+            )
+
+    virtually(main())
+
+
+@pytest.mark.parametrize(
+    ("began", "words"),
+    [
+        (29.0, " 600 ms late because Images.render blocked the event loop for 1.6 s,"),
+        (28.3, ","),  # it was over by then
+    ],
+)
+def test_a_block_tells_of_less_lateness(began: float, words: str) -> None:
+    """Half a second is worth a word where it is known what held the loop up."""
+
+    async def main() -> None:
+        async def render(context: Any) -> None:
+            block(1.6)
+
+        recorded = Recorded(
+            task(render, name="render", spacing=3600, initial_delay=29), task(noop, spacing=30, tolerance=0)
+        )
+        async with recorded.service:
+            await until(after(seconds=40))
+            at, end = (to_us(after(seconds=second).timestamp()) for second in (began, began + 1.6))
+            # As the thread tells that watches the loop, which is not there in virtual time.
+            recorded.service.journal.add("blocked", at=at, until=end, seconds=1.6, blame="Images.render")
+            assert told(recorded, after(seconds=30)).startswith(
+                f"M.noop: the slot of 02:00:30 ran{words} and"
             )
 
     virtually(main())

@@ -15,6 +15,9 @@ from asyncmgr._tasks.options import BY_SETTINGS
 LATE = 1.0
 """Seconds from which on a late start is worth a word."""
 
+LATE_BY_A_BLOCK = 0.25
+"""The same, where it is known what held the loop up. Below, a start may be late because of the block's end only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -461,9 +464,17 @@ def _run(facts: Facts, record: Record, dial: Dial, end: str) -> str:
         end = f"{end}, after {record.attempts} attempts"
     if record.trigger == "retry":
         return f"the early run at {dial.show_second(record.slot)} {end}."
-    if late < LATE:
+    if late < LATE and not _is_late_by_a_block(facts, record, late):
         return f"{slot} ran, and {end}."
     return f"{slot} ran {length(late)} late{_late_because(facts, record, dial)}, and {end}."
+
+
+def _is_late_by_a_block(facts: Facts, record: Record, late: float) -> bool:
+    """Whether the slot came up while something blocked the loop, for long enough to say so."""
+    block = _newest(facts, "blocked")
+    return (
+        block is not None and late >= LATE_BY_A_BLOCK and block.at <= record.slot <= (block.until or block.at)
+    )
 
 
 def _late_because(facts: Facts, record: Record, dial: Dial) -> str:
