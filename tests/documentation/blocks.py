@@ -127,8 +127,9 @@ def fences(page: Path) -> int:
 
 
 def files(page: Path) -> dict[str, str]:
-    """The files that a page shows, by name."""
-    return {block.file: block.text for block in blocks(page) if block.file and block.kind is not Kind.MARKED}
+    """The files that a page shows, by name; without those that are not executed, or by another test."""
+    others = (Kind.MARKED, Kind.ELSEWHERE)
+    return {block.file: block.text for block in blocks(page) if block.file and block.kind not in others}
 
 
 def shown(pages: list[Path]) -> list[Block]:
