@@ -891,6 +891,36 @@ async def test_renewals_wait_for_no_claim() -> None:
         assert not a.of(LeaseLost)
 
 
+def _late_by(seconds: float, verb: str, store: str, key: str) -> float:
+    return seconds
+
+
+async def test_hosts_that_start_together_do_not_all_claim_everything() -> None:
+    """Eight hosts hear of one another too late: for 300 names they make few claims in vain, and need no second."""
+    log: list[Ran] = []
+    team = [Worker(f"h{number}", log) for number in range(8)]
+    for number, worker in enumerate(team):  # each begins before it hears of the next one
+        worker.wire.fault = partial(_late_by, 0.005 + 0.001 * number)
+        for number in range(300):
+            worker.add(name=f"t{number}", spacing=86400)
+    await asyncio.gather(*(worker.service.start() for worker in team))
+
+    def held() -> int:
+        return sum(len(worker.cluster.claims.held()) for worker in team)
+
+    assert await seconds_until(lambda: held() == 300) < 1.5
+    written = [
+        key
+        for worker in team
+        for verb, store, key in worker.wire.calls
+        if store == "asyncmgr-claims" and verb == "create"
+    ]
+    assert len(set(written)) == 300
+    assert len(written) < 450
+    for worker in team:
+        await worker.__aexit__()
+
+
 async def test_fifty_hosts_renew_sixteen_times_a_second() -> None:
     log: list[Ran] = []
     team = [Worker(f"h{number}", log) for number in range(50)]

@@ -8,6 +8,7 @@ name at a time) are the only code that waits.
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -26,6 +27,14 @@ from asyncmgr.events import LeaseAcquired, LeaseLost, LeaseReleased
 
 _FOREIGN_PAUSE = 60.0
 """Seconds until a name is tried again whose slots a newer program has written."""
+
+_AT_ONCE = 32
+"""The number of free names that one process claims at a time.
+
+Hosts that start in one moment do not know one another yet, and each finds all names free and itself the first in turn.
+Were all claimed at once, 50 hosts would make 200,000 calls for 1,000 names. So each begins with those that it comes
+first for among many, and has learnt who holds the others by the time it comes to them.
+"""
 
 _SETTLE_LOOK = 0.05
 """Seconds between two looks whether a name is settled that has to wait for its next try."""
@@ -50,10 +59,12 @@ class Name:
         "holder",
         "in_doubt",
         "is_left",
+        "is_queued",
         "kept_until",
         "key",
         "not_before",
         "operation",
+        "ranked_among",
         "ready_at",
         "successor",
         "timer",
@@ -73,6 +84,10 @@ class Name:
         """What the name is wanted for next, when it is released."""
         self.ready_at: float | None = None
         """The loop time at which this process' turn comes to claim the name; `None` = it is not free."""
+        self.ranked_among = 0
+        """The number of live sessions among which that was found."""
+        self.is_queued = False
+        """Whether its turn has come, and too many others are being claimed."""
         self.told: str | None = None
         """The other session that the journal names as the holder; `None` = none."""
         self.kept_until = 0.0
@@ -110,6 +125,10 @@ class Claims:
         self._names: dict[str, Name] = {}
         self._open: dict[str, None] = {}
         """Names for which something is to be done, or may be soon."""
+        self._claiming: set[str] = set()
+        """Free names that are being claimed."""
+        self._queue: list[tuple[bytes, str]] = []
+        """A heap of those whose turn has come and that wait for a place, with how far back they come here."""
         self.is_ready = False
         """Whether the first snapshots have come: before, every name seems free."""
         self._is_closing = False
@@ -287,7 +306,9 @@ class Claims:
             return self._resolve(name, session) if session.trusted else None
         if not self._rules.may_claim(known=True, trusted=session.trusted, unwinding=name.holder.is_busy):
             return None
-        return self._acquire(name, seen, session) if self._is_turn(name, seen) else None
+        if not (self._is_turn(name, seen) and self._has_place(name, session.inc)):
+            return None
+        return self._acquire(name, seen, session)
 
     def _is_wanted(self, name: Name) -> bool:
         return not (self._is_closing or name.is_left) and name.holder.is_wanted
@@ -302,7 +323,7 @@ class Claims:
             self._open.pop(name.key, None)
             return False
         if name.ready_at is None:
-            name.ready_at = self._now() + self._delay(name)
+            name.ready_at, name.ranked_among = self._now() + self._delay(name), len(self._peers.live)
         if name.ready_at > self._now():
             name.timer.set(name.ready_at)
             return False
@@ -317,6 +338,28 @@ class Claims:
         return self._rules.stagger(self._peers.rank(name.key, own)) + (
             self._rules.back_off() if is_asked_for else 0.0
         )
+
+    def _has_place(self, name: Name, inc: str) -> bool:
+        """Give a name whose turn has come a place among those that are claimed now; else it waits for one."""
+        if len(self._claiming) < _AT_ONCE or self._keeper.wants == name.key:
+            self._claiming.add(name.key)
+            return True
+        if not name.is_queued:
+            name.is_queued = True
+            heapq.heappush(self._queue, (self._rules.reluctance(name.key, inc), name.key))
+        return False
+
+    def _give_places(self) -> None:
+        """Let names follow that waited for a place, where they are still free; the turn is another among more hosts."""
+        while self._queue and len(self._claiming) < _AT_ONCE:
+            _, key = heapq.heappop(self._queue)
+            name = self._names.get(key)
+            if name is None:
+                continue
+            name.is_queued = False
+            if name.ranked_among != len(self._peers.live):
+                name.ready_at = None
+            self._evaluate(name)
 
     def _must_wait(self, name: Name) -> bool:
         if name.not_before <= self._now():
@@ -333,12 +376,14 @@ class Claims:
 
     def _end(self, name: Name, task: asyncio.Task[None]) -> None:
         name.operation = None
+        self._claiming.discard(name.key)
         if task.cancelled():
             return  # this process ends
         if (error := task.exception()) is not None:
             log.error("lease.step_failed", name=name.holder.name, kind=name.holder.kind, exc_info=error)
             self._wait(name, self._rules.back_off())
         self._evaluate(name)
+        self._give_places()
 
     def _forget(self, name: Name) -> None:
         if name.is_left and self._names.get(name.key) is name:
@@ -594,16 +639,14 @@ class Claims:
         own = self._board.count(inc)
         if own >= len(shared) // max(1, len(live)):
             return ""
-        best: tuple[int, str] | None = None
+        best: tuple[bytes, str] | None = None
         for name in shared:
             owner = self._board.get(name.key).owner
             if owner is None or owner == inc or owner not in live or name.not_before > self._now():
                 continue
             if self._rules.asks(own, self._board.count(owner), sessions=len(live), names=len(shared)):
-                rank = (self._peers.rank(name.key, inc), name.key)
-                best = rank if best is None else min(best, rank)
-                if best[0] == 0:
-                    break
+                one = self._rules.reluctance(name.key, inc), name.key
+                best = one if best is None else min(best, one)
         return "" if best is None else best[1]
 
     # The end

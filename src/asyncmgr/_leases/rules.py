@@ -242,8 +242,12 @@ class Rules:
 
     def rank(self, name: str, inc: str, live: Collection[str]) -> int:
         """Count the live sessions that come before this one for a name, by a hash that spreads names evenly."""
-        own = _weight(name, inc)
-        return sum(_weight(name, other) > own for other in live if other != inc)
+        own = self.reluctance(name, inc)
+        return sum(self.reluctance(name, other) < own for other in live if other != inc)
+
+    def reluctance(self, name: str, inc: str) -> bytes:
+        """Return by what the sessions rank for one name, and by what one session chooses among names: least first."""
+        return _weight(name, inc)
 
     def asks(self, own: int, owners: int, *, sessions: int, names: int) -> bool:
         """Whether a session that holds `own` names asks one that holds `owners` for one of its names."""
