@@ -60,6 +60,7 @@ class Rings(RuleBasedStateMachine):
         seen = self.seen_to[slot.key]
         first = self.next_after(slot.key, seen)
         assert slot.planned <= self.latest
+        assert slot.missed >= 0
         assert slot.planned - slot.missed * SPACING == first, "a slot comes twice, or is lost"
         self.seen_to[slot.key] = slot.planned
 
@@ -136,6 +137,19 @@ def test_a_place_in_a_turn_is_found_again_whatever_the_clock_says() -> None:
         there = other.anchor + 3 * SPACING + place
         for error in (-SPACING // 4 + 1, -5, 0, 5, SPACING // 2, 3 * SPACING // 4 - 1):
             assert other.moment_of(place, there + error) == there
+
+
+def test_a_change_behind_slots_that_were_set_aside_brings_no_slot_again() -> None:
+    """What waits to be handed out, as after a block of the loop, makes no turn of the ring look passed."""
+    ring = KeyRing("a", SPACING, 0)
+    ring.change([(key, key) for key in range(100)], [], 0)
+    now = 3 * SPACING
+    while ring.take(now, 64):
+        pass
+    ring.run_at_once([3], now)
+    for key in range(100, 110):
+        ring.change([(key, key)], [], now)
+    assert ring.take(now, 64) == [KeySlot(3, now, 0)]
 
 
 def test_slots_that_were_set_aside_are_not_handed_out_yet() -> None:

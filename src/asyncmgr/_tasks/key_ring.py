@@ -116,8 +116,10 @@ class KeyRing(KeyGrid):
 
     def next_slot(self) -> int | None:
         """Return the nearest slot; `None` = there are no keys. A slot that was set aside counts as long past."""
-        if self._late:
-            return self.anchor
+        return self.anchor if self._late else self._following()
+
+    def _following(self) -> int | None:
+        """Return the slot at the cursor, whatever was set aside before it; `None` = there are no keys."""
         if not self._keys:
             return None
         if self._at == len(self._keys):
@@ -168,7 +170,7 @@ class KeyRing(KeyGrid):
 
     def _settle_turns(self, limit: int) -> None:
         """Set aside one slot of every key where the cursor is a whole turn behind, and move the cursor."""
-        slot = self.next_slot()
+        slot = self._following()
         if slot is None or limit - slot < self.spacing:
             return
         self._late.append(
@@ -206,9 +208,7 @@ class KeyRing(KeyGrid):
 
         `None` = so many slots were set aside that nobody looks whose they are.
         """
-        late, self._late = self._late, deque()
-        following = self.next_slot()
-        self._late = late
+        following = self._following()
         reached = self.reached(now) if following is None or following > now else following - 1
         owed = self.owed_to(keys)
         if owed is None:

@@ -80,13 +80,16 @@ class KeyPlan(Plan):
         return grid.step if isinstance(grid, Every) else 1
 
     def remaining(self, moment: Moment) -> int | None:
-        """Return the microseconds to the next slot of any key; `None` = there are no keys."""
+        """Return the microseconds to the next slot of any key; `None` = there are no keys.
+
+        A slot that was set aside is at most a turn old, and is not looked up.
+        """
         slots = [
             slot
             for slot in (self.ring.next_slot(), self._held[0][0] if self._held else None)
             if slot is not None
         ]
-        return min(slots) - moment.now if slots else None
+        return max(min(slots) - moment.now, -self._step) if slots else None
 
     def remaining_of(self, key: Hashable, moment: Moment) -> int:
         """Return the microseconds to the next slot of one key that was not handed out."""
