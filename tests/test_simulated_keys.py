@@ -9,7 +9,7 @@ from asyncmgr.testing.simulation import KEY_ABLATIONS, simulate_keys
 SEEDS = 20
 CHUNK = 4
 
-CAUGHT = {"hand-over-busy": (27, 16, 8), "quota": (3, 16, 8), "margin": (0, 16, 8), "place": (52, 40, 16)}
+CAUGHT = {"hand-over-busy": (125, 16, 8), "quota": (3, 16, 8), "margin": (0, 16, 8), "place": (24, 40, 16)}
 """Rules whose loss is found soon, each with a seed that shows it, and the numbers of keys and shards."""
 
 

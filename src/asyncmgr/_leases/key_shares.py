@@ -28,6 +28,9 @@ from asyncmgr._tasks.runs import Run
 from asyncmgr.errors import RevisionConflict
 from asyncmgr.events import Outcome
 
+_AT_ONCE = 32
+"""The number of shards that are begun in one turn of the event loop: less than a millisecond of work."""
+
 
 class KeyShares(Gate):
     """The gate of one task, and its shards on this host.
@@ -71,16 +74,22 @@ class KeyShares(Gate):
             except Doubt:
                 await asyncio.sleep(self.cluster.rules.retry_in())
         self.keys = [{} for _ in range(count)]
+        shards: list[Shard] = []
+        for number in range(count):
+            shards.append(Shard(self, number))
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
         while True:
             keys = self.all
             parts = await self._sorted(keys)
             if keys is self.all:  # else the manager has given others meanwhile
                 break
-        self.keys = parts
-        self.shards = [Shard(self, number) for number in range(count)]
-        for shard in self.shards:
+        self.keys, self.shards = parts, shards
+        for shard in shards:
             self.cluster.claims.want(shard.key, shard)
             shard.seen()  # its claim may stand there for long
+            if shard.number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
         self._work = None
         self.plan_soon()
 

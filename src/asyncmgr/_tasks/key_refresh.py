@@ -29,7 +29,8 @@ LONGEST = 60.0
 _FEW = 40
 """The number of keys that come or go in one step: half a millisecond of work, even among 100,000 others."""
 
-_READ_AT_ONCE = 1000
+_READ_AT_ONCE = 250
+"""The number of keys that are looked at in one step: a millisecond of work, where each is hashed."""
 
 
 WhyGone: TypeAlias = Literal["removed", "not_owner"]
@@ -168,11 +169,11 @@ def _shown(each: object) -> str:
 async def change_keys(task: KeyedTask, keys: Keys, place: Place, reason: WhyGone = "removed") -> None:
     """Make these the keys of the task. Keys that stay keep their slots; the event loop gets its turn in between."""
     ring = task.keys.ring
-    come: list[tuple[Hashable, object]] = []
+    come: list[Hashable] = []
     async for key in in_steps(keys):
         given = keys[key]
         if key not in ring.known:
-            come.append((key, given))
+            come.append(key)
         elif given is not key:
             ring.known[key] = given  # an object, perhaps a new one for the same key
     gone = [key async for key in in_steps(ring.known) if key not in keys]
@@ -190,7 +191,7 @@ async def change_keys(task: KeyedTask, keys: Keys, place: Place, reason: WhyGone
             ring.change((), few, read(), keeps_dropped=keeps_dropped)
             await asyncio.sleep(0)
         for some in _chunks(come):
-            ring.change(some, (), read())
+            ring.change([(key, keys[key]) for key in some], (), read())
             await asyncio.sleep(0)
     if task.keys.ring is not ring:
         return  # the task was rescheduled meanwhile, and asks for its keys again
@@ -201,7 +202,7 @@ async def change_keys(task: KeyedTask, keys: Keys, place: Place, reason: WhyGone
         place.forget_keys(task, few, reason)
         await asyncio.sleep(0)
     for some in _chunks(come, _READ_AT_ONCE):
-        if _begin(task, [key for key, _ in some], now):
+        if _begin(task, some, now):
             place.keys_changed(task)
         await asyncio.sleep(0)
 
@@ -225,7 +226,7 @@ def _begin(task: KeyedTask, come: list[Hashable], now: int) -> bool:
 
 
 async def in_steps(keys: Iterable[Hashable]) -> AsyncIterator[Hashable]:
-    """Yield the keys; others work after each thousand of them. Nobody may add or drop some meanwhile."""
+    """Yield the keys; others work after some hundreds of them. Nobody may add or drop some meanwhile."""
     for number, key in enumerate(keys):
         yield key
         if number % _READ_AT_ONCE == _READ_AT_ONCE - 1:

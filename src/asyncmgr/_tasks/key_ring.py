@@ -300,19 +300,22 @@ class KeyRing(KeyGrid):
         The ring changes in the last step; `read` tells the moment then, see `change`. Until then, nobody may change
         `known`.
         """
-        parts: list[list[tuple[int, Hashable]]] = [[] for _ in range(_PARTS)]
+        # Not as pairs: 100,000 of them would have the garbage collector look at everything in between.
+        parts: list[tuple[array[int], list[Hashable]]] = [(array("q"), []) for _ in range(_PARTS)]
         for number, key in enumerate(known):
             phase = self.phase_of(key)
-            parts[phase * _PARTS // self.spacing].append((phase, key))
+            part_phases, part_keys = parts[phase * _PARTS // self.spacing]
+            part_phases.append(phase)
+            part_keys.append(key)
             if number % _AT_ONCE == _AT_ONCE - 1:
                 yield
         keys: list[Hashable] = []
         phases = array("q")
-        for part in parts:
-            part.sort(key=_phase)
-            phases.extend([phase for phase, _ in part])
-            keys.extend([key for _, key in part])
-            part.clear()
+        for part_phases, part_keys in parts:
+            order = sorted(range(len(part_keys)), key=part_phases.__getitem__)
+            phases.extend([part_phases[place] for place in order])
+            keys.extend([part_keys[place] for place in order])
+            part_keys.clear()
             yield
         now = read()
         reached, before = self.reached(now), self.known
@@ -349,10 +352,6 @@ class KeyRing(KeyGrid):
         while self._keys[place] != key:
             place += 1
         del self._phases[place], self._keys[place]
-
-
-def _phase(item: tuple[int, Hashable]) -> int:
-    return item[0]
 
 
 def _overdue(
