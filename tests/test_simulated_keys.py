@@ -9,7 +9,7 @@ from asyncmgr.testing.simulation import KEY_ABLATIONS, simulate_keys
 SEEDS = 20
 CHUNK = 4
 
-CAUGHT = {"hand-over-busy": (125, 16, 8), "quota": (3, 16, 8), "margin": (0, 16, 8), "place": (24, 40, 16)}
+CAUGHT = {"hand-over-busy": (125, 16, 8), "quota": (3, 16, 8), "margin": (0, 16, 8), "place": (52, 40, 16)}
 """Rules whose loss is found soon, each with a seed that shows it, and the numbers of keys and shards."""
 
 
@@ -20,6 +20,11 @@ def test_all_promises_hold(start: int) -> None:
         report = simulate_keys(seed, keys=16, shards=8)
         report.raise_violation()
         assert report.runs
+
+
+def test_a_claim_in_vain_is_no_share() -> None:
+    """A host whose claim met another one's counted that shard as its own for good, and let a free one stand."""
+    simulate_keys(83).raise_violation()
 
 
 @pytest.mark.parametrize("name", CAUGHT)

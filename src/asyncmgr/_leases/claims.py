@@ -127,8 +127,8 @@ class Claims:
         """Names for which something is to be done, or may be soon."""
         self._claiming: set[str] = set()
         """Free names that are being claimed."""
-        self._queue: list[tuple[bytes, str]] = []
-        """A heap of those whose turn has come and that wait for a place, with how far back they come here."""
+        self._queue: list[tuple[int, str]] = []
+        """A heap of those whose turn has come and that wait for a place, the best first."""
         self.is_ready = False
         """Whether the first snapshots have come: before, every name seems free."""
         self._is_closing = False
@@ -346,7 +346,7 @@ class Claims:
             return True
         if not name.is_queued:
             name.is_queued = True
-            heapq.heappush(self._queue, (self._rules.reluctance(name.key, inc), name.key))
+            heapq.heappush(self._queue, (-self._rules.eagerness(name.key, inc), name.key))
         return False
 
     def _give_places(self) -> None:
@@ -382,6 +382,8 @@ class Claims:
         if (error := task.exception()) is not None:
             log.error("lease.step_failed", name=name.holder.name, kind=name.holder.kind, exc_info=error)
             self._wait(name, self._rules.back_off())
+        if name.hold is None:
+            name.holder.seen()  # while it was being claimed it counted as held
         self._evaluate(name)
         self._give_places()
 
@@ -639,14 +641,14 @@ class Claims:
         own = self._board.count(inc)
         if own >= len(shared) // max(1, len(live)):
             return ""
-        best: tuple[bytes, str] | None = None
+        best: tuple[int, str] | None = None
         for name in shared:
             owner = self._board.get(name.key).owner
             if owner is None or owner == inc or owner not in live or name.not_before > self._now():
                 continue
             if self._rules.asks(own, self._board.count(owner), sessions=len(live), names=len(shared)):
-                one = self._rules.reluctance(name.key, inc), name.key
-                best = one if best is None else min(best, one)
+                one = self._rules.eagerness(name.key, inc), name.key
+                best = one if best is None else max(best, one)
         return "" if best is None else best[1]
 
     # The end

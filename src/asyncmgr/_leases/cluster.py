@@ -35,6 +35,10 @@ class Share(Protocol):
         """Look whether hosts have come or gone."""
         ...  # pragma: no cover
 
+    def plan_soon(self) -> None:
+        """Look at what is held, free and wanted, soon."""
+        ...  # pragma: no cover
+
 
 class Cluster:
     """This process among those of its application. An event loop must be running.
@@ -232,7 +236,8 @@ class Cluster:
         while True:
             await asyncio.sleep(self.rules.look_every())
             self.claims.look()
-            self._look_at_shares()
+            for share in tuple(self._shares):
+                share.plan_soon()
             self.peers.prune()
 
     def _look_at_shares(self) -> None:

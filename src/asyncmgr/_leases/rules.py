@@ -242,11 +242,11 @@ class Rules:
 
     def rank(self, name: str, inc: str, live: Collection[str]) -> int:
         """Count the live sessions that come before this one for a name, by a hash that spreads names evenly."""
-        own = self.reluctance(name, inc)
-        return sum(self.reluctance(name, other) < own for other in live if other != inc)
+        own = self.eagerness(name, inc)
+        return sum(self.eagerness(name, other) > own for other in live if other != inc)
 
-    def reluctance(self, name: str, inc: str) -> bytes:
-        """Return by what the sessions rank for one name, and by what one session chooses among names: least first."""
+    def eagerness(self, name: str, inc: str) -> int:
+        """Return by what the sessions rank for one name, and by what one session chooses among names: most first."""
         return _weight(name, inc)
 
     def asks(self, own: int, owners: int, *, sessions: int, names: int) -> bool:
@@ -258,7 +258,6 @@ class Rules:
         return own > askers + 1
 
 
-def _weight(name: str, inc: str) -> bytes:
-    return blake2b(
-        f"{name}/{inc}".encode(errors="surrogatepass"), digest_size=8, usedforsecurity=False
-    ).digest()
+def _weight(name: str, inc: str) -> int:
+    text = f"{name}/{inc}".encode(errors="surrogatepass")
+    return int.from_bytes(blake2b(text, digest_size=8, usedforsecurity=False).digest())
