@@ -34,7 +34,7 @@ PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14", "3.15") if _w
 DIST = Path(".nox", "dist")
 EXTRAS = "[cli,host,nats,postgresql,redis,testing,top,uvloop,web]"
 PARALLEL = ("--numprocesses=4", "--dist=worksteal")  # most of what is slow waits
-FAST = ("-m", "not real")
+FAST = ("-m", "not real and not slow")
 COVERAGE = ("--cov=asyncmgr", "--cov-report=term:skip-covered", "--cov-fail-under=92")
 
 
@@ -89,14 +89,14 @@ def _install_wheel(session: nox.Session, *requirements: str, extras: str = "") -
 
 @nox.session(python=PYTHONS, requires=["wheel"])
 def tests(session: nox.Session) -> None:
-    """Run the suite against the built wheel; what needs servers and processes, and most stories, on one Python only."""
+    """Run the suite against the built wheel; what is real or slow, and most stories, on one Python only."""
     _install_wheel(session, *_group("test"), extras=EXTRAS)
     arguments = session.posargs
     if not arguments:
         arguments = list(COVERAGE if session.python == PYTHONS[-1] else FAST)
     # The interpreter's own monitoring (3.12 on) costs next to nothing.
     env = {"COVERAGE_CORE": "sysmon"} if session.python != "3.11" else {}
-    env["SIMULATED_SEEDS"] = "1000" if session.python == PYTHONS[-1] else "50"
+    env["SIMULATED_SEEDS"] = "1000" if session.python == PYTHONS[-1] else "20"
     session.run("pytest", *PARALLEL, *arguments, env=env)
 
 

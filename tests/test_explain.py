@@ -543,6 +543,7 @@ def test_every_input_gives_a_sentence(facts: Facts) -> None:
     assert len(text) < 800
 
 
+@pytest.mark.slow
 async def test_ten_thousand_tasks_are_no_matter(virtual_time: VirtualTime) -> None:
     """An answer takes less than 0.1 s, also where the logs are full."""
     recorded = Recorded(*(task(noop, name=f"t{number}", spacing=10) for number in range(10_000)))

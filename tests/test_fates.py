@@ -421,6 +421,7 @@ def play(seed: int) -> History:
     return history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", range(4))  # of several workers
 @settings(max_examples=EXAMPLES // 4)
 @given(st.integers(0, 2**40))

@@ -356,6 +356,7 @@ async def test_hosts_that_begin_together_run_no_slot_from_before() -> None:
         assert min(poll.slot for poll in net.polls) >= began
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stay", [0.02, 0.3, 1.0, 4.0])
 async def test_no_slot_comes_twice_when_two_hosts_leave_at_once(stay: float) -> None:
     """The one that leaves last may have claimed what the other gave up."""

@@ -895,6 +895,7 @@ def _late_by(seconds: float, verb: str, store: str, key: str) -> float:
     return seconds
 
 
+@pytest.mark.slow
 async def test_hosts_that_start_together_do_not_all_claim_everything() -> None:
     """Eight hosts hear of one another too late: for 300 names they make few claims in vain, and need no second."""
     log: list[Ran] = []
@@ -921,6 +922,7 @@ async def test_hosts_that_start_together_do_not_all_claim_everything() -> None:
         await worker.__aexit__()
 
 
+@pytest.mark.slow
 async def test_fifty_hosts_renew_sixteen_times_a_second() -> None:
     log: list[Ran] = []
     team = [Worker(f"h{number}", log) for number in range(50)]

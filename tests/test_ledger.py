@@ -76,6 +76,7 @@ async def test_a_long_pause_of_a_cron_task_is_counted_too(virtual_time: VirtualT
     assert record.count == sum(600 for day in weekdays if day.weekday() < 5)
 
 
+@pytest.mark.slow
 async def test_a_fast_task_does_not_evict_a_nightly_one(virtual_time: VirtualTime) -> None:
     """The successes of fast tasks have a log of their own."""
     recorded = Recorded(task(noop, spacing=1), task(noop, name="nightly", spacing=3600))

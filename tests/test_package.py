@@ -93,6 +93,7 @@ def imported_by(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_module_imports_the_room_that_it_lies_in() -> None:
     """That is a circle through its `__init__`, where import-linter looks for circles between neighbours only."""
     rooms = [path.parent for path in ROOT.rglob("__init__.py") if path.parent != ROOT]

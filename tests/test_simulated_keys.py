@@ -6,6 +6,8 @@ import pytest
 
 from asyncmgr.testing.simulation import KEY_ABLATIONS, simulate_keys
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 20
 CHUNK = 4
 

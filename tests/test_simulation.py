@@ -52,6 +52,7 @@ def first_violation(rules: type[Rules], start: int, most: int = 40) -> Violation
     pytest.fail(f"{rules.__name__} was not caught in {most} seeds from {start} on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_rule_that_is_taken_away_is_missed(name: str) -> None:
     """The violation names the seed, the moment and the last events."""
@@ -67,6 +68,7 @@ STORIES = 16
 ALONE = {name: names for names in TOGETHER if (name := " + ".join(names)) in DIRECTED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIRECTED)
 def test_a_story_with_a_script_misses_its_rule(name: str) -> None:
     """It holds with all rules, and with all but one of a pair: so each of the pair is needed, and masks the others."""
@@ -95,6 +97,7 @@ def failing_seed(number: int) -> int:
     return next(islice(failing, number, None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(int(os.environ.get("REPLAYED_SEEDS", "2"))))
 def test_a_failing_seed_is_replayed_identically(number: int) -> None:
     """Each replay has the same events and the same violation: `REPLAYED_SEEDS` seeds, each `REPLAYS` times."""
@@ -121,6 +124,7 @@ def test_no_thread_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not started
 
 
+@pytest.mark.slow
 def test_other_processes_tell_the_same_story() -> None:
     """No order depends on the hashes of strings or on addresses."""
     program = (

@@ -44,6 +44,7 @@ def test_mypy_is_content() -> None:
     assert (done.stdout, done.returncode) == ("Success: no issues found in 1 source file\n", 0), done.stderr
 
 
+@pytest.mark.slow
 @needs_pyright
 def test_pyright_is_content(tmp_path: Path) -> None:
     """In strict mode, whatever the project's own configuration says."""
@@ -52,6 +53,7 @@ def test_pyright_is_content(tmp_path: Path) -> None:
     assert report["summary"]["filesAnalyzed"] == 1
 
 
+@pytest.mark.slow
 @needs_pyright
 def test_few_names_are_exported_and_all_have_known_types(tmp_path: Path) -> None:
     """Users of type checkers see every type, and a public name is there for them, not by accident."""

@@ -64,6 +64,7 @@ def test_a_history_is_replayed(invoke: Invoke) -> None:
     assert {task["length"] for task in told["tasks"]} == {"replayed"}
 
 
+@pytest.mark.slow
 def test_other_slots_draw_from_the_history(invoke: Invoke) -> None:
     """At another time or spacing each run takes what some run of the task took, the same for the same seed."""
     file = written(2)

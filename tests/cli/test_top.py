@@ -525,6 +525,7 @@ HOSTILE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), WIDE, (40, 12), (20, 6)])
 async def test_hostile_names(clock: Clock, size: tuple[int, int]) -> None:
     """No markup, no escapes, no line too long, and the columns stay where they are, in the list and in the drawer."""

@@ -101,6 +101,7 @@ def files_of(page: Path) -> bool:
     return bool(of_kind(page, Kind.FILE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if files_of(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
