@@ -62,6 +62,18 @@ def test_a_rule_that_is_taken_away_is_missed(name: str) -> None:
     assert violation.events[-1] in str(violation)
 
 
+class OneAtATime(Rules):
+    """Names wait for their turn in a story too, which has few of them."""
+
+    def claims_at_once(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_names_that_wait_for_their_turn_are_claimed(seed: int) -> None:
+    simulate(seed, rules=OneAtATime).raise_violation()
+
+
 STORIES = 16
 """Seeds of a story with a script within which the loss of a rule has to show."""
 

@@ -28,14 +28,6 @@ from asyncmgr.events import LeaseAcquired, LeaseLost, LeaseReleased
 _FOREIGN_PAUSE = 60.0
 """Seconds until a name is tried again whose slots a newer program has written."""
 
-_AT_ONCE = 32
-"""The number of free names that one process claims at a time.
-
-Hosts that start in one moment do not know one another yet, and each finds all names free and itself the first in turn.
-Were all claimed at once, 50 hosts would make 200,000 calls for 1,000 names. So each begins with those that it comes
-first for among many, and has learnt who holds the others by the time it comes to them.
-"""
-
 _SETTLE_LOOK = 0.05
 """Seconds between two looks whether a name is settled that has to wait for its next try."""
 
@@ -341,7 +333,7 @@ class Claims:
 
     def _has_place(self, name: Name, inc: str) -> bool:
         """Give a name whose turn has come a place among those that are claimed now; else it waits for one."""
-        if len(self._claiming) < _AT_ONCE or self._keeper.wants == name.key:
+        if len(self._claiming) < self._rules.claims_at_once() or self._keeper.wants == name.key:
             self._claiming.add(name.key)
             return True
         if not name.is_queued:
@@ -351,7 +343,7 @@ class Claims:
 
     def _give_places(self) -> None:
         """Let names follow that waited for a place, where they are still free; the turn is another among more hosts."""
-        while self._queue and len(self._claiming) < _AT_ONCE:
+        while self._queue and len(self._claiming) < self._rules.claims_at_once():
             _, key = heapq.heappop(self._queue)
             name = self._names.get(key)
             if name is None:
