@@ -322,6 +322,27 @@ async def test_a_service_that_stops_hands_over() -> None:
     assert ran == [("a", 10), ("a", 20), ("b", 30.5), ("b", 40), ("b", 50)]
 
 
+class Long(Manager):
+    @periodic_task(spacing=600, run_immediately=True)
+    async def long(self, context: RunContext) -> None:
+        await asyncio.sleep(60)
+
+
+async def test_a_long_drain_keeps_only_what_runs() -> None:
+    """A service that stops waits for a run of one task; the next process has the other task at its next slot."""
+    ran: list[tuple[str, float]] = []
+    first = Service(Jobs(ran, "a"), Long(), name="s")
+    await first.start()
+    await asyncio.sleep(0.5)
+    async with Service(Jobs(ran, "b"), name="s", host="b"):
+        await until(25)
+        stopping = asyncio.create_task(first.stop(timeout=50))
+        await until(55)
+        assert not stopping.done()
+        assert ran == [("a", 10), ("a", 20), ("b", 30.5), ("b", 40), ("b", 50)]
+        assert len((await stopping).drained) == 1
+
+
 async def test_two_applications_run_it_each() -> None:
     """The service's name is the application, unless the setting says another."""
     ran: list[tuple[str, float]] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from asyncmgr import RunContext
 from asyncmgr._leases.keys import session_key as key_of_session
 from asyncmgr._leases.keys import task_key
 from asyncmgr._leases.records import SESSIONS, SESSIONS_TTL, SessionRecord
@@ -97,6 +98,29 @@ async def test_a_stop_hands_over_at_once() -> None:
         assert numbers(log) == list(range(len(log)))
         assert gaps(log) == [5.0] * (len(log) - 1)
         assert not second.of(SlotsMissed)
+
+
+async def test_a_long_drain_keeps_only_what_runs() -> None:
+    """A host that stops waits for a run of one task; the other tasks are another host's at once, and lose no slot."""
+    log: list[Ran] = []
+    a, b = (Worker(host, log).add(spacing=1) for host in "ab")
+
+    async def work(context: RunContext) -> None:
+        await asyncio.sleep(20)
+
+    a.manager.add_periodic_task(work, name="long", spacing=600, run_immediately=True, scope="cluster")
+    async with a, b:
+        await asyncio.sleep(3.4)
+        assert a.service.task("M.long").status.running
+        stopping = asyncio.create_task(a.service.stop(timeout=30))
+        if a.holds:
+            assert await seconds_until(lambda: b.holds) <= 0.1
+        await asyncio.sleep(10)
+        assert not stopping.done()
+        assert log[-1].host == "b"
+        assert numbers(log) == list(range(len(log)))
+        assert not b.of(SlotsMissed)
+        assert len((await stopping).drained) == 1
 
 
 async def test_rolling_restart() -> None:
@@ -700,6 +724,46 @@ async def test_a_slot_that_is_claimed_during_the_release() -> None:
         assert numbers(log) == list(range(len(log)))
         assert {ran.host for ran in log[before:]} == {second.host}
         assert not second.of(SlotsMissed)
+
+
+@pytest.mark.parametrize("spacing", [0.4, 2.0])
+async def test_a_slot_that_is_claimed_as_the_service_stops(spacing: float) -> None:
+    """Its run is refused, as the service drains; the next holder runs it, also where many are claimed together."""
+    async with workers("a", "b", spacing=spacing) as (log, team):
+        await asyncio.sleep(5)
+        first, (second,) = holder_of(team), others_of(team)
+        first.wire.fault = lambda verb, store, key: (
+            0.3 if (verb, store) == ("update", "asyncmgr-slots") else None
+        )
+        await asyncio.sleep(0.5)
+        first.wire.calls.clear()
+        await seconds_until(lambda: ("update", "asyncmgr-slots") in [call[:2] for call in first.wire.calls])
+        await first.service.stop()
+        assert "draining" in {event.reason for event in first.of(SlotSkipped)}
+        await asyncio.sleep(7)
+        told = sum(event.count for event in second.of(SlotsMissed))
+        assert numbers(log) == sorted(set(numbers(log)))
+        assert (
+            numbers(log)[-1] + 1 - len(log) == told <= 0.4 / spacing
+        )  # that came up before the release was written
+
+
+async def test_a_catch_up_before_a_release_is_told_of_once() -> None:
+    """The slots that passed without a holder are told of by the next one, and not by the one after it again."""
+    log: list[Ran] = []
+    first, second, third = (Worker(host, log).add(spacing=0.5) for host in "abc")
+    async with first:
+        await asyncio.sleep(3.1)
+    await asyncio.sleep(1.3)
+    async with second:
+        await seconds_until(lambda: second.of(SlotsMissed))
+        async with third:
+            await second.service.stop()
+            await asyncio.sleep(3)
+            told = sum(event.count for worker in (second, third) for event in worker.of(SlotsMissed))
+    assert log[-1].host == "c"
+    assert numbers(log) == sorted(set(numbers(log)))
+    assert numbers(log)[-1] + 1 - len(log) == told > 1
 
 
 async def test_cron_slots_have_the_number_of_their_moment() -> None:

@@ -85,6 +85,11 @@ class ClusterGate(Gate, Holder):
         """The run whose slot was claimed last, until it has begun or was refused: it may stand for older slots."""
         self._told: tuple[int, str] | None = None
         """The last slot of which this process has told in the place of the holder before, and under which identity."""
+        self._given_back: int | None = None
+        """The number of the first slot whose run was refused since the task is given up: the next holder gets it.
+
+        Not of one whose record says that no run of it started.
+        """
         self._writer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -113,7 +118,7 @@ class ClusterGate(Gate, Holder):
         number = self._number(run.planned)
         if not self._rules.is_new_slot(number, self._anchor[0]):
             return "not_owner"  # it ran already, before the wall clock was set back or elsewhere
-        self._anchor, self._again = (number, run.planned), None
+        self._anchor, self._again, self._given_back = (number, run.planned), None, None
         return self._claim(run, number, hold)
 
     def _claim(self, run: Run, number: int, hold: Hold) -> Answer:
@@ -154,12 +159,24 @@ class ClusterGate(Gate, Holder):
         claim = run.claim
         if outcome is None and run is self._older:
             self._tell_older()
+        if outcome is None and claim is not None and claim.number is not None and self._stops:
+            self._give_back(claim.number)
         if claim is not None and claim.number is not None and self._is_noted(outcome):
             self._note_end(claim.number, UNSTARTED if outcome is None else str(outcome))
             self._write_soon()
         if self._cluster.claims.is_open(self.key):
             # The standing counts the run until this call is over.
             asyncio.get_running_loop().call_soon(self._cluster.claims.touch, self.key)
+
+    @property
+    def _stops(self) -> bool:
+        """Whether the service stops, and hands out no more slots."""
+        return not self._runner.lookout.is_open
+
+    def _give_back(self, number: int) -> None:
+        """Leave a slot to the next holder, whose run never started here."""
+        if not self._is_noted(None) and (self._given_back is None or number < self._given_back):
+            self._given_back = number
 
     def _tell_older(self) -> None:
         """Tell of slots for which a run stood that never began. Its slot is claimed, so no later holder counts them."""
@@ -193,7 +210,11 @@ class ClusterGate(Gate, Holder):
             self._write_soon()
         self._cluster.claims.touch(self.key)
 
+    def stopping(self) -> None:
+        self.close()
+
     def close(self) -> None:
+        """Give the task to another process as soon as no run of it is in progress."""
         self._cluster.claims.leave(self.key, self)
 
     # Numbers
@@ -293,6 +314,7 @@ class ClusterGate(Gate, Holder):
             self._claimed_until = max(self._claimed_until, waiting.until)
         if not self._rules.may_start(slot_written=written, trusted=trusted):
             self._runner.refuse(run, "lease_lost", with_older=not written)
+            self._give_back(waiting.number)
             if written:
                 if self._is_noted(None):
                     self._outcome = (waiting.number, UNSTARTED)  # the next holder runs it, at a release
@@ -302,8 +324,10 @@ class ClusterGate(Gate, Holder):
             return
         if run.claim is None:
             self._let_run(run, waiting.number, hold)
-            if not self._runner.admit(run) and self._is_noted(None):
-                self._note_end(waiting.number, UNSTARTED)
+            if not self._runner.admit(run):
+                self._give_back(waiting.number)
+                if self._is_noted(None):
+                    self._note_end(waiting.number, UNSTARTED)
 
     # Holder
 
@@ -440,10 +464,11 @@ class ClusterGate(Gate, Holder):
             await asyncio.wait({self._writer})
         # The next holder goes on after the last slot that came up here, and not after one that was claimed ahead.
         record = self._slots.record
-        if seen_to is not None and record is not None and record.n != seen_to[0] and hold.session.trusted:
-            number, at = seen_to
-            now = self._task.plan.reference(self._runner.lookout.read())
-            await self._slots.pass_on(hold, number, now - at)
+        if seen_to is not None and record is not None and hold.session.trusted:
+            number, at = self._without_given_back(*seen_to)
+            if record.n != number or (record.oldest and self._has_told_older):
+                now = self._task.plan.reference(self._runner.lookout.read())
+                await self._slots.pass_on(hold, number, now - at)
         self._hold = None
 
     def _seen_to(self) -> tuple[int, int] | None:
@@ -457,6 +482,16 @@ class ClusterGate(Gate, Holder):
         last, at = self._anchor
         passed = max(0, round((slot - step - at) / step))
         return last + passed, at + passed * step
+
+    def _without_given_back(self, number: int, at: int) -> tuple[int, int]:
+        """Go back to the slot before those that the next holder gets."""
+        back = 0 if self._given_back is None else max(0, number + 1 - self._given_back)
+        return number - back, at - back * self._spacing
+
+    @property
+    def _has_told_older(self) -> bool:
+        """Whether the older slots were told of for which the last run that was claimed stands."""
+        return self._older is None or self._older.has_begun
 
     def left(self) -> None:
         self._hold = None

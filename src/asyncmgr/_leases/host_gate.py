@@ -97,7 +97,11 @@ class HostGate(Gate):
         if self._is_closing and not self._active:
             self._leave()
 
+    def stopping(self) -> None:
+        self.close()
+
     def close(self) -> None:
+        """Leave the lock to another process as soon as no run is in progress."""
         self._is_closing = True
         if not self._active:
             self._leave()

@@ -179,12 +179,15 @@ class Slots:
     async def pass_on(self, hold: Hold, number: int, lag: int) -> None:
         """Write the last slot that was seen to, before a release: no later one was begun, whatever was claimed.
 
+        The older ones were told of by then.
+
         `lag` is the microseconds from that slot to now.
         """
         if self.record is None or self.record.token != hold.token:
             return
         at = self._clock.observed()
-        record = replace(self.record, n=number, lag=lag, state=PASSED, oldest=0)
+        state = self.record.state if number == self.record.n else PASSED
+        record = replace(self.record, n=number, lag=lag, state=state, oldest=0)
         with contextlib.suppress(Doubt, RevisionConflict):
             condition = self._rules.slot_condition(self._revision)
             self._revision = await self._calls.write(await self._stores.slots(), self._key, record, condition)

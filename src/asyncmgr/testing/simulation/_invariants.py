@@ -498,6 +498,8 @@ class Invariants:
                     older = standing.just_missed.pop(process, 0)
                     standing.skips[process] = standing.skips.get(process, 0) + older + 1
                     self._tell(standing, process, 1)
+                    if event.reason == "draining":
+                        standing.repeated += 1  # the next holder runs it, or tells of it too
                 if event.reason == "lease_lost" and self.is_settled:
                     self.break_promise(
                         f"wrong fate: {process} says lease_lost of {event.task} long after all faults"
