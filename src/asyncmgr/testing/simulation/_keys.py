@@ -172,9 +172,11 @@ def _broken_move(story: Story, seen: Seen, lasts: float) -> str | None:
     for key, runs in seen.runs.items():
         for number, ((early, slot), (late, following)) in enumerate(pairwise(runs)):
             passed = following - slot
-            # Of a key that runs at its coming, which only its first host sees, the first slot comes within a spacing;
-            # or it gets no run, since it is due or nearly due while that first run goes on.
-            is_first = seen.at_once and number == 0 and 0 < passed <= seen.spacing + lasts + _NEARLY
+            # Of a key that runs at its coming, which only its first host sees, or for the slot before it where that
+            # host has left at once, the first slot comes within a spacing; or it gets no run, since it is due or nearly
+            # due while that first run goes on.
+            is_at_once = seen.at_once and number == 0 and passed > 0
+            is_first = is_at_once and late - early <= seen.spacing + lasts + _NEARLY
             if is_planned and not is_first and abs(passed - seen.spacing) > 0.01:
                 return f"slots: {key} ran for {slot:.3f} and then for {following:.3f}"
             if late - early > most:
