@@ -748,6 +748,25 @@ async def test_a_slot_that_is_claimed_as_the_service_stops(spacing: float) -> No
         )  # that came up before the release was written
 
 
+async def test_a_slot_that_waits_for_its_claim_as_the_service_stops() -> None:
+    """It was not claimed yet, since the end of the run before was being written: the next holder has it still."""
+    async with workers("a", "b", spacing=1.0) as (log, team):
+        await asyncio.sleep(5.5)
+        first, (second,) = holder_of(team), others_of(team)
+        first.wire.fault = lambda verb, store, key: (
+            0.9 if (verb, store) == ("update", "asyncmgr-slots") else None
+        )
+        before = len(log)
+        await seconds_until(lambda: len(log) > before)
+        await asyncio.sleep(0.3)
+        await first.service.stop()
+        assert [event.reason for event in first.of(SlotSkipped)][-1:] == ["draining"]
+        await asyncio.sleep(7)
+        told = sum(event.count for event in second.of(SlotsMissed))
+        assert numbers(log) == sorted(set(numbers(log)))
+        assert numbers(log)[-1] + 1 - len(log) == told <= 1
+
+
 async def test_a_catch_up_before_a_release_is_told_of_once() -> None:
     """The slots that passed without a holder are told of by the next one, and not by the one after it again."""
     log: list[Ran] = []

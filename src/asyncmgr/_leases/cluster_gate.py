@@ -173,9 +173,10 @@ class ClusterGate(Gate, Holder):
         """Whether the service stops, and hands out no more slots."""
         return not self._runner.lookout.is_open
 
-    def _give_back(self, number: int) -> None:
+    def _give_back(self, number: int, *, is_claimed: bool = True) -> None:
         """Leave a slot to the next holder, whose run never started here."""
-        if not self._is_noted(None) and (self._given_back is None or number < self._given_back):
+        is_noted = is_claimed and self._is_noted(None)
+        if not is_noted and (self._given_back is None or number < self._given_back):
             self._given_back = number
 
     def _tell_older(self) -> None:
@@ -314,7 +315,7 @@ class ClusterGate(Gate, Holder):
             self._claimed_until = max(self._claimed_until, waiting.until)
         if not self._rules.may_start(slot_written=written, trusted=trusted):
             self._runner.refuse(run, "lease_lost", with_older=not written)
-            self._give_back(waiting.number)
+            self._give_back(waiting.number, is_claimed=written)
             if written:
                 if self._is_noted(None):
                     self._outcome = (waiting.number, UNSTARTED)  # the next holder runs it, at a release
