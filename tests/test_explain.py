@@ -22,6 +22,7 @@ from asyncmgr._common.clock import to_us
 from asyncmgr._history.explain import Facts, Running, explain
 from asyncmgr._history.journal import Entry
 from asyncmgr._history.slots import FATES, TRIGGERS, Record
+from asyncmgr._history.words import length
 from asyncmgr._tasks.actions import Actor, acting_as
 from asyncmgr.errors import AsyncmgrError
 from asyncmgr.testing import VirtualTime, VirtualTimeLoop, run_virtual
@@ -508,6 +509,12 @@ records = st.builds(
     st.text(max_size=12) | st.sampled_from(["12 1782871200000000 f at x.py:3", "12 x", "1e400", "cancelled"]),
 )
 runnings = st.builds(Running, moments, moments, st.text(max_size=5), st.none() | st.floats(0, 1e9))
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("-inf"), float("nan")])
+def test_a_length_that_is_no_number_is_said_to_be_unknown(seconds: float) -> None:
+    """As the text of a record of another program may be."""
+    assert length(seconds) == "an unknown time"
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
@@ -49,7 +50,9 @@ class Dial:
 
 
 def length(seconds: float) -> str:
-    """Show a length: ``300 ms``, ``4.2 s``, ``23 min``, ``1 h 30 min``, ``2 d 3 h``."""
+    """Show a length: ``300 ms``, ``4.2 s``, ``23 min``, ``1 h 30 min``, ``2 d 3 h``. What is no number is not known."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
     if seconds < 0:
         return f"-{length(-seconds)}"
     if seconds < 1:
