@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from functools import partial
 from itertools import pairwise
@@ -473,6 +474,22 @@ async def test_a_call_that_never_returns(verb: str) -> None:
         assert len(log) >= 3
         assert numbers(log) == list(range(len(log)))
         asyncio.get_running_loop().is_over = True  # type: ignore[attr-defined]
+
+
+async def test_a_call_that_is_cancelled_before_its_turn_leaves_no_warning() -> None:
+    """Of many calls of a store that hangs, those that wait for a place were never begun."""
+    async with workers("a") as (_log, (a,)):
+        a.wire.fault = lambda verb, store, key: 0.9 if verb == "get" else None
+        calls, store = a.cluster.calls, await a.cluster.stores.slots()
+        asked = [asyncio.create_task(calls.get(store, "k")) for _ in range(40)]
+        await asyncio.sleep(0.1)
+        asked += [asyncio.create_task(calls.get(store, "k", urgent=True)) for _ in range(4)]
+        await asyncio.sleep(0)
+        for task in asked:
+            task.cancel()
+        await asyncio.wait(asked)
+        assert all(task.cancelled() for task in asked)
+        gc.collect()
 
 
 async def test_a_late_answer_gives_no_right() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -75,16 +76,20 @@ class Calls:
         Doubt
             The call failed otherwise, or took too long. Its effect is not known.
         """
-        async with contextlib.nullcontext() if urgent else self._room:
-            self.count += 1
-            task = asyncio.ensure_future(self.engine.operations.count(operation, call))
-            self._going[task] = None
-            task.add_done_callback(self._end)
-            try:
-                await asyncio.wait({task}, timeout=self._deadline)
-            finally:
-                if not task.done():
-                    task.cancel()
+        try:
+            async with contextlib.nullcontext() if urgent else self._room:
+                self.count += 1
+                task = asyncio.ensure_future(self.engine.operations.count(operation, call))
+                self._going[task] = None
+                task.add_done_callback(self._end)
+                try:
+                    await asyncio.wait({task}, timeout=self._deadline)
+                finally:
+                    if not task.done():
+                        task.cancel()
+        finally:
+            if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
+                call.close()  # cancelled before its turn: else Python warns that nobody awaited it
         return self._result(task)
 
     def _result(self, task: asyncio.Task[T]) -> T:
