@@ -119,7 +119,10 @@ class PostgresServer:
             self._signal_all(signal.SIGCONT)
 
     def run(self, sql: str, database: str = "postgres") -> str:
-        """Run SQL as the superuser, by ``psql``; return what it prints."""
+        """Run SQL as the superuser, by ``psql``; return what it prints.
+
+        What waits for locks, as TRUNCATE does, must not block the event loop of those that hold them.
+        """
         done = subprocess.run(
             [
                 self._binary("psql"),
@@ -136,6 +139,7 @@ class PostgresServer:
             capture_output=True,
             text=True,
             check=False,
+            timeout=90,
         )
         if done.returncode:
             raise RuntimeError(done.stderr)

@@ -346,7 +346,8 @@ async def test_dropped_and_emptied_table(postgres_server: PostgresServer, url: s
     async with opened(url) as (_, store), store.watch() as watch:
         last = await store.put("key", b"")
         for loss in ("TRUNCATE", "DROP TABLE"):
-            postgres_server.run(f"{loss} {schema}.asyncmgr_store")
+            # In a thread: it waits for statements that the engine is preparing, which needs the event loop for that.
+            await asyncio.to_thread(postgres_server.run, f"{loss} {schema}.asyncmgr_store")
             assert await store.get("key") is None
             with pytest.raises(RevisionConflict):
                 await store.update("key", b"", last)
@@ -385,9 +386,8 @@ async def test_restored_backup(postgres_server: PostgresServer, url: str, schema
         old = await store.put("key", b"old")
         postgres_server.run(f"CREATE TABLE {schema}.copy AS TABLE {schema}.asyncmgr_store")
         last = await store.put("key", b"lost")
-        postgres_server.run(
-            f"TRUNCATE {schema}.asyncmgr_store; INSERT INTO {schema}.asyncmgr_store TABLE {schema}.copy"
-        )
+        restore = f"TRUNCATE {schema}.asyncmgr_store; INSERT INTO {schema}.asyncmgr_store TABLE {schema}.copy"
+        await asyncio.to_thread(postgres_server.run, restore)
         with pytest.raises(RevisionConflict):
             await store.update("key", b"x", last)
         assert await store.update("key", b"x", old) > last
