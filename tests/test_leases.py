@@ -794,6 +794,8 @@ async def test_a_catch_up_before_a_release_is_told_of_once() -> None:
     async with second:
         await seconds_until(lambda: second.of(SlotsMissed))
         async with third:
+            before = len(log)
+            await seconds_until(lambda: len(log) > before)  # so that all slots that it claimed have run
             await second.service.stop()
             await asyncio.sleep(3)
             told = sum(event.count for worker in (second, third) for event in worker.of(SlotsMissed))
